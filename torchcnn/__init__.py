@@ -1,0 +1,24 @@
+"""torchcnn: the classic CNNs, exactly."""
+
+from torchcnn.data import load_data_fashion_mnist
+from torchcnn.layers import BatchNorm, FlattenLayer, GlobalAvgPool2d
+from torchcnn.loop import evaluate_accuracy, train_ch5
+from torchcnn.models import create_model, list_models
+from torchcnn.scratch import batch_norm, corr2d, data_iter, linreg, sgd, squared_loss
+
+__all__ = [
+    "BatchNorm",
+    "FlattenLayer",
+    "GlobalAvgPool2d",
+    "batch_norm",
+    "corr2d",
+    "create_model",
+    "data_iter",
+    "evaluate_accuracy",
+    "linreg",
+    "list_models",
+    "load_data_fashion_mnist",
+    "sgd",
+    "squared_loss",
+    "train_ch5",
+]

@@ -1,0 +1,313 @@
+"""Images and batches: data sets as uint8 tensors, and the batches that the loop is fed.
+
+A set is read once, checked, and lives on the device as uint8; a batch is an index, a resize where
+one is asked for, and a division by 255. No worker processes, no copy of the set in float.
+"""
+
+import contextlib
+import gzip
+import hashlib
+import io
+import math
+import shutil
+import socket
+import struct
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchcnn.augment import resize
+
+DATA_NAMES = ("auto", "fashion-mnist", "cifar10", "sample")
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
+SAMPLE_FOLDER = Path(__file__).parent / "sample"
+
+FASHION_MNIST_CLASSES = (
+    "t-shirt", "trouser", "pullover", "dress", "coat",
+    "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+
+# The md5 of the content, not of the .gz: Debian's files have other gzip headers than Zalando's.
+# With Zalando's file name and time put back they have the md5 that Zalando publishes.
+FASHION_MNIST_MD5 = {
+    "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+    "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+    "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+    "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+}
+SAMPLE_MD5 = {
+    "train-images-idx3-ubyte": "5ea348305eca07bfe76ed7f42143dabf",
+    "train-labels-idx1-ubyte": "a1647a8931db75920068476cfb1909a4",
+    "t10k-images-idx3-ubyte": "c5442ce2f064c32bf3ec2983a505322f",
+    "t10k-labels-idx1-ubyte": "a00963b89d54a5ab6dc42b2b2c57c0e7",
+}
+
+RESIZE_ONCE_BYTES = 2**30  # a resized set up to this size is kept; a larger one is made batchwise
+DOWNLOAD_TIMEOUT = 20.0  # seconds without an answer
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set in memory: images (n, c, h, w) uint8, labels (n,) int64."""
+
+    name: str
+    classes: tuple[str, ...]
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    note: str = ""  # where it was found, or why it was taken
+
+
+def load_data(name: str = "auto", root: str | Path = "data") -> ImageData:
+    """A whole data set by its name.
+
+    `auto` is Fashion-MNIST if it is on this machine or can be downloaded, else the embedded sample;
+    `note` says which and why. A set that is there but damaged is an error, never passed over.
+
+    Raises:
+        ValueError: an unknown name, or a file that is cut short, corrupted or of another set.
+        FileNotFoundError: the set is not on this machine and cannot be downloaded.
+    """
+    root = Path(root).expanduser()
+    if name == "fashion-mnist":
+        return _fashion_mnist(root)
+    if name == "cifar10":
+        return _cifar10(root)
+    if name == "sample":
+        return _sample()
+    if name == "auto":
+        try:
+            return _fashion_mnist(root)
+        except FileNotFoundError as error:
+            return replace(_sample(), note=f"only the embedded 5,000 + 1,000 images: {error}")
+    raise ValueError(f"unknown data set {name!r}; there are {', '.join(DATA_NAMES)}")
+
+
+def load_data_fashion_mnist(
+    batch_size: int,
+    resize: int | None = None,
+    root: str | Path = "data",
+    *,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> tuple["Batches", "Batches"]:
+    """Fashion-MNIST as the tutorials ask for it: `(train_iter, test_iter)`.
+
+    Both give `(x, y)`: x (n, 1, size, size) float32 in [0, 1] on `device`, y (n,) int64. The
+    training images come in a new order every epoch; the last batch may be smaller.
+    Errors are those of `load_data`.
+    """
+    data = load_data("fashion-mnist", root)
+    return (
+        Batches(data.train_images, data.train_labels, batch_size, shuffle=True, seed=seed,
+                size=resize, device=device),
+        Batches(data.test_images, data.test_labels, batch_size, size=resize, device=device),
+    )  # fmt: skip
+
+
+# --- images -----------------------------------------------------------------------------------
+
+
+def _fashion_mnist(root: Path) -> ImageData:
+    places = (root, root / "fashion-mnist", root / "FashionMNIST" / "raw", DEBIAN_FOLDER)
+    folder = next((p for p in places if any(_idx_files(p))), None)
+    if folder is None:
+        _download("FashionMNIST", root)
+        folder = root / "FashionMNIST" / "raw"
+    arrays = load_idx(folder, FASHION_MNIST_MD5)
+    return _grey_data("fashion-mnist", arrays, f"from {folder}")
+
+
+def _sample() -> ImageData:
+    arrays = load_idx(SAMPLE_FOLDER, SAMPLE_MD5)
+    return _grey_data("sample", arrays, "the embedded 5,000 + 1,000 images of Fashion-MNIST")
+
+
+def _grey_data(name: str, arrays: tuple[Tensor, ...], note: str) -> ImageData:
+    x_train, y_train, x_test, y_test = arrays
+    return ImageData(name, FASHION_MNIST_CLASSES, x_train.unsqueeze(1), y_train.long(),
+                     x_test.unsqueeze(1), y_test.long(), note)  # fmt: skip
+
+
+def _idx_files(folder: Path) -> Iterator[Path]:
+    for name in FASHION_MNIST_MD5:
+        for path in (folder / name, folder / f"{name}.gz"):
+            if path.is_file():
+                yield path
+                break
+
+
+def load_idx(folder: Path, md5: dict[str, str]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The four IDX files of a folder, plain or gzip: images, labels, test images, test labels.
+
+    Images come as (n, h, w) uint8, labels as (n,) uint8.
+
+    Raises:
+        ValueError: a file is missing, cut short or damaged, the labels do not match the images,
+            or the content is not the one whose `md5` is given; the message names the file.
+    """
+    found = {path.name.removesuffix(".gz"): path for path in _idx_files(folder)}
+    missing = [name for name in md5 if name not in found]
+    if missing:
+        raise ValueError(f"{folder} holds {', '.join(sorted(found))} but not {', '.join(missing)}")
+    contents = {name: _read(found[name]) for name in md5}
+    arrays = [_parse_idx(found[name], contents[name]) for name in md5]
+    for name, images, labels in zip(list(md5)[1::2], arrays[::2], arrays[1::2], strict=True):
+        if len(images) != len(labels):
+            raise ValueError(f"{found[name]} holds {len(labels)} labels for {len(images)} images")
+    for name, expected in md5.items():
+        _check_md5(found[name], contents[name], expected)
+    return tuple(arrays)  # type: ignore[return-value]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} is cut short or damaged ({error})") from error
+
+
+def _parse_idx(path: Path, content: bytes) -> Tensor:
+    zero, kind, dims = struct.unpack_from(">HBB", content.ljust(4, b"\xff"))
+    header = 4 + 4 * dims
+    if (zero, kind) != (0, 8) or len(content) < header:
+        raise ValueError(f"{path} is not an IDX file of bytes, or its header is cut short")
+    shape = struct.unpack_from(f">{dims}I", content, 4)
+    if len(content) - header != math.prod(shape):
+        raise ValueError(
+            f"{path} is cut short or damaged: its header promises {math.prod(shape)} bytes, "
+            f"it holds {len(content) - header}"
+        )
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header).view(shape)
+
+
+def _check_md5(path: Path, content: bytes, expected: str) -> None:
+    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if md5 != expected:
+        raise ValueError(
+            f"{path} is damaged or of another data set: md5 {md5}, expected {expected}; "
+            "remove it to have it downloaded anew"
+        )
+
+
+def _cifar10(root: Path) -> ImageData:
+    from torchvision.datasets import CIFAR10
+
+    folder = root / CIFAR10.base_folder
+    if not folder.is_dir():
+        _download("CIFAR10", root)
+    # torchvision unpickles these files: they are the published ones, byte for byte, or not read.
+    meta = (CIFAR10.meta["filename"], CIFAR10.meta["md5"])
+    for name, md5 in (*CIFAR10.train_list, *CIFAR10.test_list, meta):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} holds no {name}; remove the folder to download it anew")
+        _check_md5(folder / name, (folder / name).read_bytes(), md5)
+    train, test = (CIFAR10(str(root), train=train) for train in (True, False))
+    x_train, x_test = (
+        torch.from_numpy(np.ascontiguousarray(d.data.transpose(0, 3, 1, 2))) for d in (train, test)
+    )  # (n, h, w, c) -> (n, c, h, w)
+    y_train, y_test = torch.tensor(train.targets), torch.tensor(test.targets)
+    return ImageData(
+        "cifar10", tuple(train.classes), x_train, y_train, x_test, y_test, f"from {folder}"
+    )
+
+
+def _download(dataset: str, root: Path) -> None:
+    """Have torchvision download a set; `root` gets it whole or not at all."""
+    import torchvision
+
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torchvision sets none: a silent mirror hangs
+    try:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            getattr(torchvision.datasets, dataset)(folder, download=True)
+            shutil.copytree(folder, root, dirs_exist_ok=True)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FileNotFoundError(
+            f"{dataset} is not under {root} and cannot be downloaded ({reason})"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+# --- batches ----------------------------------------------------------------------------------
+
+
+def mix_seed(*numbers: int) -> int:
+    """One 64-bit seed from several numbers, such as (seed, epoch): equal in, equal out."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def hold_out(count: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Split range(count) at random: the indices that train, and the fraction that does not."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(mix_seed(seed)))
+    held_out = round(count * fraction)
+    return order[held_out:].sort().values, order[:held_out].sort().values
+
+
+class Batches:
+    """A set that lives on a device as uint8, given out in batches of float32 in [0, 1].
+
+    Iterating gives `(x, y)`: x (n, c, size, size) float32, y (n,) int64; n is `batch_size`, but
+    for the last batch. With `shuffle` the order is drawn from (seed, epoch), so it is the same on
+    every device and in every resumed run; `epoch` counts up by itself and may be set.
+
+    Args:
+        images: (n, c, h, w) uint8.
+        labels: (n,) integers.
+        size: resize to squares of this many pixels, as `torchcnn.augment.resize` does.
+        device: where the set lives; default: where it is.
+
+    Raises:
+        ValueError: images and labels that do not match, or a batch size below one.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        size: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if images.dim() != 4 or images.dtype != torch.uint8 or len(images) != len(labels):
+            raise ValueError(
+                f"expected (n, c, h, w) uint8 images and n labels, got {tuple(images.shape)} "
+                f"{images.dtype} images and {len(labels)} labels"
+            )
+        if batch_size < 1:
+            raise ValueError(f"the batch size must be at least 1, got {batch_size}")
+        self.images, self.labels = images.to(device), labels.to(device, torch.int64)
+        self.batch_size, self.shuffle, self.seed, self.epoch = batch_size, shuffle, seed, 0
+        self.size = size
+        if size and len(images) * images.shape[1] * size * size <= RESIZE_ONCE_BYTES:
+            self.images = torch.cat([resize(part, size) for part in self.images.split(1024)])
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.labels) / self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.arange(len(self.labels))
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(mix_seed(self.seed, self.epoch))
+            order = torch.randperm(len(order), generator=generator)
+        self.epoch += 1
+        for index in order.to(self.labels.device).split(self.batch_size):
+            x = self.images[index]  # (n, c, h, w) uint8
+            if self.size:
+                x = resize(x, self.size)
+            yield x.float().div_(255), self.labels[index]
