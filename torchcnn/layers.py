@@ -26,7 +26,7 @@ class GlobalAvgPool2d(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation from scratch (arXiv:1502.03167): `torchcnn.scratch.batch_norm` as a layer.
+    """Batch normalisation from scratch (arXiv:1502.03167): `scratch.batch_norm` as a layer.
 
     (n, c) -> (n, c) with `num_dims=2`, (n, c, h, w) -> (n, c, h, w) with `num_dims=4`. The moving
     statistics are buffers: they travel with `state_dict()` and `.to()`. The moving mean starts at
@@ -66,10 +66,7 @@ class BatchNorm(nn.Module):
         return f"{self.gamma.shape[1]}, num_dims={self.gamma.dim()}"
 
 
-NORMS: dict[str, NormLayer] = {"torch": nn.BatchNorm2d, "scratch": BatchNorm}
-
-
 def vector_norm(norm_layer: NormLayer) -> NormLayer:
     """The twin of an image norm for (n, c); a layer that has none is taken as it is."""
     twins = {nn.BatchNorm2d: nn.BatchNorm1d, BatchNorm: partial(BatchNorm, num_dims=2)}
-    return twins.get(norm_layer, norm_layer)  # type: ignore[call-overload, no-any-return]
+    return twins.get(norm_layer, norm_layer)  # type: ignore[call-overload]

@@ -48,6 +48,19 @@ def list_models(pattern: str = "*") -> list[str]:
     return fnmatch.filter(MODELS, pattern)
 
 
+def find_model(name: str) -> Model:
+    """The entry of a network in the table.
+
+    Raises:
+        ValueError: an unknown name; the message says which names are close, or all.
+    """
+    if name not in MODELS:
+        close = get_close_matches(name, MODELS)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(MODELS)}"
+        raise ValueError(f"unknown network {name!r}; {hint}")
+    return MODELS[name]
+
+
 def create_model(name: str, input_size: int | None = None, **options: Any) -> nn.Module:
     """A network by its name: (n, in_channels, h, w) float -> logits (n, num_classes).
 
@@ -61,10 +74,7 @@ def create_model(name: str, input_size: int | None = None, **options: Any) -> nn
     Raises:
         ValueError: an unknown name or option, or an input size that is too small.
     """
-    if name not in MODELS:
-        close = get_close_matches(name, MODELS, n=3, cutoff=0.4) or list(MODELS)
-        raise ValueError(f"unknown network {name!r}; close names: {', '.join(close)}")
-    builder = MODELS[name].builder
+    builder = find_model(name).builder
     known = inspect.signature(builder).parameters
     unknown = [option for option in options if option not in known]
     if unknown:

@@ -18,7 +18,7 @@ def conv_block(
 
 
 class DenseBlock(nn.Module):
-    """Each layer adds channels to all it has seen: (n, c, h, w) -> (n, c + num_convs * growth, h, w).
+    """Each layer adds to all it has seen: (n, c, h, w) -> (n, c + num_convs * growth, h, w).
 
     `out_channels` is the growth, what a single layer adds, as the argument; afterwards the
     attribute `out_channels` tells what leaves the block. Both are the tutorial's names.

@@ -1,4 +1,4 @@
-"""Write the embedded sample from the whole of Fashion-MNIST: `python -m torchcnn.sample.make_sample FOLDER`."""
+"""Write the embedded sample: `python -m torchcnn.sample.make_sample FOLDER_WITH_FASHION_MNIST`."""
 
 import gzip
 import struct

@@ -1,4 +1,4 @@
-"""Convolution by hand. What networks call convolution is cross-correlation: the kernel is not flipped."""
+"""Convolution by hand; what networks call so is cross-correlation: the kernel is not flipped."""
 
 from torch import Tensor
 

@@ -1,0 +1,153 @@
+"""How fast the loop is: `python -m torchcnn.benchmark --arch lenet --device cpu`.
+
+Three ways to train the same network on the same images, in turn, in one process: the tutorial's
+way, this package's, and the bound, which is this package's loop fed one batch that is already in
+place. Speeds drift from minute to minute, so what counts are the ratios, taken round by round.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from torchcnn import cli
+from torchcnn.cli import option
+from torchcnn.data import DATA_NAMES, Batches, load_data
+from torchcnn.loop import train_epoch
+from torchcnn.models import create_model, find_model
+
+PROG = "python -m torchcnn.benchmark"
+TUTORIAL_WORKERS = 4  # what the tutorial's load_data_fashion_mnist asks for
+
+
+@dataclass(kw_only=True)
+class Config:
+    """Compare the speed of training with the tutorial's way and with the bound, side by side."""
+
+    arch: str = option("network", default="lenet")
+    data: str = option("images to train on", default="auto", choices=DATA_NAMES)
+    root: str = option("folder of the data sets", default="data")
+    device: str = option("auto, cpu, cuda, cuda:1, mps", default="auto")
+    images: int = option("images an epoch, at most", default=10_000, type=cli.at_least_one)
+    rounds: int = option("measured rounds, after one to warm up", default=7, type=cli.at_least_one)
+
+
+class TutorialImages(Dataset[tuple[Tensor, int]]):
+    """As torchvision gives them: an image at a time, through Pillow, `Resize` and `ToTensor`."""
+
+    def __init__(self, images: Tensor, labels: Tensor, size: int) -> None:
+        from torchvision import transforms
+
+        resize = [transforms.Resize(size)] if size != images.shape[-1] else []
+        self.images, self.labels = images, labels
+        self.transform = transforms.Compose([*resize, transforms.ToTensor()])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        from PIL import Image
+
+        image = Image.fromarray(self.images[i].permute(1, 2, 0).squeeze(2).numpy())
+        return self.transform(image), int(self.labels[i])
+
+
+def tutorial_epoch(
+    net: nn.Module, train_iter: Any, optimizer: torch.optim.Optimizer, device: torch.device
+) -> int:
+    """The tutorial's loop: two `.item()` a step."""
+    loss_sum, acc_sum, n = 0.0, 0.0, 0
+    for x, y in train_iter:
+        x, y = x.to(device), y.to(device)
+        y_hat = net(x)
+        loss = F.cross_entropy(y_hat, y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss_sum += loss.cpu().item()
+        acc_sum += (y_hat.argmax(dim=1) == y).sum().cpu().item()
+        n += len(y)
+    return n
+
+
+class OneBatch:
+    """The same batch again and again: what is left is the network, the optimizer and the loop."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batch, self.count = next(iter(batches)), len(batches.labels) // batches.batch_size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return repeat(self.batch, self.count)
+
+    def __len__(self) -> int:
+        return self.count
+
+
+def contenders(config: Config) -> dict[str, Callable[[], int]]:
+    """The three ways, each with a network of its own; calling one trains an epoch: -> images."""
+    device = cli.pick_device(config.device)
+    recipe = find_model(config.arch).recipe
+    data = load_data(config.data, config.root)
+    images, labels = data.train_images[: config.images], data.train_labels[: config.images]
+    size = recipe.input_size
+    ours = Batches(images, labels, recipe.batch_size, shuffle=True, size=size, device=device)
+    loader = DataLoader(TutorialImages(images, labels, size), recipe.batch_size, shuffle=True,
+                        num_workers=TUTORIAL_WORKERS)  # fmt: skip
+
+    def new() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        net = create_model(config.arch, size, in_channels=images.shape[1],
+                           num_classes=len(data.classes)).to(device)  # fmt: skip
+        return net, torch.optim.Adam(net.parameters(), lr=recipe.lr)
+
+    (net1, opt1), (net2, opt2), (net3, opt3) = new(), new(), new()
+    bound = OneBatch(ours)
+    return {
+        "tutorial": lambda: tutorial_epoch(net1, loader, opt1, device),
+        "torchcnn": lambda: train_epoch(net2, ours, opt2).images,
+        "bound": lambda: train_epoch(net3, bound, opt3).images,
+    }
+
+
+def measure(config: Config) -> dict[str, list[float]]:
+    """Images per second of every contender, round by round."""
+    ways = contenders(config)
+    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    for round in range(config.rounds + 1):
+        for name, epoch in ways.items():
+            began = time.perf_counter()
+            images = epoch()
+            if round:  # the first warms up
+                speeds[name].append(images / (time.perf_counter() - began))
+    return speeds
+
+
+def spread(values: list[float], digits: int) -> str:
+    """median (min to max)"""
+    median, low, high = statistics.median(values), min(values), max(values)
+    return f"{median:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    with cli.one_line_errors(PROG):
+        config = Config(**cli.parse(Config, PROG, argv))
+        speeds = measure(config)
+        ours = speeds["torchcnn"]
+        print(f"{config.arch}, torch {torch.__version__}, n = {config.rounds} rounds, "
+              "median (min to max)")  # fmt: skip
+        for name, values in speeds.items():
+            print(f"{name:<10}{spread(values, 0)} images/s")
+        for name in ("tutorial", "bound"):
+            ratios = [a / b for a, b in zip(ours, speeds[name], strict=True)]
+            print(f"torchcnn / {name:<10}{spread(ratios, 2)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Checkpoints: plain dicts of tensors and primitives, written whole or not at all."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchcnn.layers import BatchNorm
+from torchcnn.models import create_model
+
+FORMAT = 1
+CONTENT = {"torchcnn": int, "model": dict, "weights": dict, "optimizer": dict, "config": dict,
+           "classes": list, "history": list}  # fmt: skip
+NORMS = {"torch": {}, "scratch": {"norm_layer": BatchNorm}}  # what create_model is given for each
+
+
+def build_model(
+    arch: str, in_channels: int, num_classes: int, input_size: int, norm: str
+) -> nn.Module:
+    """The network that a checkpoint's "model" describes, with new weights.
+
+    Raises:
+        ValueError: as `create_model` does.
+    """
+    return create_model(arch, input_size, in_channels=in_channels, num_classes=num_classes,
+                        **NORMS[norm])  # fmt: skip
+
+
+def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Write a checkpoint: to a temporary file beside `path`, then renamed over it.
+
+    Raises:
+        OSError: it cannot be written; what was there before is still there.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into the latter
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"cannot write {path}: {error}") from error
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU; nothing in the file is executed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or not a checkpoint of torchcnn.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged or hostile file provokes in torch's reader
+        raise ValueError(
+            f"{path} is damaged, or not a checkpoint ({type(error).__name__})"
+        ) from error
+    if not isinstance(checkpoint, dict) or checkpoint.get("torchcnn") != FORMAT:
+        raise ValueError(f"{path} is not a checkpoint of torchcnn (format {FORMAT})")
+    wrong = [key for key, kind in CONTENT.items() if not isinstance(checkpoint.get(key), kind)]
+    if wrong:
+        raise ValueError(f"{path} is a damaged checkpoint: {', '.join(wrong)} missing or malformed")
+    return checkpoint
+
+
+def restore(
+    checkpoint: dict[str, Any], net: nn.Module, optimizer: torch.optim.Optimizer | None = None
+) -> None:
+    """Put a checkpoint's weights into a network, and its state into the optimizer.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    try:
+        net.load_state_dict(checkpoint["weights"])
+        if optimizer:
+            optimizer.load_state_dict(checkpoint["optimizer"])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise ValueError(f"the checkpoint is not one of {checkpoint['model']}: {error}") from error
+
+
+def load_model(path: str | Path) -> nn.Module:
+    """The network that a checkpoint holds, with its weights, on the CPU and in eval mode.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, not a checkpoint of torchcnn, or its weights do not fit.
+    """
+    checkpoint = load_checkpoint(Path(path))
+    try:
+        net = build_model(**checkpoint["model"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} describes no network: {checkpoint['model']}") from error
+    restore(checkpoint, net)
+    return net.eval()

@@ -1,0 +1,87 @@
+"""What the commands share: a dataclass becomes flags, a device its name, an error one line."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, field, fields
+from typing import Any, NoReturn
+
+import torch
+
+
+def option(help: str, default: Any = MISSING, **settings: Any) -> Any:
+    """A field of a command's configuration, with what argparse's `add_argument` takes."""
+    return field(default=default, metadata={"help": help, **settings})
+
+
+def number(
+    kind: type[int] | type[float], allowed: str, is_allowed: Callable[[Any], bool]
+) -> Callable[[str], int | float]:
+    """A reader of numbers whose error says what was got and what is allowed."""
+
+    def read(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float("nan")
+        if not is_allowed(value):
+            raise argparse.ArgumentTypeError(f"got {text}, allowed is {allowed}")
+        return value
+
+    return read
+
+
+at_least_one = number(int, "a whole number from 1", lambda n: n >= 1)
+positive = number(float, "a number above 0", lambda x: 0 < x < float("inf"))
+fraction = number(float, "a number from 0 to below 1", lambda x: 0 <= x < 1)
+seed = number(int, "a whole number from 0 to below 2**63", lambda n: 0 <= n < 2**63)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (--help tells more)\n")
+
+
+def parse(config_class: type, prog: str, argv: Sequence[str] | None) -> dict[str, Any]:
+    """The flags that were given, by field name; what was not given is not in the dict."""
+    parser = _Parser(prog=prog, description=config_class.__doc__, allow_abbrev=False,
+                     argument_default=argparse.SUPPRESS)  # fmt: skip
+    for f in fields(config_class):
+        settings = dict(f.metadata)
+        if f.default not in (MISSING, ""):
+            settings["help"] += f" (default: {f.default})"
+        parser.add_argument(f"--{f.name.replace('_', '-')}", **settings)
+    return vars(parser.parse_args(argv))
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is cuda, then mps, then cpu; any other name must be there.
+
+    Raises:
+        ValueError: no such device on this machine; the message says which there are.
+    """
+    cuda = (
+        [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    if name == "auto":
+        name = (["cuda"] * bool(cuda) + mps + ["cpu"])[0]
+    here = ["cpu", *mps, *(["cuda"] * bool(cuda)), *cuda]
+    if name not in here:
+        raise ValueError(
+            f"--device {name} is not on this machine; there are auto, {', '.join(here)}"
+        )
+    return torch.device(name)
+
+
+@contextmanager
+def one_line_errors(prog: str) -> Iterator[None]:
+    """What a user can mend ends the command with one line on stderr and exit code 2."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:
+        print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,211 @@
+"""A run is a folder: config, checkpoints, history, curves and TensorBoard events.
+
+The history in `last.pt` is the one source; `history.csv`, `curves.png` and the events are drawn
+from it, and drawn anew when a run is resumed, so that they show it unbroken.
+"""
+
+import csv
+import json
+import math
+import os
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from torchcnn.checkpoint import FORMAT, save_checkpoint
+from torchcnn.loop import EpochResult, eval_mode
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Record = dict[str, Any]  # one epoch: numbers, and "step_losses", a tensor
+
+
+def check_out(path: Path) -> None:
+    """Fail early if no new run can be written to `path`; create nothing.
+
+    Raises:
+        ValueError: it is not empty, or its place cannot be written to.
+    """
+    if path.is_dir() and any(path.iterdir()):
+        what = "already holds a run; --resume goes on with it" if (path / "last.pt").exists() else (
+            "is not empty")  # fmt: skip
+        raise ValueError(f"--out {path} {what}")
+    place = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise ValueError(f"--out {path} cannot be written: {place} is no writable folder")
+
+
+def new_run_path(name: str, root: Path = Path("runs")) -> Path:
+    """`runs/<name>-<time>`, with a number behind it if that second already has one."""
+    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = [stem, *(f"{stem}-{i}" for i in range(2, 1000))]
+    return next(root / n for n in names if not (root / n).exists())
+
+
+class Run:
+    """An open run folder. `held_out` is what is watched beside the training data: val or test."""
+
+    def __init__(
+        self,
+        path: Path,
+        config: dict[str, Any],
+        model: dict[str, Any],
+        classes: list[str],
+        history: list[Record],
+    ) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path, self.config, self.model, self.classes = path, config, model, classes
+        self.history = history
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"cannot make the run folder {path}: {error.strerror}") from error
+        _write_text(path / "config.json", json.dumps(config, indent=2) + "\n")
+        for old in path.glob("events.out.tfevents.*"):
+            old.unlink()
+        self.writer = SummaryWriter(str(path))
+        for record in history:
+            self._log_scalars(record)
+
+    @property
+    def held_out(self) -> str:
+        return "val" if self.config["val_fraction"] else "test"
+
+    def best_epoch(self) -> int | None:
+        """The first epoch with the highest validation accuracy; None without validation data."""
+        if self.held_out == "test" or not self.history:
+            return None
+        return max(self.history, key=lambda record: record["val_acc"])["epoch"]
+
+    def add_epoch(
+        self, result: EpochResult, held_out_loss: float, held_out_acc: float, lr: float
+    ) -> None:
+        """Append an epoch to the history, and to all that shows it.
+
+        Raises:
+            FloatingPointError: the held-out loss is not finite: the weights are past saving.
+        """
+        epoch = len(self.history) + 1
+        if not math.isfinite(held_out_loss):
+            raise FloatingPointError(f"the {self.held_out} loss became {held_out_loss}")
+        self.history.append({
+            "epoch": epoch, "time": time.time(), "lr": lr,
+            "train_loss": result.loss, "train_acc": result.accuracy,
+            f"{self.held_out}_loss": held_out_loss, f"{self.held_out}_acc": held_out_acc,
+            "seconds": result.seconds, "images_per_second": result.images / result.seconds,
+            "step_losses": result.step_losses,
+        })  # fmt: skip
+        self._log_scalars(self.history[-1])
+
+    def save(self, net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Write `last.pt`, and before it `best.pt` if this epoch is the best so far."""
+        checkpoint = {
+            "torchcnn": FORMAT, "model": self.model, "weights": net.state_dict(),
+            "optimizer": optimizer.state_dict(), "config": self.config, "classes": self.classes,
+            "history": self.history,
+        }  # fmt: skip
+        if self.history and self.best_epoch() == self.history[-1]["epoch"]:
+            save_checkpoint(self.path / "best.pt", checkpoint)
+        save_checkpoint(self.path / "last.pt", checkpoint)
+        if self.history:
+            _write_csv(self.path / "history.csv", self.history)
+
+    def log_inputs(self, net: nn.Module, x: Tensor) -> None:
+        """A grid of inputs and the network's graph, as TensorBoard shows them."""
+        from torchvision.utils import make_grid
+
+        self.writer.add_image("inputs", make_grid(x[:32].cpu(), nrow=8))
+        with warnings.catch_warnings(), eval_mode(net):
+            warnings.simplefilter("ignore")  # add_graph traces with TorchScript, which is going
+            try:
+                self.writer.add_graph(net, x[:1])
+            except Exception as error:
+                print(f"TensorBoard gets no graph: {type(error).__name__}")
+
+    def finish(self, confusion: Tensor, result: dict[str, Any]) -> None:
+        """Write what the test set said: `result.json` and the confusion matrix."""
+        self.writer.add_figure("confusion matrix", plot_confusion(confusion, self.classes))
+        for tag in ("loss", "acc"):
+            self.writer.add_scalar(f"test/{tag}", result[f"test_{tag}"], result["epoch"])
+        _write_text(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+
+    def close(self) -> None:
+        if self.history:
+            plot_curves(self.history, self.held_out).savefig(self.path / "curves.png", dpi=150)
+        self.writer.close()
+
+    def _log_scalars(self, record: Record) -> None:
+        epoch, steps = record["epoch"], len(record["step_losses"])
+        scalars = {
+            "loss/train": record["train_loss"], "accuracy/train": record["train_acc"],
+            f"loss/{self.held_out}": record[f"{self.held_out}_loss"],
+            f"accuracy/{self.held_out}": record[f"{self.held_out}_acc"],
+            "learning rate": record["lr"], "images per second": record["images_per_second"],
+        }  # fmt: skip
+        for tag, value in scalars.items():
+            self.writer.add_scalar(tag, value, epoch, walltime=record["time"])
+        for step, loss in enumerate(record["step_losses"].tolist(), start=(epoch - 1) * steps + 1):
+            self.writer.add_scalar("loss by step/train", loss, step, walltime=record["time"])
+        self.writer.flush()
+
+
+def plot_curves(history: list[Record], held_out: str) -> "Figure":
+    """Loss and accuracy by epoch, training and held-out data."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    epochs = [record["epoch"] for record in history]
+    for axes, kind, label in zip(figure.subplots(1, 2), ("loss", "acc"), ("loss", "accuracy"),
+                                 strict=True):  # fmt: skip
+        for part in ("train", held_out):
+            axes.plot(epochs, [record[f"{part}_{kind}"] for record in history], "o-", label=part)
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return figure
+
+
+def plot_confusion(confusion: Tensor, classes: list[str]) -> "Figure":
+    """Counts by true class (rows) and predicted class (columns): (k, k) integers."""
+    from matplotlib.figure import Figure
+
+    size = max(4.0, 0.6 * len(classes))
+    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(
+        confusion / confusion.sum(1, keepdim=True).clamp(min=1), cmap="Blues", vmin=0, vmax=1
+    )
+    ticks = range(len(classes))
+    axes.set_xticks(ticks, classes, rotation=45, ha="right")
+    axes.set_yticks(ticks, classes)
+    axes.set(xlabel="predicted", ylabel="true")
+    if len(classes) <= 20:
+        for i in ticks:
+            for j in ticks:
+                count = int(confusion[i, j])
+                shade = "white" if count > confusion[i].sum() / 2 else "black"
+                axes.text(j, i, str(count), ha="center", va="center", fontsize=8, color=shade)
+    return figure
+
+
+def _write_csv(path: Path, history: list[Record]) -> None:
+    rows = [{k: v for k, v in record.items() if k != "step_losses"} for record in history]
+    with open(path.with_name(path.name + ".tmp"), "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(path.with_name(path.name + ".tmp"), path)
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
