@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from torchcnn import cli
+from torchcnn.batches import Batches
 from torchcnn.cli import option
-from torchcnn.data import DATA_NAMES, Batches, load_data
+from torchcnn.data import DATA_NAMES, load_data
 from torchcnn.loop import train_epoch
 from torchcnn.models import create_model, find_model
 

@@ -1,8 +1,4 @@
-"""Images and batches: data sets as uint8 tensors, and the batches that the loop is fed.
-
-A set is read once, checked, and lives on the device as uint8; a batch is an index, a resize where
-one is asked for, and a division by 255. No worker processes, no copy of the set in float.
-"""
+"""Images: whole data sets as uint8 tensors, found on this machine or downloaded, and checked."""
 
 import contextlib
 import gzip
@@ -21,8 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-
-from torchcnn.augment import resize
 
 DATA_NAMES = ("auto", "fashion-mnist", "cifar10", "sample")
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
@@ -48,7 +42,6 @@ SAMPLE_MD5 = {
     "t10k-labels-idx1-ubyte": "a00963b89d54a5ab6dc42b2b2c57c0e7",
 }
 
-RESIZE_ONCE_BYTES = 2**30  # a resized set up to this size is kept; a larger one is made batchwise
 DOWNLOAD_TIMEOUT = 20.0  # seconds without an answer
 
 
@@ -88,31 +81,6 @@ def load_data(name: str = "auto", root: str | Path = "data") -> ImageData:
         except FileNotFoundError as error:
             return replace(_sample(), note=f"only the embedded 5,000 + 1,000 images: {error}")
     raise ValueError(f"unknown data set {name!r}; there are {', '.join(DATA_NAMES)}")
-
-
-def load_data_fashion_mnist(
-    batch_size: int,
-    resize: int | None = None,
-    root: str | Path = "data",
-    *,
-    device: torch.device | str = "cpu",
-    seed: int = 0,
-) -> tuple["Batches", "Batches"]:
-    """Fashion-MNIST as the tutorials ask for it: `(train_iter, test_iter)`.
-
-    Both give `(x, y)`: x (n, 1, size, size) float32 in [0, 1] on `device`, y (n,) int64. The
-    training images come in a new order every epoch; the last batch may be smaller.
-    Errors are those of `load_data`.
-    """
-    data = load_data("fashion-mnist", root)
-    return (
-        Batches(data.train_images, data.train_labels, batch_size, shuffle=True, seed=seed,
-                size=resize, device=device),
-        Batches(data.test_images, data.test_labels, batch_size, size=resize, device=device),
-    )  # fmt: skip
-
-
-# --- images -----------------------------------------------------------------------------------
 
 
 def _fashion_mnist(root: Path) -> ImageData:
@@ -239,75 +207,3 @@ def _download(dataset: str, root: Path) -> None:
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)
-
-
-# --- batches ----------------------------------------------------------------------------------
-
-
-def mix_seed(*numbers: int) -> int:
-    """One 64-bit seed from several numbers, such as (seed, epoch): equal in, equal out."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
-
-
-def hold_out(count: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split range(count) at random: the indices that train, and the fraction that does not."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(mix_seed(seed)))
-    held_out = round(count * fraction)
-    return order[held_out:].sort().values, order[:held_out].sort().values
-
-
-class Batches:
-    """A set that lives on a device as uint8, given out in batches of float32 in [0, 1].
-
-    Iterating gives `(x, y)`: x (n, c, size, size) float32, y (n,) int64; n is `batch_size`, but
-    for the last batch. With `shuffle` the order is drawn from (seed, epoch), so it is the same on
-    every device and in every resumed run; `epoch` counts up by itself and may be set.
-
-    Args:
-        images: (n, c, h, w) uint8.
-        labels: (n,) integers.
-        size: resize to squares of this many pixels, as `torchcnn.augment.resize` does.
-        device: where the set lives; default: where it is.
-
-    Raises:
-        ValueError: images and labels that do not match, or a batch size below one.
-    """
-
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        batch_size: int,
-        *,
-        shuffle: bool = False,
-        seed: int = 0,
-        size: int | None = None,
-        device: torch.device | str | None = None,
-    ) -> None:
-        if images.dim() != 4 or images.dtype != torch.uint8 or len(images) != len(labels):
-            raise ValueError(
-                f"expected (n, c, h, w) uint8 images and n labels, got {tuple(images.shape)} "
-                f"{images.dtype} images and {len(labels)} labels"
-            )
-        if batch_size < 1:
-            raise ValueError(f"the batch size must be at least 1, got {batch_size}")
-        self.images, self.labels = images.to(device), labels.to(device, torch.int64)
-        self.batch_size, self.shuffle, self.seed, self.epoch = batch_size, shuffle, seed, 0
-        self.size = size
-        if size and len(images) * images.shape[1] * size * size <= RESIZE_ONCE_BYTES:
-            self.images = torch.cat([resize(part, size) for part in self.images.split(1024)])
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.labels) / self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.arange(len(self.labels))
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(mix_seed(self.seed, self.epoch))
-            order = torch.randperm(len(order), generator=generator)
-        self.epoch += 1
-        for index in order.to(self.labels.device).split(self.batch_size):
-            x = self.images[index]  # (n, c, h, w) uint8
-            if self.size:
-                x = resize(x, self.size)
-            yield x.float().div_(255), self.labels[index]

@@ -177,12 +177,11 @@ def plot_confusion(confusion: Tensor, classes: list[str]) -> "Figure":
     """Counts by true class (rows) and predicted class (columns): (k, k) integers."""
     from matplotlib.figure import Figure
 
+    shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
     size = max(4.0, 0.6 * len(classes))
     figure = Figure(figsize=(size + 1, size), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(
-        confusion / confusion.sum(1, keepdim=True).clamp(min=1), cmap="Blues", vmin=0, vmax=1
-    )
+    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     ticks = range(len(classes))
     axes.set_xticks(ticks, classes, rotation=45, ha="right")
     axes.set_yticks(ticks, classes)
@@ -190,9 +189,9 @@ def plot_confusion(confusion: Tensor, classes: list[str]) -> "Figure":
     if len(classes) <= 20:
         for i in ticks:
             for j in ticks:
-                count = int(confusion[i, j])
-                shade = "white" if count > confusion[i].sum() / 2 else "black"
-                axes.text(j, i, str(count), ha="center", va="center", fontsize=8, color=shade)
+                shade = "white" if shares[i, j] > 0.5 else "black"
+                axes.text(j, i, str(int(confusion[i, j])), ha="center", va="center", fontsize=8,
+                          color=shade)  # fmt: skip
     return figure
 
 

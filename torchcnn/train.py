@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from torchcnn import cli
+from torchcnn.batches import Batches, hold_out, mix_seed
 from torchcnn.checkpoint import build_model, load_checkpoint, restore
 from torchcnn.cli import option
-from torchcnn.data import DATA_NAMES, Batches, ImageData, hold_out, load_data, mix_seed
+from torchcnn.data import DATA_NAMES, ImageData, load_data
 from torchcnn.loop import accuracy, epoch_line, predict_logits, train_epoch
 from torchcnn.models import find_model
 from torchcnn.run import Run, check_out, new_run_path
@@ -66,7 +67,8 @@ def resumed_config(path: Path, checkpoint: dict[str, Any], given: dict[str, Any]
         raise ValueError(f"{path / 'last.pt'} holds no configuration that this version can read")
     for name in given.keys() - MAY_CHANGE:
         if given[name] != stored[name]:
-            raise ValueError(f"{path} was run with --{name} {stored[name]}, got {given[name]}; "
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{path} was run with {flag} {stored[name]}, got {given[name]}; "
                              "a resumed run may change --epochs, --device and --root")  # fmt: skip
     config = Config(**(stored | given | {"out": str(path)}))
     if (path / "result.json").exists() and len(checkpoint["history"]) >= config.epochs:

@@ -1,0 +1,48 @@
+"""Shared fixtures: small data, and one finished run that several tests look at."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from torchcnn import data, train
+
+
+@pytest.fixture(autouse=True)
+def no_stray_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless a test asks for the real set, this machine has none, and no network either."""
+    torch.manual_seed(0)
+
+    def offline(dataset: str, root: Path) -> None:
+        raise FileNotFoundError(f"{dataset} is not under {root} and cannot be downloaded (offline)")
+
+    monkeypatch.setattr(data, "_download", offline)
+    monkeypatch.setattr(data, "DEBIAN_FOLDER", Path("/nowhere"))
+
+
+@pytest.fixture
+def real_fashion_mnist(no_stray_data: None, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = Path("/usr/share/datasets/fashion-mnist")
+    if not folder.is_dir():
+        pytest.skip("Fashion-MNIST is not installed; Debian's dataset-fashion-mnist has it")
+    monkeypatch.setattr(data, "DEBIAN_FOLDER", folder)
+    return folder
+
+
+@pytest.fixture
+def idx_folder(tmp_path: Path) -> Path:
+    """A folder with the four IDX files of the sample: the right format, not the whole set."""
+    folder = tmp_path / "idx"
+    folder.mkdir()
+    for path in data.SAMPLE_FOLDER.glob("*.gz"):
+        shutil.copy(path, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LeNet, three epochs on the sample, by the command."""
+    path = tmp_path_factory.mktemp("runs") / "lenet"
+    train.main(["--data", "sample", "--epochs", "3", "--device", "cpu", "--out", str(path)])
+    return path

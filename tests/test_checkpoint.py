@@ -1,0 +1,97 @@
+"""Checkpoints: what was written is read, and nothing else is believed."""
+
+import os
+import pickle
+import zipfile
+
+import pytest
+import torch
+
+from torchcnn import create_model
+from torchcnn.checkpoint import load_checkpoint, load_model, restore, save_checkpoint
+
+
+def test_a_checkpoint_gives_its_network_back(finished_run):
+    net = load_model(finished_run / "last.pt")
+    assert not net.training
+    checkpoint = torch.load(finished_run / "last.pt", weights_only=True)
+    assert checkpoint["model"] == {
+        "arch": "lenet", "in_channels": 1, "num_classes": 10, "input_size": 28, "norm": "torch",
+    }  # fmt: skip
+    assert all(torch.equal(a, checkpoint["weights"][k]) for k, a in net.state_dict().items())
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def make_bad(path, good, kind):
+    content = good.read_bytes()
+    if kind == "cut":
+        content = content[: len(content) // 2]
+    elif kind == "empty":
+        content = b""
+    elif kind == "text":
+        content = b"not a checkpoint\n" * 100
+    elif kind == "pickle":
+        content = pickle.dumps(Evil())
+    path.write_bytes(content)
+    if kind == "evil":
+        torch.save({"torchcnn": 1, "model": Evil()}, path)
+    elif kind == "foreign":
+        torch.save({"state_dict": {"w": torch.zeros(2)}}, path)
+    elif kind == "tensor":
+        torch.save(torch.zeros(2), path)
+    elif kind == "lacking":
+        torch.save({"torchcnn": 1, "model": {}}, path)
+    elif kind == "zip":
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("../../evil", "x")
+
+
+BAD = ["cut", "empty", "text", "pickle", "evil", "foreign", "tensor", "lacking", "zip"]
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_checkpoint_is_refused_in_one_line_and_nothing_executed(
+    finished_run, tmp_path, monkeypatch, kind
+):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "bad.pt"
+    make_bad(path, finished_run / "last.pt", kind)
+    with pytest.raises(ValueError, match=r"bad\.pt is") as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.pt"]
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*nope\.pt"):
+        load_checkpoint(tmp_path / "nope.pt")
+
+
+def test_weights_of_another_network_are_refused(finished_run, tmp_path):
+    checkpoint = load_checkpoint(finished_run / "last.pt")
+    with pytest.raises(ValueError, match="lenet"):
+        restore(checkpoint, create_model("lenet", num_classes=7))
+    for model in ({"arch": "lenet"}, checkpoint["model"] | {"norm": "layer"}):
+        save_checkpoint(tmp_path / "a.pt", checkpoint | {"model": model})
+        with pytest.raises(ValueError, match="describes no network"):
+            load_model(tmp_path / "a.pt")
+
+
+def test_a_failed_write_keeps_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"a": 1})
+    for broken, error in (("torch.save", RuntimeError("disk")), ("os.replace", OSError("disk"))):
+
+        def fail(*_, error=error):
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(broken, fail)
+            with pytest.raises(OSError, match=r"cannot write .*last\.pt: disk"):
+                save_checkpoint(path, {"a": 2})
+        assert torch.load(path, weights_only=True) == {"a": 1}
+        assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]

@@ -1,0 +1,222 @@
+"""The loop: right numbers, any batches, and none of the tutorials' faults."""
+
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader, TensorDataset
+
+from torchcnn import BatchNorm, create_model, evaluate_accuracy, load_data_fashion_mnist, train_ch5
+from torchcnn.batches import Batches
+from torchcnn.data import load_data
+from torchcnn.loop import eval_mode, predict_logits, train_epoch
+
+
+def flat(*layers):
+    return nn.Sequential(nn.Flatten(), *layers)
+
+
+def toy(n=10, classes=3):
+    return torch.randn(n, 1, 2, 2), torch.randint(0, classes, (n,))
+
+
+def batches_of(x, y, size):
+    return list(zip(x.split(size), y.split(size), strict=True))
+
+
+def sgd(net, lr=0.0):
+    return torch.optim.SGD(net.parameters(), lr=lr)
+
+
+def test_the_loss_is_the_mean_over_images_not_over_batches():
+    """Batches of 4, 4 and 2: with lr 0 the epoch's loss is that of all images at once."""
+    net, (x, y) = flat(nn.Linear(4, 3)), toy()
+    expected = F.cross_entropy(net(x), y).item()
+    result = train_epoch(net, batches_of(x, y, 4), sgd(net))
+    assert result.loss == pytest.approx(expected, abs=1e-6)
+    assert result.images == 10
+    assert result.accuracy == pytest.approx((net(x).argmax(1) == y).float().mean().item())
+    steps = [F.cross_entropy(net(a), b).item() for a, b in batches_of(x, y, 4)]
+    torch.testing.assert_close(result.step_losses, torch.tensor(steps))
+
+
+def test_nothing_is_carried_into_the_next_epoch():
+    net, batches = flat(nn.Linear(4, 3)), batches_of(*toy(), 4)
+    first, second = (train_epoch(net, batches, sgd(net)) for _ in range(2))
+    assert first.loss == second.loss and first.accuracy == second.accuracy
+
+
+def test_a_step_is_that_of_the_optimizer():
+    net, (x, y) = flat(nn.Linear(4, 3)), toy()
+    (weight_grad,) = torch.autograd.grad(F.cross_entropy(net(x), y), net[1].weight)
+    before = net[1].weight.detach().clone()
+    train_epoch(net, [(x, y)], sgd(net, lr=0.5))
+    torch.testing.assert_close(net[1].weight.detach(), before - 0.5 * weight_grad)
+
+
+def test_training_is_in_train_mode_whatever_came_before():
+    net = flat(BatchNorm(4, 2), nn.Linear(4, 3)).eval()
+    train_epoch(net, batches_of(*toy(), 5), sgd(net))
+    assert net.training and net[1].moving_mean.any()
+
+
+class CountReads(TorchDispatchMode):
+    """Counts what reads a value from the device: `.item()`, `int()`, `if tensor:`."""
+
+    reads = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.reads += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_number_of_reads_does_not_grow_with_the_number_of_steps():
+    net = flat(nn.BatchNorm1d(4), nn.Linear(4, 3))
+    reads = []
+    for steps in (2, 20):
+        x, y = toy(4 * steps)
+        with CountReads() as counter:
+            train_epoch(net, batches_of(x, y, 4), sgd(net))
+        reads.append(counter.reads)
+    assert reads[0] == reads[1] < 10
+    with CountReads() as counter:
+        torch.ones(1).item()
+    assert counter.reads == 1  # the counter counts
+
+
+def test_evaluation_sets_the_mode_once_and_gives_it_back():
+    """A layer that was frozen in a network that trains is still frozen afterwards."""
+
+    class CountModes(nn.BatchNorm1d):
+        calls = 0
+
+        def train(self, mode=True):
+            self.calls += 1
+            return super().train(mode)
+
+    net = flat(CountModes(4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    net.train()
+    net[2].eval()
+    net[1].calls = 0
+    evaluate_accuracy(batches_of(*toy(20), 2), net)
+    assert net[1].calls == 1
+    assert (net.training, net[1].training, net[2].training) == (True, True, False)
+    with pytest.raises(RuntimeError, match="inside"), eval_mode(net):
+        assert not net.training
+        raise RuntimeError("inside")
+    assert net.training
+
+
+def test_evaluate_accuracy_counts_images_not_batches():
+    """3 of 4 right in the first batch, 0 of 1 in the second: 3 / 5, not the mean 3 / 8."""
+    x = torch.eye(3)[[0, 1, 2, 0, 1]]
+    y = torch.tensor([0, 1, 2, 1, 0])
+    assert evaluate_accuracy(batches_of(x, y, 4), lambda x: x) == 0.6
+    assert evaluate_accuracy(batches_of(x, y, 4), nn.Identity()) == 0.6
+
+
+def test_predict_logits_keeps_the_order_and_no_graph():
+    net, (x, y) = flat(nn.Dropout(0.5), nn.Linear(4, 3)), toy()
+    logits, labels = predict_logits(net, batches_of(x, y, 3))
+    assert torch.equal(labels, y) and not logits.requires_grad
+    torch.testing.assert_close(logits, net.eval()(x).detach())
+
+
+@pytest.mark.parametrize("function", ["train", "evaluate"])
+def test_no_batch_at_all_is_an_error(function):
+    net = flat(nn.Linear(4, 3))
+    used_up = iter([])
+    with pytest.raises(ValueError, match="gave no batch"):
+        if function == "train":
+            train_epoch(net, used_up, sgd(net))
+        else:
+            evaluate_accuracy(used_up, net)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_is_named_with_its_step(bad):
+    net, (x, y) = flat(nn.Linear(4, 3)), toy()
+    x[5, 0, 0, 0] = bad
+    with pytest.raises(FloatingPointError, match=r"became (nan|inf) at step 2 of 3"):
+        train_epoch(net, batches_of(x, y, 4), sgd(net))
+
+
+@pytest.mark.parametrize("kind", ["batches", "data loader", "list"])
+def test_train_ch5_prints_the_tutorials_lines_for_any_batches(kind, capsys):
+    sample = load_data("sample")
+    batches = Batches(sample.test_images, sample.test_labels, 128, shuffle=True)
+    if kind == "data loader":
+        batches = DataLoader(TensorDataset(sample.test_images / 255, sample.test_labels), 128)
+    if kind == "list":
+        batches = list(batches)
+    net = create_model("lenet")
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    train_ch5(net, batches, batches, 128, optimizer, torch.device("cpu"), 2)
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "training on cpu" and len(lines) == 2
+    for i, line in enumerate(lines, start=1):
+        number = r"(\d\.\d{3})"
+        pattern = (
+            rf"epoch {i}, loss \d\.\d{{4}}, train acc {number}, test acc {number}, time \d+\.\d sec"
+        )
+        assert re.fullmatch(pattern, line), line
+    losses = [float(line.split()[3].rstrip(",")) for line in lines]
+    assert losses[1] < losses[0]
+
+
+@pytest.mark.slow
+def test_lenet_reaches_the_tutorials_accuracy(real_fashion_mnist):
+    """The tutorial's recipe: Adam 1e-3, batch 256, 5 epochs, all images; its log ends at 0.859."""
+    accuracies = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        train_iter, test_iter = load_data_fashion_mnist(256, seed=seed)
+        net = create_model("lenet")
+        optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+        train_ch5(net, train_iter, test_iter, 256, optimizer, "cpu", 5)
+        accuracies.append(evaluate_accuracy(test_iter, net))
+    assert sum(accuracies) / 3 >= 0.85, accuracies
+
+
+@pytest.mark.gpu
+def test_no_step_makes_the_gpu_wait():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device on this machine")
+    sample = load_data("sample")
+    batches = Batches(sample.train_images, sample.train_labels, 128, shuffle=True, device="cuda")
+    net = create_model("lenet").cuda()
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    train_epoch(net, batches, optimizer)  # warms up the allocator and cuDNN
+
+    class Guarded:
+        """From the first batch to the last, anything that synchronises raises."""
+
+        def __iter__(self):
+            it = iter(batches)
+            yield next(it)
+            torch.cuda.set_sync_debug_mode("error")
+            yield from it
+            torch.cuda.set_sync_debug_mode("default")
+
+    try:
+        train_epoch(net, Guarded(), optimizer)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+def test_cuda_and_cpu_train_alike():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device on this machine")
+    sample = load_data("sample")
+    losses = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        net = create_model("lenet").double().to(device)
+        batches = Batches(sample.test_images, sample.test_labels, 128, shuffle=True, device=device)
+        doubles = [(x.double(), y) for x, y in batches]
+        losses.append(train_epoch(net, doubles, sgd(net, lr=0.1)).step_losses)
+    torch.testing.assert_close(*losses, rtol=1e-6, atol=1e-6)

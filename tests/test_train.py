@@ -1,0 +1,246 @@
+"""The command: runs that end well, runs that go on, and every way to be refused."""
+
+import gzip
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from torchcnn import data, train
+from torchcnn.checkpoint import load_checkpoint
+
+
+def run(*argv):
+    train.main(["--device", "cpu", "--data", "sample", *map(str, argv)])
+
+
+def refused(capsys, tmp_path, *argv):
+    """Run the command as a user would see it fail: -> the one line; nothing new on the disk."""
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SystemExit) as caught:
+        train.main(list(map(str, argv)))
+    error = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert error.count("\n") == 1 and error.startswith("python -m torchcnn.train: ")
+    assert sorted(tmp_path.rglob("*")) == before
+    return error
+
+
+@pytest.fixture(autouse=True)
+def in_tmp_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_command_as_a_newcomer_types_it(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-m", "torchcnn.train", "--arch", "lenet",
+         "--data", "sample", "--epochs", "1"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stderr == ""  # no progress bar without a terminal, no warnings
+    *config, epoch, last = done.stdout.splitlines()
+    assert any(re.fullmatch(r"lr +0.001 \(lenet's recipe\)", line) for line in config)
+    assert epoch.startswith("epoch 1, loss ") and ", val acc " in epoch
+    assert re.search(r"test acc 0\.\d{4}, .* the run is in runs/lenet-sample-\d{8}-\d{6}$", last)
+
+
+@pytest.mark.parametrize("arch", ["densenet", "resnet18"])
+def test_the_larger_networks_train(arch, tmp_path, monkeypatch, capsys):
+    """A small part of the sample; the whole sample is the slow suite's."""
+    whole = data.load_data("sample")
+    part = data.ImageData("sample", whole.classes, whole.train_images[:20], whole.train_labels[:20],
+                          whole.test_images[:10], whole.test_labels[:10])  # fmt: skip
+    monkeypatch.setattr(train, "load_data", lambda name, root: part)
+    run("--arch", arch, "--epochs", 1, "--batch-size", 8, "--out", "r")
+    assert (tmp_path / "r" / "best.pt").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["densenet", "resnet18"])
+def test_the_larger_networks_train_on_the_whole_sample(arch, tmp_path):
+    run("--arch", arch, "--epochs", 1, "--out", "r")
+    assert json.loads((tmp_path / "r" / "result.json").read_text())["test_acc"] > 0.3
+
+
+def test_auto_says_loudly_that_it_took_the_sample(capsys, tmp_path):
+    train.main(["--epochs", "1", "--device", "cpu"])
+    out = capsys.readouterr().out
+    assert "data          sample (only the embedded 5,000 + 1,000 images: " in out
+    assert next((tmp_path / "runs").iterdir()).name.startswith("lenet-sample-")
+
+
+def test_without_validation_data_the_test_set_is_shown_and_nothing_selected(tmp_path, capsys):
+    run("--epochs", 1, "--val-fraction", 0, "--out", "r")
+    out = capsys.readouterr().out
+    assert ", test acc " in out and "(last.pt, epoch 1)" in out
+    assert not (tmp_path / "r" / "best.pt").exists()
+    (record,) = load_checkpoint(tmp_path / "r" / "last.pt")["history"]
+    assert len(record["step_losses"]) == 20  # 5,000 images in batches of 256: all of them train
+    result = json.loads((tmp_path / "r" / "result.json").read_text())
+    assert result["test_acc"] == record["test_acc"]
+
+
+def test_the_scratch_norm_trains_to_the_same_loss(tmp_path):
+    for norm in ("torch", "scratch"):
+        run("--epochs", 1, "--norm", norm, "--out", norm)
+    torch_loss, scratch_loss = (
+        load_checkpoint(tmp_path / norm / "last.pt")["history"][0]["step_losses"]
+        for norm in ("torch", "scratch")
+    )
+    torch.testing.assert_close(torch_loss, scratch_loss, rtol=1e-3, atol=1e-3)
+    keys = load_checkpoint(tmp_path / "scratch" / "last.pt")["weights"]
+    assert "stage1.1.moving_mean" in keys
+
+
+def without_times(history):
+    vary = {"time", "seconds", "images_per_second", "step_losses"}
+    return [{k: v for k, v in record.items() if k not in vary} for record in history]
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished_run, tmp_path):
+    """One epoch, then on to three: weights, moving statistics, optimizer, history, events."""
+    run("--epochs", 1, "--out", "r")
+    assert json.loads((tmp_path / "r" / "result.json").read_text())["epoch"] == 1
+    train.main(["--resume", "r", "--epochs", "3"])
+    whole, resumed = (load_checkpoint(p / "last.pt") for p in (finished_run, tmp_path / "r"))
+    for part in ("weights", "optimizer", "model", "classes"):
+        assert same(whole[part], resumed[part]), part
+    assert without_times(whole["history"]) == without_times(resumed["history"])
+    for a, b in zip(whole["history"], resumed["history"], strict=True):
+        assert torch.equal(a["step_losses"], b["step_losses"])
+    results = [(p / "result.json").read_text() for p in (finished_run, tmp_path / "r")]
+    assert results[0] == results[1]
+    board = EventAccumulator(str(tmp_path / "r"), size_guidance={"scalars": 0}).Reload()
+    assert [e.step for e in board.Scalars("loss/val")] == [1, 2, 3]
+    assert [e.step for e in board.Scalars("loss by step/train")] == list(range(1, 55))
+
+
+def test_a_run_that_was_killed_in_an_epoch_goes_on_bit_for_bit(finished_run, tmp_path):
+    """SIGKILL after the first line of the command; the run goes on from the last whole epoch."""
+    argv = [sys.executable, "-u", "-m", "torchcnn.train", "--device", "cpu", "--data", "sample",
+            "--epochs", "3", "--out", "r"]  # fmt: skip
+    with subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if line.startswith("epoch 1"):
+                process.kill()
+    assert process.returncode == -9
+    assert len(load_checkpoint(tmp_path / "r" / "last.pt")["history"]) < 3
+    train.main(["--resume", "r"])
+    whole, resumed = (load_checkpoint(p / "last.pt") for p in (finished_run, tmp_path / "r"))
+    assert same(whole["weights"], resumed["weights"])
+
+
+def test_the_seed_is_what_tells_runs_apart(finished_run, tmp_path):
+    run("--epochs", 1, "--out", "a")
+    run("--epochs", 1, "--seed", 1, "--out", "b")
+    first = load_checkpoint(finished_run / "last.pt")["history"][0]["step_losses"]
+    a, b = (load_checkpoint(tmp_path / p / "last.pt")["history"][0]["step_losses"] for p in "ab")
+    assert torch.equal(a, first) and not torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--arch", "densnet"], "unknown network 'densnet'; did you mean densenet"),
+        (["--epochs", "0"], "--epochs: got 0, allowed is a whole number from 1"),
+        (["--batch-size", "-3"], "--batch-size: got -3, allowed is a whole number from 1"),
+        (["--data", "mnist"], "invalid choice: 'mnist' (choose from"),
+        (["--data", "sample", "--input-size", "12"], "lenet takes images of at least 16 pixels"),
+        (["--arch", "densenet", "--input-size", "28"], "the least input size is 29"),
+        (["--data", "sample", "--batch-size", "1"], "cannot train on a batch of 1"),
+        (["--data", "sample", "--batch-size", "4499"], "cannot train on a batch of 1"),
+        (["--data", "sample", "--val-fraction", "0.00001"], "holds out 0 of 5000 images"),
+        (["--data", "fashion-mnist", "--root", "nowhere"], "cannot be downloaded"),
+        (["--data", "cifar10"], "CIFAR10 is not under data and cannot be downloaded"),
+        (["--resume", "nowhere"], "there is no checkpoint nowhere/last.pt"),
+        (["--data", "sample", "--out", "/dev/null/x"], "/dev/null is no writable folder"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused(argv, message, capsys, tmp_path):
+    assert message in refused(capsys, tmp_path, *argv)
+
+
+def test_cuda_is_refused_where_there_is_none(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    error = refused(capsys, tmp_path, "--device", "cuda", "--data", "sample")
+    assert "--device cuda is not on this machine; there are auto, cpu" in error
+
+
+def test_damaged_data_is_refused(capsys, tmp_path, idx_folder, monkeypatch):
+    monkeypatch.setattr(data, "FASHION_MNIST_MD5", data.SAMPLE_MD5)
+    images = idx_folder / "train-images-idx3-ubyte.gz"
+    whole = images.read_bytes()
+    for content, message in [
+        (whole[:-1], "is cut short or damaged"),
+        (gzip.compress(gzip.decompress(whole)[:-1] + b"?"), "is damaged or of another data set"),
+    ]:
+        images.write_bytes(content)
+        assert message in refused(capsys, tmp_path, "--data", "fashion-mnist", "--root", idx_folder)
+    images.write_bytes(whole)
+    labels = idx_folder / "t10k-labels-idx1-ubyte.gz"
+    shutil.copy(idx_folder / "train-labels-idx1-ubyte.gz", labels)
+    error = refused(capsys, tmp_path, "--root", idx_folder)
+    assert "5000 labels for 1000 images" in error
+
+
+@pytest.mark.parametrize("kind", ["cut", "foreign", "no config"])
+def test_a_bad_checkpoint_is_refused(finished_run, capsys, tmp_path, kind):
+    shutil.copytree(finished_run, tmp_path / "r")
+    last = tmp_path / "r" / "last.pt"
+    checkpoint = load_checkpoint(last)
+    if kind == "cut":
+        last.write_bytes(last.read_bytes()[:5000])
+    if kind == "foreign":
+        torch.save({"weights": {}}, last)
+    if kind == "no config":
+        torch.save(checkpoint | {"config": {"arch": "lenet"}}, last)
+    assert "last.pt" in refused(capsys, tmp_path, "--resume", "r", "--epochs", "9")
+
+
+def test_a_checkpoint_of_another_network_is_refused(finished_run, capsys, tmp_path):
+    shutil.copytree(finished_run, tmp_path / "r")
+    checkpoint = load_checkpoint(tmp_path / "r" / "last.pt")
+    checkpoint["weights"].pop("head.1.weight")
+    torch.save(checkpoint, tmp_path / "r" / "last.pt")
+    assert "head.1.weight" in refused(capsys, tmp_path, "--resume", "r", "--epochs", "9")
+
+
+def test_a_resumed_run_may_not_become_another(finished_run, capsys, tmp_path):
+    shutil.copytree(finished_run, tmp_path / "r")
+    for flag, value in [("--arch", "densenet"), ("--batch-size", 64), ("--out", "elsewhere")]:
+        error = refused(capsys, tmp_path, "--resume", "r", "--epochs", 9, flag, value)
+        assert f"with {flag} " in error and f"got {value}" in error
+    assert "has finished its 3 epochs" in refused(capsys, tmp_path, "--resume", "r")
+
+
+def test_an_out_folder_that_is_in_use_is_refused(finished_run, capsys, tmp_path):
+    shutil.copytree(finished_run, tmp_path / "r")
+    error = refused(capsys, tmp_path, "--data", "sample", "--out", "r")
+    assert "--out r already holds a run; --resume goes on with it" in error
+
+
+def test_a_loss_that_becomes_nan_leaves_the_last_good_checkpoint(capsys, tmp_path):
+    with pytest.raises(SystemExit) as caught:
+        run("--optimizer", "sgd", "--lr", "1e38", "--out", "r")
+    error = capsys.readouterr().err
+    assert caught.value.code == 2 and error.count("\n") == 1
+    assert re.search(r"epoch 1: the loss became (nan|inf) at step \d+ of 18; r/last\.pt", error)
+    checkpoint = load_checkpoint(tmp_path / "r" / "last.pt")
+    assert checkpoint["history"] == []
+    assert all(w.isfinite().all() for w in checkpoint["weights"].values())
