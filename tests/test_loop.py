@@ -154,7 +154,7 @@ def test_train_ch5_prints_the_tutorials_lines_for_any_batches(kind, capsys):
         batches = list(batches)
     net = create_model("lenet")
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
-    train_ch5(net, batches, batches, 128, optimizer, torch.device("cpu"), 2)
+    history = train_ch5(net, batches, batches, 128, optimizer, torch.device("cpu"), 2)
     first, *lines = capsys.readouterr().out.splitlines()
     assert first == "training on cpu" and len(lines) == 2
     for i, line in enumerate(lines, start=1):
@@ -165,6 +165,8 @@ def test_train_ch5_prints_the_tutorials_lines_for_any_batches(kind, capsys):
         assert re.fullmatch(pattern, line), line
     losses = [float(line.split()[3].rstrip(",")) for line in lines]
     assert losses[1] < losses[0]
+    assert [round(epoch["train_loss"], 4) for epoch in history] == losses
+    assert history[-1]["test_acc"] == evaluate_accuracy(batches, net)
 
 
 @pytest.mark.slow
@@ -176,8 +178,8 @@ def test_lenet_reaches_the_tutorials_accuracy(real_fashion_mnist):
         train_iter, test_iter = load_data_fashion_mnist(256, seed=seed)
         net = create_model("lenet")
         optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
-        train_ch5(net, train_iter, test_iter, 256, optimizer, "cpu", 5)
-        accuracies.append(evaluate_accuracy(test_iter, net))
+        history = train_ch5(net, train_iter, test_iter, 256, optimizer, "cpu", 5)
+        accuracies.append(history[-1]["test_acc"])
     assert sum(accuracies) / 3 >= 0.85, accuracies
 
 

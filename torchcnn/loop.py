@@ -137,8 +137,8 @@ def train_ch5(
     optimizer: torch.optim.Optimizer,
     device: torch.device | str,
     num_epochs: int,
-) -> None:
-    """Train and print a line an epoch, as the tutorials do.
+) -> list[dict[str, float]]:
+    """Train and print a line an epoch, as the tutorials do; returns the history, a dict an epoch.
 
     `train_iter` and `test_iter` are any iterables of `(X, y)` that can be passed over again;
     `batch_size` is the tutorials' and not needed: the batches know their size.
@@ -148,8 +148,15 @@ def train_ch5(
     """
     net.to(device)
     print("training on", device)
+    history = []
     for epoch in range(1, num_epochs + 1):
         began = time.perf_counter()
         result = train_epoch(net, train_iter, optimizer, device)
-        test_acc = evaluate_accuracy(test_iter, net, device)
+        logits, labels = predict_logits(net, test_iter, device)
+        test_loss, test_acc = float(F.cross_entropy(logits, labels)), accuracy(logits, labels)
         print(epoch_line(epoch, result, "test", test_acc, time.perf_counter() - began))
+        history.append({
+            "epoch": epoch, "train_loss": result.loss, "train_acc": result.accuracy,
+            "test_loss": test_loss, "test_acc": test_acc,
+        })  # fmt: skip
+    return history

@@ -1,0 +1,27 @@
+"""The notebooks run from the first cell to the last, and are committed with their outputs."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+# The kernel's client warns of its own socket and event loop.
+@pytest.mark.filterwarnings("default::DeprecationWarning", "default::RuntimeWarning")
+def test_a_notebook_runs_and_shows_what_is_committed(path, tmp_path):
+    committed = nbformat.read(path, as_version=4)
+    run = nbformat.read(path, as_version=4)
+    NotebookClient(run, timeout=300, resources={"metadata": {"path": tmp_path}}).execute()
+    pairs = zip(committed.cells, run.cells, strict=True)
+    for old, new in ((old, new) for old, new in pairs if old.cell_type == "code"):
+        assert {o.output_type for o in old.outputs} == {o.output_type for o in new.outputs}
+        assert not any(o.output_type == "error" or o.get("name") == "stderr" for o in new.outputs)
+        assert "def " not in old.source and "class " not in old.source  # they call the package
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
