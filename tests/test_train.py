@@ -64,7 +64,8 @@ def test_the_larger_networks_train(arch, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("arch", ["densenet", "resnet18"])
 def test_the_larger_networks_train_on_the_whole_sample(arch, tmp_path):
     run("--arch", arch, "--epochs", 1, "--out", "r")
-    assert json.loads((tmp_path / "r" / "result.json").read_text())["test_acc"] > 0.3
+    (record,) = load_checkpoint(tmp_path / "r" / "last.pt")["history"]
+    assert record["train_acc"] > 0.5  # 18 steps; guessing is right once in ten
 
 
 def test_auto_says_loudly_that_it_took_the_sample(capsys, tmp_path):

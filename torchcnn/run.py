@@ -70,6 +70,11 @@ class Run:
         for old in path.glob("events.out.tfevents.*"):
             old.unlink()
         self.writer = SummaryWriter(str(path))
+        both = {
+            kind: ["Multiline", [f"{kind}/train", f"{kind}/{self.held_out}"]]
+            for kind in ("loss", "accuracy")
+        }
+        self.writer.add_custom_scalars({"training and held-out data in one chart": both})
         for record in history:
             self._log_scalars(record)
 
