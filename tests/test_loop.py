@@ -49,12 +49,17 @@ def test_nothing_is_carried_into_the_next_epoch():
     assert first.loss == second.loss and first.accuracy == second.accuracy
 
 
-def test_a_step_is_that_of_the_optimizer():
+def test_the_steps_are_those_of_gradient_descent():
+    """Two steps by hand: w <- w - lr * dl/dw, each with the gradient of its own batch alone."""
     net, (x, y) = flat(nn.Linear(4, 3)), toy()
-    (weight_grad,) = torch.autograd.grad(F.cross_entropy(net(x), y), net[1].weight)
-    before = net[1].weight.detach().clone()
-    train_epoch(net, [(x, y)], sgd(net, lr=0.5))
-    torch.testing.assert_close(net[1].weight.detach(), before - 0.5 * weight_grad)
+    w, b = (p.detach().clone().requires_grad_() for p in net[1].parameters())
+    for x_batch, y_batch in batches_of(x, y, 5):
+        loss = F.cross_entropy(F.linear(x_batch.flatten(1), w, b), y_batch)
+        grads = torch.autograd.grad(loss, (w, b))
+        w, b = ((p - 0.5 * g).detach().requires_grad_() for p, g in zip((w, b), grads, strict=True))
+    train_epoch(net, batches_of(x, y, 5), sgd(net, lr=0.5))
+    torch.testing.assert_close(net[1].weight, w)
+    torch.testing.assert_close(net[1].bias, b)
 
 
 def test_training_is_in_train_mode_whatever_came_before():

@@ -12,7 +12,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from torchcnn import data, train
-from torchcnn.checkpoint import load_checkpoint
+from torchcnn.checkpoint import load_checkpoint, load_model
 
 
 def run(*argv):
@@ -96,6 +96,26 @@ def test_the_scratch_norm_trains_to_the_same_loss(tmp_path):
     torch.testing.assert_close(torch_loss, scratch_loss, rtol=1e-3, atol=1e-3)
     keys = load_checkpoint(tmp_path / "scratch" / "last.pt")["weights"]
     assert "stage1.1.moving_mean" in keys
+
+
+def test_every_epoch_has_its_own_order(tmp_path):
+    """With a learning rate of next to nothing, only the order tells two epochs' steps apart."""
+    run("--epochs", 2, "--optimizer", "sgd", "--lr", "1e-12", "--out", "r")
+    first, second = load_checkpoint(tmp_path / "r" / "last.pt")["history"]
+    assert first["train_loss"] == pytest.approx(second["train_loss"], rel=1e-2)
+    assert (first["step_losses"] - second["step_losses"]).abs().max() > 1e-3
+
+
+def test_the_test_set_is_read_with_the_weights_that_were_selected(tmp_path):
+    """A learning rate that overshoots: the last epoch is not the best, `best.pt` is tested."""
+    run("--epochs", 4, "--lr", "0.3", "--out", "r")
+    result = json.loads((tmp_path / "r" / "result.json").read_text())
+    history = load_checkpoint(tmp_path / "r" / "last.pt")["history"]
+    assert result["epoch"] < 4 and history[-1]["val_acc"] < history[result["epoch"] - 1]["val_acc"]
+    sample = data.load_data("sample")
+    with torch.no_grad():
+        logits = load_model(tmp_path / "r" / "best.pt")(sample.test_images / 255)
+    assert result["test_acc"] == (logits.argmax(1) == sample.test_labels).double().mean().item()
 
 
 def without_times(history):

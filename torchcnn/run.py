@@ -8,9 +8,11 @@ import csv
 import json
 import math
 import os
+import sys
 import time
 import warnings
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,6 +60,9 @@ class Run:
         classes: list[str],
         history: list[Record],
     ) -> None:
+        # TensorBoard takes this module's existence as the wish not to load TensorFlow, which
+        # costs seconds, prints on stderr, and is not needed to write events.
+        sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
         from torch.utils.tensorboard import SummaryWriter
 
         self.path, self.config, self.model, self.classes = path, config, model, classes
