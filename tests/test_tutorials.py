@@ -11,7 +11,10 @@ from torch import nn
 
 import torchcnn as d2l
 from torchcnn.models.densenet import DenseBlock, transition_block
+from torchcnn.models.googlenet import Inception
+from torchcnn.models.nin import nin_block
 from torchcnn.models.resnet import resnet_block
+from torchcnn.models.vgg import vgg_block
 
 
 def lenet_cell():
@@ -60,21 +63,136 @@ def densenet_cell():
     return net
 
 
-CELLS = {"lenet": (lenet_cell, 28), "resnet18": (resnet_cell, 64), "densenet": (densenet_cell, 64)}
+def alexnet_cell():
+    conv = nn.Sequential(
+        nn.Conv2d(1, 96, 11, 4), nn.ReLU(), nn.MaxPool2d(3, 2),
+        nn.Conv2d(96, 256, 5, 1, 2), nn.ReLU(), nn.MaxPool2d(3, 2),
+        nn.Conv2d(256, 384, 3, 1, 1), nn.ReLU(),
+        nn.Conv2d(384, 384, 3, 1, 1), nn.ReLU(),
+        nn.Conv2d(384, 256, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(3, 2),
+    )  # fmt: skip
+    fc = nn.Sequential(nn.Linear(256, 4096), nn.ReLU(), nn.Dropout(0.5), nn.Linear(4096, 10))
+    return nn.Sequential(conv, d2l.FlattenLayer(), fc)
+
+
+def vgg_cell():
+    net = nn.Sequential()
+    arch = ((1, 1, 64), (1, 64, 128), (2, 128, 256), (2, 256, 512), (2, 512, 512))
+    for i, (num_convs, c_in, c_out) in enumerate(arch):
+        net.add_module(f"vgg_block_{i + 1}", vgg_block(num_convs, c_in, c_out))
+    fc = nn.Sequential(
+        d2l.FlattenLayer(),
+        nn.Linear(512 * 2 * 2, 4096), nn.ReLU(), nn.Dropout(0.5),
+        nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout(0.5),
+        nn.Linear(4096, 10),
+    )  # fmt: skip
+    net.add_module("fc", fc)
+    return net
+
+
+def nin_cell():
+    return nn.Sequential(
+        nin_block(1, 96, kernel_size=11, stride=4, padding=0),
+        nn.MaxPool2d(kernel_size=3, stride=2),
+        nin_block(96, 256, kernel_size=5, stride=1, padding=2),
+        nn.MaxPool2d(kernel_size=3, stride=2),
+        nin_block(256, 384, kernel_size=3, stride=1, padding=1),
+        nn.MaxPool2d(kernel_size=3, stride=2),
+        nn.Dropout(0.5),
+        nin_block(384, 10, kernel_size=3, stride=1, padding=1),
+        d2l.GlobalAvgPool2d(),
+        d2l.FlattenLayer(),
+    )
+
+
+def googlenet_cell():
+    pool = {"kernel_size": 3, "stride": 2, "padding": 1}
+    b1 = nn.Sequential(
+        nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3), nn.ReLU(), nn.MaxPool2d(**pool)
+    )
+    b2 = nn.Sequential(
+        nn.Conv2d(64, 64, kernel_size=1),
+        nn.Conv2d(64, 192, kernel_size=3, padding=1),
+        nn.MaxPool2d(**pool),
+    )
+    b3 = nn.Sequential(
+        Inception(192, 64, (96, 128), (16, 32), 32),
+        Inception(256, 128, (128, 192), (32, 96), 64),
+        nn.MaxPool2d(**pool),
+    )
+    b4 = nn.Sequential(
+        Inception(480, 192, (96, 208), (16, 48), 64),
+        Inception(512, 160, (112, 224), (24, 64), 64),
+        Inception(512, 128, (128, 256), (24, 64), 64),
+        Inception(512, 112, (144, 288), (32, 64), 64),
+        Inception(528, 256, (160, 320), (32, 128), 128),
+        nn.MaxPool2d(**pool),
+    )
+    b5 = nn.Sequential(
+        Inception(832, 256, (160, 320), (32, 128), 128),
+        Inception(832, 384, (192, 384), (48, 128), 128),
+        d2l.GlobalAvgPool2d(),
+    )
+    return nn.Sequential(b1, b2, b3, b4, b5, d2l.FlattenLayer(), nn.Linear(1024, 10))
+
+
+CELLS = {
+    "lenet": (lenet_cell, 28), "alexnet": (alexnet_cell, 67), "vgg11": (vgg_cell, 64),
+    "nin": (nin_cell, 67), "googlenet": (googlenet_cell, 64), "resnet18": (resnet_cell, 64),
+    "densenet": (densenet_cell, 64),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CELLS)
 def test_the_tutorials_cells_are_our_networks(name):
     cell, size = CELLS[name]
     theirs, ours = cell().double(), d2l.create_model(name, input_size=size).double()
+    for module in (*theirs.modules(), *ours.modules()):
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # the only thing random
     with torch.no_grad():
         for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
             a.copy_(b)
-    x = torch.randn(3, 1, size, size, dtype=torch.float64)
-    upstream = torch.randn(3, 10, dtype=torch.float64)
+    x = torch.randn(2, 1, size, size, dtype=torch.float64)
+    upstream = torch.randn(2, 10, dtype=torch.float64)
     y_ours, y_theirs = ours(x), theirs(x)
     torch.testing.assert_close(y_ours, y_theirs, rtol=1e-11, atol=1e-11)
     grads = (torch.autograd.grad(y, net.parameters(), upstream)
              for y, net in ((y_ours, ours), (y_theirs, theirs)))  # fmt: skip
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+# What the tutorials print after each stage, at the sizes at which they print it.
+PRINTED = {
+    "vgg11": (vgg_cell, 64, [
+        "64x32x32", "128x16x16", "256x8x8", "512x4x4", "512x2x2", "10",
+    ]),
+    "nin": (nin_cell, 224, [
+        "96x54x54", "96x26x26", "256x26x26", "256x12x12", "384x12x12", "384x5x5", "384x5x5",
+        "10x5x5", "10x1x1", "10",
+    ]),
+    "googlenet": (googlenet_cell, 96, [
+        "64x24x24", "192x12x12", "480x6x6", "832x3x3", "1024x1x1", "1024", "10",
+    ]),
+    "resnet18": (resnet_cell, 224, [
+        "64x112x112", "64x112x112", "64x112x112", "64x56x56", "64x56x56", "128x28x28", "256x14x14",
+        "512x7x7", "512x1x1", "10",
+    ]),
+    "densenet": (densenet_cell, 96, [
+        "64x48x48", "64x48x48", "64x48x48", "64x24x24", "192x24x24", "96x12x12", "224x12x12",
+        "112x6x6", "240x6x6", "120x3x3", "248x3x3", "248x3x3", "248x3x3", "248x1x1", "10",
+    ]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_the_cells_print_the_tutorials_shapes(name):
+    cell, size, printed = PRINTED[name]
+    with torch.device("meta"):
+        net, x = cell().eval(), torch.empty(1, 1, size, size)
+        shapes = []
+        for _, block in net.named_children():
+            x = block(x)
+            shapes.append("x".join(map(str, x.shape[1:])))
+    assert shapes == printed

@@ -5,6 +5,7 @@ from torchcnn.layers import BatchNorm, FlattenLayer, GlobalAvgPool2d
 from torchcnn.loop import evaluate_accuracy, train_ch5
 from torchcnn.models import create_model, list_models
 from torchcnn.scratch import batch_norm, corr2d, data_iter, linreg, sgd, squared_loss
+from torchcnn.shapes import receptive_field, summary
 
 __all__ = [
     "BatchNorm",
@@ -18,7 +19,9 @@ __all__ = [
     "linreg",
     "list_models",
     "load_data_fashion_mnist",
+    "receptive_field",
     "sgd",
     "squared_loss",
+    "summary",
     "train_ch5",
 ]

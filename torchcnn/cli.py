@@ -49,7 +49,7 @@ def parse(config_class: type, prog: str, argv: Sequence[str] | None) -> dict[str
                      argument_default=argparse.SUPPRESS)  # fmt: skip
     for f in fields(config_class):
         settings = dict(f.metadata)
-        if f.default not in (MISSING, ""):
+        if f.default is not MISSING and f.default:
             settings["help"] += f" (default: {f.default})"
         parser.add_argument(f"--{f.name.replace('_', '-')}", **settings)
     return vars(parser.parse_args(argv))

@@ -1,0 +1,114 @@
+"""Layers of the Keras lineage against TensorFlow itself, in float64."""
+
+import pytest
+import torch
+import torch._dynamo  # loads Triton, which must come before TensorFlow in one process
+
+from torchcnn.layers import (
+    KerasBatchNorm2d,
+    SameAvgPool2d,
+    SameConv2d,
+    SameMaxPool2d,
+    init_as_keras,
+    same_padding,
+)
+
+tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed: pip install .[keras]")
+
+SIZES = [(7, 8), (8, 13), (14, 11), (28, 5)]
+F64 = torch.float64
+
+
+def nhwc(x):
+    return tf.constant(x.detach().permute(0, 2, 3, 1).numpy())
+
+
+def hwio(conv):
+    """A kernel as TensorFlow has it: OIHW -> HWIO."""
+    return tf.constant(conv.weight.detach().permute(2, 3, 1, 0).numpy())
+
+
+def nchw(x):
+    return torch.from_numpy(x.numpy()).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", range(1, 12))
+def test_same_layers_equal_tensorflow(kernel, stride):
+    conv = SameConv2d(3, 4, kernel, stride).to(F64)
+    for size in SIZES:
+        x = torch.randn(2, 3, *size, dtype=F64)
+        ours = (conv(x), SameMaxPool2d(kernel, stride)(x), SameAvgPool2d(kernel, stride)(x))
+        theirs = (
+            tf.nn.conv2d(nhwc(x), hwio(conv), stride, "SAME") + conv.bias.detach().numpy(),
+            tf.nn.max_pool2d(nhwc(x), kernel, stride, "SAME"),
+            tf.nn.avg_pool2d(nhwc(x), kernel, stride, "SAME"),
+        )
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, nchw(b), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("dilation", [2, 3])
+def test_same_convolution_with_dilation_equals_tensorflow(dilation):
+    conv = SameConv2d(2, 3, 3, dilation=dilation).to(F64)
+    x = torch.randn(2, 2, 9, 12, dtype=F64)
+    theirs = tf.nn.conv2d(nhwc(x), hwio(conv), 1, "SAME",
+                          dilations=dilation) + conv.bias.detach().numpy()  # fmt: skip
+    torch.testing.assert_close(conv(x), nchw(theirs), rtol=0, atol=1e-9)
+
+
+def test_gradients_of_same_layers_equal_tensorflow():
+    x = torch.randn(2, 3, 8, 7, dtype=F64, requires_grad=True)
+    conv = SameConv2d(3, 4, 5, 2).to(F64)
+    for layer, function in [
+        (conv, lambda v: tf.nn.conv2d(v, hwio(conv), 2, "SAME")),
+        (SameMaxPool2d(3, 2), lambda v: tf.nn.max_pool2d(v, 3, 2, "SAME")),
+        (SameAvgPool2d(3, 2), lambda v: tf.nn.avg_pool2d(v, 3, 2, "SAME")),
+    ]:  # fmt: skip
+        y = layer(x)
+        upstream = torch.randn_like(y)
+        (grad,) = torch.autograd.grad(y, x, upstream)
+        v = tf.Variable(nhwc(x))
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(function(v) * nhwc(upstream))
+        torch.testing.assert_close(grad, nchw(tape.gradient(loss, v)), rtol=0, atol=1e-9)
+
+
+def test_batch_norm_equals_keras_over_training_and_in_eval():
+    import keras
+
+    theirs = keras.layers.BatchNormalization(dtype="float64")
+    ours = KerasBatchNorm2d(3).to(F64)
+    with torch.no_grad():
+        ours.weight.copy_(torch.tensor([0.5, 1.5, 2.0]))
+        ours.bias.copy_(torch.tensor([0.1, 0.0, -1.0]))
+    theirs.build((None, 5, 4, 3))
+    theirs.gamma.assign(ours.weight.detach().numpy())
+    theirs.beta.assign(ours.bias.detach().numpy())
+    for training in (True, True, True, False):
+        x = torch.randn(2, 3, 5, 4, dtype=F64) * 3 + 1
+        a, b = ours.train(training)(x), theirs(nhwc(x), training=training)
+        torch.testing.assert_close(a, nchw(tf.convert_to_tensor(b)), rtol=0, atol=1e-9)
+    for a, b in (
+        (ours.running_mean, theirs.moving_mean),
+        (ours.running_var, theirs.moving_variance),
+    ):
+        torch.testing.assert_close(a, torch.from_numpy(b.numpy()), rtol=0, atol=1e-12)
+
+
+def test_initialisation_is_glorot_uniform_with_zero_bias():
+    """Keras draws from U(-a, a), a = sqrt(6 / (fan_in + fan_out)): variance a^2 / 3."""
+    net = init_as_keras(torch.nn.Sequential(SameConv2d(16, 64, 3), torch.nn.Linear(300, 200)))
+    for weight, fans in ((net[0].weight, 16 * 9 + 64 * 9), (net[1].weight, 300 + 200)):
+        bound = (6 / fans) ** 0.5
+        assert 0.98 * bound < weight.abs().max() <= bound
+        assert weight.var().item() == pytest.approx(bound**2 / 3, rel=0.05)
+    assert not net[0].bias.any() and not net[1].bias.any()
+
+
+def test_same_padding_by_hand():
+    # 224 pixels, kernel 7, stride 2: 112 out need 111 * 2 + 7 = 229 pixels, 5 more: 2 and 3.
+    assert same_padding(224, 7, 2) == (2, 3)
+    assert same_padding(32, 3, 1) == (1, 1)
+    assert same_padding(33, 3, 2) == (1, 1)
+    assert same_padding(8, 1, 2) == (0, 0)

@@ -1,0 +1,221 @@
+"""GoogLeNet: windows of several sizes side by side (Szegedy et al. 2014, arXiv:1409.4842)."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from torchcnn.layers import (
+    FlattenLayer,
+    GlobalAvgPool2d,
+    KerasBatchNorm2d,
+    NormLayer,
+    SameConv2d,
+    SameMaxPool2d,
+    init_as_keras,
+)
+
+
+def _conv(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    stride: int = 1,
+    norm_layer: NormLayer | None = None,
+    relu: bool = True,
+) -> nn.Sequential:
+    """Convolution that keeps the size but for its stride, a norm if there is one, ReLU."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2)
+    norm = [norm_layer(out_channels)] if norm_layer else []
+    return nn.Sequential(conv, *norm, *([nn.ReLU()] if relu else []))
+
+
+class Inception(nn.Module):
+    """Four paths of one size, side by side: (n, in_c, h, w) -> (n, c1 + c2[1] + c3[1] + c4, h, w).
+
+    1×1; 1×1 then 3×3; 1×1 then 5×5; pooling then 1×1. The pairs say how many channels the 1×1
+    leaves and the window makes of them.
+    """
+
+    def __init__(
+        self,
+        in_c: int,
+        c1: int,
+        c2: tuple[int, int],
+        c3: tuple[int, int],
+        c4: int,
+        norm_layer: NormLayer | None = None,
+    ) -> None:
+        super().__init__()
+        conv = partial(_conv, norm_layer=norm_layer)
+        self.p1 = conv(in_c, c1, 1)
+        self.p2 = nn.Sequential(conv(in_c, c2[0], 1), conv(c2[0], c2[1], 3))
+        self.p3 = nn.Sequential(conv(in_c, c3[0], 1), conv(c3[0], c3[1], 5))
+        self.p4 = nn.Sequential(nn.MaxPool2d(3, 1, padding=1), conv(in_c, c4, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((self.p1(x), self.p2(x), self.p3(x), self.p4(x)), dim=1)
+
+
+INCEPTIONS = {  # stage: (c1, c2, c3, c4) of each block
+    "stage3": [
+        ( 64, ( 96, 128), (16,  32),  32),
+        (128, (128, 192), (32,  96),  64),
+    ],
+    "stage4": [
+        (192, ( 96, 208), (16,  48),  64),
+        (160, (112, 224), (24,  64),  64),
+        (128, (128, 256), (24,  64),  64),
+        (112, (144, 288), (32,  64),  64),
+        (256, (160, 320), (32, 128), 128),
+    ],
+    "stage5": [
+        (256, (160, 320), (32, 128), 128),
+        (384, (192, 384), (48, 128), 128),
+    ],
+}  # fmt: skip
+
+
+def _googlenet(
+    stem: nn.Module,
+    stage2: list[nn.Module],
+    pool: Callable[[], nn.Module],
+    num_classes: int,
+    norm_layer: NormLayer | None = None,
+) -> nn.Sequential:
+    """What both lineages share: the Inception blocks; stem, stage 2 and poolings are their own."""
+    stages: OrderedDict[str, nn.Module] = OrderedDict(
+        stage1=stem,  # (n, 64, 24, 24)
+        stage2=nn.Sequential(*stage2, pool()),  # (n, 192, 12, 12)
+    )
+    channels = 192
+    for name, blocks in INCEPTIONS.items():  # 480, 832, 1024 channels of 6, 3, 3 pixels
+        layers: list[nn.Module] = []
+        for c1, c2, c3, c4 in blocks:
+            layers.append(Inception(channels, c1, c2, c3, c4, norm_layer))
+            channels = c1 + c2[1] + c3[1] + c4
+        stages[name] = nn.Sequential(*layers, *([pool()] if name != "stage5" else []))
+    stages["pool"] = GlobalAvgPool2d()  # (n, 1024, 1, 1)
+    stages["head"] = nn.Sequential(FlattenLayer(), nn.Linear(channels, num_classes))
+    return nn.Sequential(stages)
+
+
+def googlenet(
+    in_channels: int = 1,
+    num_classes: int = 10,
+    norm_layer: NormLayer | None = None,
+    small_input: bool = False,
+) -> nn.Sequential:
+    """GoogLeNet: (n, in_channels, h, w) -> (n, num_classes); shapes are those of 96 pixels.
+
+    As the tutorial builds it: stage 2 has no ReLU. `norm_layer` puts a norm behind every
+    convolution; the paper and the tutorial have none. `small_input` has a 3×3 convolution of
+    stride 1 in place of the 7×7 of stride 2 and its pooling.
+    """
+    conv = partial(_conv, norm_layer=norm_layer)
+    pool = partial(nn.MaxPool2d, 3, 2, padding=1)
+    stem = (
+        nn.Sequential(conv(in_channels, 64, 3))
+        if small_input
+        else nn.Sequential(conv(in_channels, 64, 7, 2), pool())
+    )
+    stage2: list[nn.Module] = [conv(64, 64, 1, relu=False), conv(64, 192, 3, relu=False)]
+    return _googlenet(stem, stage2, pool, num_classes, norm_layer)
+
+
+def tf_googlenet(in_channels: int = 1, num_classes: int = 10) -> nn.Sequential:
+    """GoogLeNet as the Keras tutorial builds it: ReLU after every convolution, SAME padding.
+
+    (n, in_channels, h, w) -> (n, num_classes); shapes are those of 96 pixels. Where the stride is
+    1 and the window odd, SAME is symmetric, and the blocks are those of the other lineage.
+    """
+    pool = partial(SameMaxPool2d, 3, 2)
+    stem = nn.Sequential(SameConv2d(in_channels, 64, 7, stride=2), nn.ReLU(), pool())
+    stage2: list[nn.Module] = [_conv(64, 64, 1), _conv(64, 192, 3)]
+    return init_as_keras(_googlenet(stem, stage2, pool, num_classes))
+
+
+class ConvBNRelu(nn.Sequential):
+    """Convolution, batch norm, ReLU: (n, in_channels, h, w) -> (n, out_channels, h/s, w/s).
+
+    The tutorial's author runs the norm with `training=False`, so that it never normalises by the
+    batch, and its moving statistics stay what they are at the start: `frozen_norm=True`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        norm_layer: NormLayer = KerasBatchNorm2d,
+        frozen_norm: bool = False,
+    ) -> None:
+        super().__init__(
+            SameConv2d(in_channels, out_channels, kernel_size, stride),
+            norm_layer(out_channels),
+            nn.ReLU(),
+        )
+        self.frozen_norm = frozen_norm
+
+    def train(self, mode: bool = True) -> "ConvBNRelu":
+        super().train(mode)
+        if self.frozen_norm:
+            self[1].eval()
+        return self
+
+
+class InceptionBlk(nn.Module):
+    """Inception with as many channels in every path: (n, in, h, w) -> (n, 4 out, h/s, w/s).
+
+    The first convolution of a path carries the stride; the pooling of the last has none.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        norm_layer: NormLayer = KerasBatchNorm2d,
+        frozen_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        conv = partial(ConvBNRelu, norm_layer=norm_layer, frozen_norm=frozen_norm)
+        c = out_channels
+        self.p1 = conv(in_channels, c, 1, stride)
+        self.p2 = nn.Sequential(conv(in_channels, c, 1, stride), conv(c, c, 3))
+        self.p3 = nn.Sequential(conv(in_channels, c, 1, stride), conv(c, c, 5))
+        self.p4 = nn.Sequential(SameMaxPool2d(3, 1), conv(in_channels, c, 1, stride))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((self.p1(x), self.p2(x), self.p3(x), self.p4(x)), dim=1)
+
+
+def tf_inception10(
+    in_channels: int = 3,
+    num_classes: int = 10,
+    norm_layer: NormLayer = KerasBatchNorm2d,
+    frozen_norm: bool = False,
+) -> nn.Sequential:
+    """Ten layers of Inception: (n, in_channels, h, w) -> (n, num_classes); shapes of 32 pixels.
+
+    Args:
+        frozen_norm: run every batch norm in evaluation mode, in training too, as the author does;
+            off, for it keeps the network from being normalised at all.
+    """
+    block = partial(InceptionBlk, norm_layer=norm_layer, frozen_norm=frozen_norm)
+    return init_as_keras(
+        nn.Sequential(
+            OrderedDict(
+                stem=ConvBNRelu(
+                    in_channels, 16, norm_layer=norm_layer, frozen_norm=frozen_norm
+                ),  # (n, 16, 32, 32)
+                stage1=nn.Sequential(block(16, 16, 2), block(64, 16)),  # (n, 64, 16, 16)
+                stage2=nn.Sequential(block(64, 32, 2), block(128, 32)),  # (n, 128, 8, 8)
+                pool=GlobalAvgPool2d(),  # (n, 128, 1, 1)
+                head=nn.Sequential(FlattenLayer(), nn.Linear(128, num_classes)),
+            )
+        )
+    )

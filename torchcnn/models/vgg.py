@@ -1,0 +1,112 @@
+"""VGG: nothing but 3×3 convolutions, in blocks (Simonyan and Zisserman 2014, arXiv:1409.1556)."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import partial
+
+from torch import nn
+
+from torchcnn.layers import (
+    FlattenLayer,
+    KerasBatchNorm2d,
+    NormLayer,
+    SameConv2d,
+    SameMaxPool2d,
+    init_as_keras,
+)
+
+CHANNELS = (64, 128, 256, 512, 512)
+
+
+def vgg_block(num_convs: int, in_channels: int, out_channels: int) -> nn.Sequential:
+    """Convolutions that keep the size, a pooling that halves it: -> (n, out_channels, h/2, w/2)."""
+    layers: list[nn.Module] = []
+    for i in range(num_convs):
+        c = out_channels if i else in_channels
+        layers += [nn.Conv2d(c, out_channels, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.MaxPool2d(2))
+
+
+def vgg(
+    num_convs: Sequence[int],
+    in_channels: int = 1,
+    num_classes: int = 10,
+    input_size: int = 224,
+    small_input: bool = False,
+) -> nn.Sequential:
+    """VGG, `num_convs` convolutions in each of its five blocks: (n, c, s, s) -> (n, num_classes).
+
+    Every block halves the size: 112, 56, 28, 14, 7 of 224 pixels. With `small_input` the first
+    does not.
+
+    Raises:
+        ValueError: `input_size` leaves nothing for the head; 32 is the least, 16 if `small_input`.
+    """
+    least = 16 if small_input else 32
+    side = input_size // least  # 7 of 224
+    if side < 1:
+        raise ValueError(f"vgg takes images of at least {least} pixels, got {input_size=}")
+    stages: OrderedDict[str, nn.Module] = OrderedDict()
+    previous = in_channels
+    for i, (count, c) in enumerate(zip(num_convs, CHANNELS, strict=True), start=1):
+        block = vgg_block(count, previous, c)
+        stages[f"stage{i}"] = block[:-1] if small_input and i == 1 else block
+        previous = c
+    stages["head"] = nn.Sequential(
+        FlattenLayer(),
+        nn.Linear(512 * side**2, 4096), nn.ReLU(), nn.Dropout(0.5),
+        nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout(0.5),
+        nn.Linear(4096, num_classes),
+    )  # fmt: skip
+    return nn.Sequential(stages)
+
+
+# With the three dense layers the convolutions make the number in the name.
+vgg11 = partial(vgg, (1, 1, 2, 2, 2))
+vgg13 = partial(vgg, (2, 2, 2, 2, 2))
+vgg16 = partial(vgg, (2, 2, 3, 3, 3))
+vgg19 = partial(vgg, (2, 2, 4, 4, 4))
+
+
+def tf_vgg13(in_channels: int = 3, num_classes: int = 10, input_size: int = 32) -> nn.Sequential:
+    """VGG-13 for 32 pixels, dense layers of 256 and 128: (n, c, s, s) -> (n, num_classes)."""
+    side, previous = input_size, in_channels
+    stages: OrderedDict[str, nn.Module] = OrderedDict()
+    for i, c in enumerate(CHANNELS, start=1):
+        side = -(-side // 2)
+        stages[f"stage{i}"] = nn.Sequential(
+            SameConv2d(previous, c, 3), nn.ReLU(), SameConv2d(c, c, 3), nn.ReLU(), SameMaxPool2d(2)
+        )  # (n, c, side, side): 16, 8, 4, 2, 1
+        previous = c
+    stages["head"] = nn.Sequential(
+        FlattenLayer(),
+        nn.Linear(512 * side**2, 256), nn.ReLU(),
+        nn.Linear(256, 128), nn.ReLU(),
+        nn.Linear(128, num_classes),
+    )  # fmt: skip
+    return init_as_keras(nn.Sequential(stages))
+
+
+def tf_vgg16(
+    in_channels: int = 3,
+    num_classes: int = 10,
+    input_size: int = 32,
+    norm_layer: NormLayer = KerasBatchNorm2d,
+) -> nn.Sequential:
+    """VGG-16 for 32 pixels, with batch norm and dropout 0.2: (n, c, s, s) -> (n, num_classes)."""
+    side, previous = input_size, in_channels
+    stages: OrderedDict[str, nn.Module] = OrderedDict()
+    for i, (num_convs, c) in enumerate(zip((2, 2, 3, 3, 3), CHANNELS, strict=True), start=1):
+        layers: list[nn.Module] = []
+        for _ in range(num_convs):
+            layers += [SameConv2d(previous, c, 3), norm_layer(c), nn.ReLU()]
+            previous = c
+        side = -(-side // 2)
+        stages[f"stage{i}"] = nn.Sequential(*layers, SameMaxPool2d(2), nn.Dropout(0.2))
+    stages["head"] = nn.Sequential(
+        FlattenLayer(),
+        nn.Linear(512 * side**2, 512), nn.ReLU(), nn.Dropout(0.2),
+        nn.Linear(512, 512), nn.ReLU(), nn.Dropout(0.2),
+        nn.Linear(512, num_classes),
+    )  # fmt: skip
+    return init_as_keras(nn.Sequential(stages))

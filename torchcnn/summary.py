@@ -1,0 +1,127 @@
+"""What a network is made of: `python -m torchcnn.summary [--arch densenet] [--graph net.svg]`."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.fx
+
+from torchcnn import cli
+from torchcnn.cli import option
+from torchcnn.models import MODELS, create_model, find_model
+from torchcnn.shapes import Layer, summary, trace
+
+PROG = "python -m torchcnn.summary"
+
+
+@dataclass(kw_only=True)
+class Config:
+    """Show all networks, or with --arch the layers of one."""
+
+    arch: str = option("network; without it, the table of all", default="")
+    input_size: int = option("pixels a side (default: the network's)", type=cli.at_least_one,
+                             default=0)  # fmt: skip
+    json: bool = option("print JSON", default=False, action="store_true")
+    graph: str = option("draw the network with its shapes into this .svg or .png", default="")
+
+
+def table(rows: list[list[str]], left: set[int]) -> str:
+    """Aligned columns, those of `left` to the left and numbers to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(w) if i in left else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def all_networks() -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for name, model in MODELS.items():
+        with torch.device("meta"):
+            layers = summary(create_model(name), model.input)
+        rows.append({
+            "name": name, "parameters": sum(row.parameters for row in layers),
+            "macs": sum(row.macs for row in layers), "input": model.input,
+            "layers": sum(row.macs > 0 for row in layers), "paper": model.paper, "new": model.new,
+        })  # fmt: skip
+    return rows
+
+
+def all_networks_text(rows: list[dict[str, object]]) -> str:
+    head = ["name", "parameters", "MACs", "input", "layers", "paper", "what is new"]
+    lines = [
+        [str(r["name"]), f"{r['parameters']:,}", f"{r['macs']:,}",
+         "×".join(map(str, r["input"])), str(r["layers"]), str(r["paper"]), str(r["new"])]  # type: ignore[call-overload]
+        for r in rows
+    ]  # fmt: skip
+    return table([head, *lines], left={0, 5, 6})
+
+
+def layers_text(layers: list[Layer]) -> str:
+    head = ["layer", "kind", "output", "parameters", "MACs", "sees", "stride"]
+    lines = [
+        [row.name, row.kind, "×".join(map(str, row.output)), f"{row.parameters:,}", f"{row.macs:,}",
+         "all" if row.receptive_field == float("inf") else f"{row.receptive_field:.0f}",
+         str(row.stride)]
+        for row in layers
+    ]  # fmt: skip
+    total = ["", "", "", f"{sum(r.parameters for r in layers):,}",
+             f"{sum(r.macs for r in layers):,}", "", ""]  # fmt: skip
+    return table([head, *lines, total], left={0, 1})
+
+
+def draw(graph: torch.fx.Graph, layers: list[Layer], path: Path) -> None:
+    """A box a layer, with its shape, from top to bottom, drawn by Graphviz.
+
+    Raises:
+        ValueError: another ending than .svg or .png, or no Graphviz on this machine.
+    """
+    if path.suffix not in (".svg", ".png"):
+        raise ValueError(f"--graph draws .svg or .png, got {path}")
+    try:
+        import graphviz
+    except ImportError as error:
+        raise ValueError("--graph needs the package graphviz: pip install graphviz") from error
+    by_name = {row.name: row for row in layers}
+    dot = graphviz.Digraph(node_attr={"shape": "box", "fontname": "Helvetica", "fontsize": "11"})
+    for node in graph.nodes:
+        row = by_name.get(str(node.target)) if node.op == "call_module" else None
+        label = f"{row.name}\n{row.kind}\n{'×'.join(map(str, row.output))}" if row else node.name
+        dot.node(node.name, label, style="" if row else "rounded")
+        for source in node.all_input_nodes:
+            dot.edge(source.name, node.name)
+    try:
+        drawing = dot.pipe(format=path.suffix[1:])
+    except graphviz.ExecutableNotFound as error:
+        raise ValueError("--graph needs Graphviz's program dot, which is not installed") from error
+    path.write_bytes(drawing)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    with cli.one_line_errors(PROG):
+        config = Config(**cli.parse(Config, PROG, argv))
+        if not config.arch:
+            if config.graph or config.input_size:
+                raise ValueError("--graph and --input-size go with --arch")
+            rows = all_networks()
+            print(json.dumps(rows, indent=1) if config.json else all_networks_text(rows))
+            return
+        channels, size, _ = find_model(config.arch).input
+        size = config.input_size or size
+        with torch.device("meta"):
+            graph, layers = trace(create_model(config.arch, size), (channels, size, size))
+        if config.graph:
+            draw(graph, layers, Path(config.graph))
+        if config.json:
+            print(json.dumps([asdict(row) for row in layers], indent=1, default=str))
+        else:
+            print(layers_text(layers))
+
+
+if __name__ == "__main__":
+    main()
