@@ -43,6 +43,7 @@ def test_resizing_once_or_batchwise_gives_the_same(monkeypatch):
     monkeypatch.setattr(batches, "RESIZE_ONCE_BYTES", 0)
     batchwise = Batches(images, torch.arange(7), 3, size=16)
     assert once.images.shape == (7, 3, 16, 16) and batchwise.images is images
+    assert Batches(images, torch.arange(7), 3, size=9).images is images  # nothing to resize
     for (a, _), (b, _) in zip(once, batchwise, strict=True):
         assert torch.equal(a, b)
 
@@ -53,7 +54,12 @@ def test_resizing_once_or_batchwise_gives_the_same(monkeypatch):
         (torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(2), 1, "2 labels"),
         (torch.zeros(3, 1, 2, 2), torch.zeros(3), 1, "float32 images"),
         (torch.zeros(3, 2, 2, dtype=torch.uint8), torch.zeros(3), 1, r"got \(3, 2, 2\)"),
-        (torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(3), 0, "at least 1, got 0"),
+        (
+            torch.zeros(3, 1, 2, 2, dtype=torch.uint8),
+            torch.zeros(3),
+            0,
+            "must be at least 1, got 0",
+        ),
     ],
 )
 def test_batches_refuse(images, labels, batch_size, message):
@@ -71,7 +77,8 @@ def test_hold_out_splits_and_follows_the_seed():
 
 def test_mix_seed_tells_its_arguments_apart():
     seeds = {mix_seed(a, b) for a in range(20) for b in range(20)}
-    assert len(seeds) == 400
+    seeds |= {mix_seed(5), mix_seed(5, 0, 0), mix_seed(2**32 + 5), mix_seed(0, 2**32 + 5)}
+    assert len(seeds) == 404 and all(0 <= seed < 2**64 for seed in seeds)
 
 
 def test_load_data_fashion_mnist_is_the_tutorials(real_fashion_mnist):

@@ -1,5 +1,6 @@
 """The benchmark: the three ways train the same network on the same images."""
 
+import pytest
 import torch
 
 from torchcnn import benchmark
@@ -7,7 +8,7 @@ from torchcnn import benchmark
 
 def test_it_compares_three_ways_round_by_round(capsys, monkeypatch):
     monkeypatch.setattr(benchmark, "TUTORIAL_WORKERS", 0)
-    benchmark.main(["--data", "sample", "--images", "512", "--rounds", "2", "--device", "cpu"])
+    benchmark.main(["--data", "sample", "--images", "600", "--rounds", "2", "--device", "cpu"])
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith(f"lenet, torch {torch.__version__}, ")
     assert [line.split()[0] for line in out[1:4]] == ["tutorial", "torchcnn", "bound"]
@@ -35,8 +36,14 @@ def test_the_tutorials_images_are_ours():
 
 
 def test_an_unknown_network_is_refused(capsys):
-    try:
+    with pytest.raises(SystemExit) as caught:
         benchmark.main(["--arch", "lenett"])
-    except SystemExit as error:
-        assert error.code == 2
+    assert caught.value.code == 2
     assert "did you mean lenet" in capsys.readouterr().err
+
+
+def test_less_than_a_batch_is_refused(capsys):
+    with pytest.raises(SystemExit) as caught:
+        benchmark.main(["--images", "100", "--data", "sample"])
+    assert caught.value.code == 2
+    assert "--images must be at least a batch of 256" in capsys.readouterr().err

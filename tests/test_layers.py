@@ -1,5 +1,7 @@
 """Layers: the hand-written BatchNorm against torch's, and the faults of the tutorials' layers."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -75,7 +77,7 @@ def test_eval_before_any_training_changes_nothing():
 def test_batch_norm_refuses_other_dimensions():
     with pytest.raises(ValueError, match="got 3"):
         BatchNorm(3, num_dims=3)
-    with pytest.raises(ValueError, match="expected 4 dimensions"):
+    with pytest.raises(ValueError, match="expected statistics"):
         BatchNorm(3, num_dims=4)(torch.zeros(2, 3))
 
 
@@ -99,4 +101,5 @@ def test_global_avg_pool_equals_torch_in_value_and_gradient(size):
 def test_vector_norm_gives_the_twin():
     assert vector_norm(nn.BatchNorm2d) is nn.BatchNorm1d
     assert vector_norm(BatchNorm)(7)(torch.randn(2, 7)).shape == (2, 7)
-    assert vector_norm(nn.LayerNorm) is nn.LayerNorm
+    for norm in (lambda c: nn.GroupNorm(1, c), partial(nn.BatchNorm2d, eps=1e-3)):
+        assert vector_norm(norm)(6)(torch.randn(3, 6)).shape == (3, 6)

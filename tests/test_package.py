@@ -11,7 +11,7 @@ import pytest
 import torchcnn
 
 PACKAGE = Path(torchcnn.__file__).parent
-COMMANDS = {"train", "benchmark"}
+COMMANDS = {"train", "benchmark", "summary"}
 # Each part, and what it may know of: itself and what stands before it.
 MAY_IMPORT = {
     "scratch": set(),
@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "cli": set(),
     "layers": {"scratch"},
     "models": {"scratch", "layers"},
+    "shapes": {"layers"},
     "data": set(),
     "batches": {"data", "augment"},
     "checkpoint": {"scratch", "layers", "models"},
@@ -69,6 +70,6 @@ def test_the_public_names():
     assert {
         "create_model", "list_models", "batch_norm", "BatchNorm", "GlobalAvgPool2d", "FlattenLayer",
         "data_iter", "load_data_fashion_mnist", "train_ch5", "evaluate_accuracy", "corr2d",
-        "linreg", "squared_loss", "sgd",
+        "linreg", "squared_loss", "sgd", "summary", "receptive_field",
     } == set(torchcnn.__all__)  # fmt: skip
     assert all(getattr(torchcnn, name).__doc__ for name in torchcnn.__all__)

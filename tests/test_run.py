@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from torchcnn import run
 from torchcnn.checkpoint import load_checkpoint
-from torchcnn.run import check_out, new_run_path, plot_confusion
+from torchcnn.run import check_out, claim_folder, plot_confusion
 
 SCALARS = {"loss/train", "loss/val", "accuracy/train", "accuracy/val", "loss by step/train",
            "learning rate", "images per second", "test/loss", "test/acc"}  # fmt: skip
@@ -89,10 +90,16 @@ def test_check_out_creates_nothing(tmp_path):
         check_out(tmp_path)
 
 
-def test_two_runs_of_one_second_get_two_folders(tmp_path):
-    paths = set()
-    for _ in range(3):
-        path = new_run_path("lenet-sample", tmp_path)
-        path.mkdir()
-        paths.add(path)
-    assert len(paths) == 3
+def test_runs_of_one_second_get_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "RUNS", tmp_path)
+    assert len({claim_folder("", "lenet-sample") for _ in range(3)}) == 3
+
+
+def test_a_folder_is_taken_once(tmp_path):
+    """Two runs with one --out that both found it free: one of them is refused."""
+    claim_folder(str(tmp_path / "r"), "lenet")
+    with pytest.raises(ValueError, match=r"r already holds a run"):
+        claim_folder(str(tmp_path / "r"), "lenet")
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="cannot make the run folder"):
+        claim_folder(str(tmp_path / "file" / "r"), "lenet")

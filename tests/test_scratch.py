@@ -55,8 +55,12 @@ def test_batch_norm_refuses_what_it_cannot_normalise():
     one = torch.ones(1, 3)
     with pytest.raises(ValueError, match=r"\(2, 3, 4\)"):
         batch_norm(True, torch.zeros(2, 3, 4), one, one, one, one, 1e-5, 0.9)
-    with pytest.raises(ValueError, match="more than one value"):
-        batch_norm(True, torch.zeros(1, 3), one, one, one, one, 1e-5, 0.9)
+    for n in (0, 1):
+        with pytest.raises(ValueError, match="more than one value"):
+            batch_norm(True, torch.zeros(n, 3), one, one, one, one, 1e-5, 0.9)
+    for X in (torch.zeros(4, 1), torch.zeros(4, 3, 2, 2)):  # would broadcast
+        with pytest.raises(ValueError, match="expected statistics"):
+            batch_norm(False, X, one, one, one, one, 1e-5, 0.9)
 
 
 @pytest.mark.parametrize(("h", "w", "kh", "kw"), [(5, 7, 3, 2), (6, 6, 1, 1), (4, 4, 4, 4)])
@@ -71,6 +75,11 @@ def test_corr2d_equals_torch_in_value_and_gradient(h, w, kh, kw):
         strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_corr2d_of_whole_numbers_and_fractions():
+    found = corr2d(torch.arange(9).view(3, 3), torch.full((2, 2), 0.3))
+    torch.testing.assert_close(found, torch.tensor([[2.4, 3.6], [6.0, 7.2]]))
 
 
 def test_corr2d_refuses_a_kernel_larger_than_the_image():

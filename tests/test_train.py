@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from torchcnn import data, train
 from torchcnn.checkpoint import load_checkpoint, load_model
+from torchcnn.run import Run
 
 
 def run(*argv):
@@ -106,16 +107,43 @@ def test_every_epoch_has_its_own_order(tmp_path):
     assert (first["step_losses"] - second["step_losses"]).abs().max() > 1e-3
 
 
-def test_the_test_set_is_read_with_the_weights_that_were_selected(tmp_path):
-    """A learning rate that overshoots: the last epoch is not the best, `best.pt` is tested."""
-    run("--epochs", 4, "--lr", "0.3", "--out", "r")
+def test_the_test_set_is_read_with_the_weights_that_were_selected(tmp_path, monkeypatch):
+    """The validation accuracy is made to fall: the first epoch's weights are what is tested."""
+    add_epoch = Run.add_epoch
+
+    def falling(self, result, loss, acc, lr):
+        add_epoch(self, result, loss, 1 / (1 + len(self.history)), lr)
+
+    monkeypatch.setattr(Run, "add_epoch", falling)
+    run("--epochs", 3, "--out", "r")
     result = json.loads((tmp_path / "r" / "result.json").read_text())
-    history = load_checkpoint(tmp_path / "r" / "last.pt")["history"]
-    assert result["epoch"] < 4 and history[-1]["val_acc"] < history[result["epoch"] - 1]["val_acc"]
+    assert result["epoch"] == 1 and result["checkpoint"] == "best.pt"
     sample = data.load_data("sample")
-    with torch.no_grad():
-        logits = load_model(tmp_path / "r" / "best.pt")(sample.test_images / 255)
-    assert result["test_acc"] == (logits.argmax(1) == sample.test_labels).double().mean().item()
+    accuracies = {}
+    for name in ("best.pt", "last.pt"):
+        with torch.no_grad():
+            logits = load_model(tmp_path / "r" / name)(sample.test_images / 255)
+        accuracies[name] = (logits.argmax(1) == sample.test_labels).double().mean().item()
+    assert result["test_acc"] == accuracies["best.pt"] != accuracies["last.pt"]
+
+
+def test_selection_never_sees_the_test_set():
+    """Training and validation batches are two parts of the training images, without overlap."""
+    n = 200
+    numbered = torch.arange(n).view(n, 1, 1, 1).to(torch.uint8)
+    part = data.ImageData("x", ("a",), numbered, torch.zeros(n), 255 - numbered[:9], torch.zeros(9))
+    for val_fraction, held_out in ((0.1, 20), (0.0, 9)):
+        config = train.Config(epochs=1, batch_size=64, lr=1.0, optimizer="sgd", input_size=1,
+                              val_fraction=val_fraction)  # fmt: skip
+        seen = [
+            torch.cat([(x * 255).round().int().flatten() for x, _ in batches]).tolist()
+            for batches in train.make_batches(config, part, torch.device("cpu"))
+        ]
+        assert len(seen[1]) == held_out
+        if val_fraction:
+            assert sorted(seen[0] + seen[1]) == list(range(n))
+        else:
+            assert sorted(seen[0]) == list(range(n)) and seen[1] == list(range(255, 246, -1))
 
 
 def without_times(history):
@@ -144,11 +172,45 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished_run, tmp
     assert without_times(whole["history"]) == without_times(resumed["history"])
     for a, b in zip(whole["history"], resumed["history"], strict=True):
         assert torch.equal(a["step_losses"], b["step_losses"])
+    best = [load_checkpoint(p / "best.pt")["weights"] for p in (finished_run, tmp_path / "r")]
+    assert same(*best)
     results = [(p / "result.json").read_text() for p in (finished_run, tmp_path / "r")]
     assert results[0] == results[1]
     board = EventAccumulator(str(tmp_path / "r"), size_guidance={"scalars": 0}).Reload()
     assert [e.step for e in board.Scalars("loss/val")] == [1, 2, 3]
     assert [e.step for e in board.Scalars("loss by step/train")] == list(range(1, 55))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--arch", "tf_baseline", "--input-size", "8", "--batch-size", "64"],  # dropout
+        ["--optimizer", "sgd", "--lr", "0.1", "--norm", "scratch"],
+    ],
+)
+def test_other_resumed_runs_are_exact_too(flags, tmp_path):
+    run(*flags, "--epochs", 2, "--out", "whole")
+    run(*flags, "--epochs", 1, "--out", "r")
+    train.main(["--resume", "r", "--epochs", "2"])
+    whole, resumed = (load_checkpoint(tmp_path / p / "last.pt") for p in ("whole", "r"))
+    assert same(whole["weights"], resumed["weights"])
+    assert same(whole["optimizer"], resumed["optimizer"])
+
+
+def test_a_run_that_stopped_before_its_test_goes_on_to_it(finished_run, tmp_path):
+    """Killed between the last epoch and the test: to resume it reads the test set, no more."""
+    shutil.copytree(finished_run, tmp_path / "r")
+    (tmp_path / "r" / "result.json").unlink()
+    train.main(["--resume", "r"])
+    results = [(p / "result.json").read_text() for p in (finished_run, tmp_path / "r")]
+    assert results[0] == results[1]
+
+
+def test_a_resumed_run_has_no_result_until_it_has_its_own(finished_run, tmp_path, monkeypatch):
+    shutil.copytree(finished_run, tmp_path / "r")
+    monkeypatch.setattr(train, "test", lambda *_: None)  # killed before the test
+    train.main(["--resume", "r", "--epochs", "4"])
+    assert not (tmp_path / "r" / "result.json").exists()
 
 
 def test_a_run_that_was_killed_in_an_epoch_goes_on_bit_for_bit(finished_run, tmp_path):
@@ -191,6 +253,10 @@ def test_the_seed_is_what_tells_runs_apart(finished_run, tmp_path):
         (["--data", "cifar10"], "CIFAR10 is not under data and cannot be downloaded"),
         (["--resume", "nowhere"], "there is no checkpoint nowhere/last.pt"),
         (["--data", "sample", "--out", "/dev/null/x"], "/dev/null is no writable folder"),
+        (["--data", "cifar10", "--input-size", "12"], "at least 16 pixels"),  # before it is fetched
+        (["--input-size", "100000"], "allowed is a whole number from 1 to 4096"),
+        (["--arch", "mlp", "--norm", "scratch"], "got norm_layer"),
+        (["--arch", "mlp", "--small-input"], "got small_input"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused(argv, message, capsys, tmp_path):
@@ -220,7 +286,11 @@ def test_damaged_data_is_refused(capsys, tmp_path, idx_folder, monkeypatch):
     assert "5000 labels for 1000 images" in error
 
 
-@pytest.mark.parametrize("kind", ["cut", "foreign", "no config"])
+@pytest.mark.parametrize(
+    "kind",
+    ["cut", "foreign", "no config", "a bad size", "no such norm", "a bad history", "no best",
+     "another best", "no optimizer", "another optimizer"],
+)  # fmt: skip
 def test_a_bad_checkpoint_is_refused(finished_run, capsys, tmp_path, kind):
     shutil.copytree(finished_run, tmp_path / "r")
     last = tmp_path / "r" / "last.pt"
@@ -231,7 +301,25 @@ def test_a_bad_checkpoint_is_refused(finished_run, capsys, tmp_path, kind):
         torch.save({"weights": {}}, last)
     if kind == "no config":
         torch.save(checkpoint | {"config": {"arch": "lenet"}}, last)
-    assert "last.pt" in refused(capsys, tmp_path, "--resume", "r", "--epochs", "9")
+    if kind == "a bad size":
+        torch.save(checkpoint | {"config": checkpoint["config"] | {"batch_size": 0}}, last)
+    if kind == "no such norm":
+        torch.save(checkpoint | {"config": checkpoint["config"] | {"norm": "layer"}}, last)
+    if kind == "a bad history":
+        torch.save(checkpoint | {"history": [{}, *checkpoint["history"][1:]]}, last)
+    if kind == "no best":
+        (tmp_path / "r" / "best.pt").unlink()
+    if kind == "another best":
+        run("--epochs", 1, "--out", "other")
+        capsys.readouterr()
+        shutil.copy(tmp_path / "other" / "best.pt", tmp_path / "r")
+    if kind == "no optimizer":
+        torch.save(checkpoint | {"optimizer": checkpoint["optimizer"] | {"state": {}}}, last)
+    if kind == "another optimizer":
+        checkpoint["optimizer"]["state"][0]["exp_avg"] = torch.zeros(2)
+        torch.save(checkpoint, last)
+    error = refused(capsys, tmp_path, "--resume", "r", "--epochs", "9")
+    assert re.search(r"(last|best)\.pt|optimizer", error)
 
 
 def test_a_checkpoint_of_another_network_is_refused(finished_run, capsys, tmp_path):
@@ -247,7 +335,8 @@ def test_a_resumed_run_may_not_become_another(finished_run, capsys, tmp_path):
     for flag, value in [("--arch", "densenet"), ("--batch-size", 64), ("--out", "elsewhere")]:
         error = refused(capsys, tmp_path, "--resume", "r", "--epochs", 9, flag, value)
         assert f"with {flag} " in error and f"got {value}" in error
-    assert "has finished its 3 epochs" in refused(capsys, tmp_path, "--resume", "r")
+    assert "has finished 3 epochs" in refused(capsys, tmp_path, "--resume", "r")
+    assert "has finished 3 epochs" in refused(capsys, tmp_path, "--resume", "r", "--epochs", 2)
 
 
 def test_an_out_folder_that_is_in_use_is_refused(finished_run, capsys, tmp_path):

@@ -4,11 +4,11 @@ A batch is an index, a resize where one is asked for, and a division by 255. No 
 no copy of the set in float.
 """
 
+import hashlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +20,7 @@ RESIZE_ONCE_BYTES = 2**30  # a resized set up to this size is kept; a larger one
 
 def mix_seed(*numbers: int) -> int:
     """One 64-bit seed from several numbers, such as (seed, epoch): equal in, equal out."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest(), "big")
 
 
 def hold_out(count: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -63,13 +63,17 @@ class Batches:
                 f"expected (n, c, h, w) uint8 images and n labels, got {tuple(images.shape)} "
                 f"{images.dtype} images and {len(labels)} labels"
             )
-        if batch_size < 1:
-            raise ValueError(f"the batch size must be at least 1, got {batch_size}")
+        if batch_size < 1 or (size is not None and size < 1):
+            raise ValueError(f"batch size and size must be at least 1, got {batch_size} and {size}")
         self.images, self.labels = images.to(device), labels.to(device, torch.int64)
         self.batch_size, self.shuffle, self.seed, self.epoch = batch_size, shuffle, seed, 0
-        self.size = size
-        if size and len(images) * images.shape[1] * size * size <= RESIZE_ONCE_BYTES:
-            self.images = torch.cat([resize(part, size) for part in self.images.split(1024)])
+        n, c, h, w = images.shape
+        self.size = None if (h, w) == (size, size) else size
+        if self.size and n * c * self.size**2 <= RESIZE_ONCE_BYTES:
+            resized = self.images.new_empty(n, c, self.size, self.size)
+            for part, target in zip(self.images.split(1024), resized.split(1024), strict=True):
+                target.copy_(resize(part, self.size))
+            self.images, self.size = resized, None
 
     def __len__(self) -> int:
         return math.ceil(len(self.labels) / self.batch_size)
@@ -98,8 +102,8 @@ def load_data_fashion_mnist(
     """Fashion-MNIST as the tutorials ask for it: `(train_iter, test_iter)`.
 
     Both give `(x, y)`: x (n, 1, size, size) float32 in [0, 1] on `device`, y (n,) int64. The
-    training images come in a new order every epoch; the last batch may be smaller.
-    Errors are those of `load_data`.
+    training images come in a new order every epoch, drawn from `seed` and the epoch alone; the
+    last batch may be smaller. Errors are those of `load_data`.
     """
     data = load_data("fashion-mnist", root)
     return (

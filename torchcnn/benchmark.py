@@ -96,7 +96,11 @@ def contenders(config: Config) -> dict[str, Callable[[], int]]:
     device = cli.pick_device(config.device)
     recipe = find_model(config.arch).recipe
     data = load_data(config.data, config.root)
-    images, labels = data.train_images[: config.images], data.train_labels[: config.images]
+    count = min(config.images, len(data.train_labels))
+    count -= count % recipe.batch_size  # whole batches, so that all three do the same steps
+    if not count:
+        raise ValueError(f"--images must be at least a batch of {recipe.batch_size}")
+    images, labels = data.train_images[:count], data.train_labels[:count]
     size = recipe.input_size
     ours = Batches(images, labels, recipe.batch_size, shuffle=True, size=size, device=device)
     loader = DataLoader(TutorialImages(images, labels, size), recipe.batch_size, shuffle=True,

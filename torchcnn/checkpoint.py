@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torchcnn.layers import BatchNorm
 from torchcnn.models import create_model
@@ -17,15 +17,16 @@ NORMS = {"torch": {}, "scratch": {"norm_layer": BatchNorm}}  # what create_model
 
 
 def build_model(
-    arch: str, in_channels: int, num_classes: int, input_size: int, norm: str
+    arch: str, in_channels: int, num_classes: int, input_size: int, norm: str, small_input: bool
 ) -> nn.Module:
     """The network that a checkpoint's "model" describes, with new weights.
 
     Raises:
         ValueError: as `create_model` does.
     """
+    small = {"small_input": True} if small_input else {}
     return create_model(arch, input_size, in_channels=in_channels, num_classes=num_classes,
-                        **NORMS[norm])  # fmt: skip
+                        **NORMS[norm], **small)  # fmt: skip
 
 
 def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
@@ -61,7 +62,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} is damaged, or not a checkpoint ({type(error).__name__})"
         ) from error
-    if not isinstance(checkpoint, dict) or checkpoint.get("torchcnn") != FORMAT:
+    version = checkpoint.get("torchcnn") if isinstance(checkpoint, dict) else None
+    if not isinstance(version, int) or version != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of torchcnn (format {FORMAT})")
     wrong = [key for key, kind in CONTENT.items() if not isinstance(checkpoint.get(key), kind)]
     if wrong:
@@ -81,8 +83,24 @@ def restore(
         net.load_state_dict(checkpoint["weights"])
         if optimizer:
             optimizer.load_state_dict(checkpoint["optimizer"])
+            check_optimizer(optimizer, trained=bool(checkpoint["history"]))
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise ValueError(f"the checkpoint is not one of {checkpoint['model']}: {error}") from error
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, trained: bool) -> None:
+    """What `load_state_dict` takes on trust: a state for every parameter, and of its shape.
+
+    Raises:
+        ValueError: it is not so.
+    """
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    stateful = isinstance(optimizer, torch.optim.Adam) and trained
+    for p in params:
+        state = optimizer.state.get(p, {})
+        tensors = [v for v in state.values() if isinstance(v, Tensor) and v.dim()]
+        if any(v.shape != p.shape for v in tensors) or (stateful and not tensors):
+            raise ValueError("the optimizer's state does not fit the network")
 
 
 def load_model(path: str | Path) -> nn.Module:
@@ -95,7 +113,7 @@ def load_model(path: str | Path) -> nn.Module:
     checkpoint = load_checkpoint(Path(path))
     try:
         net = build_model(**checkpoint["model"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} describes no network: {checkpoint['model']}") from error
     restore(checkpoint, net)
     return net.eval()

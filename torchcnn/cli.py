@@ -1,6 +1,7 @@
 """What the commands share: a dataclass becomes flags, a device its name, an error one line."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,7 +33,8 @@ def number(
     return read
 
 
-at_least_one = number(int, "a whole number from 1", lambda n: n >= 1)
+at_least_one = number(int, "a whole number from 1 to 2147483647", lambda n: 1 <= n < 2**31)
+pixels = number(int, "a whole number from 1 to 4096", lambda n: 1 <= n <= 4096)
 positive = number(float, "a number above 0", lambda x: 0 < x < float("inf"))
 fraction = number(float, "a number from 0 to below 1", lambda x: 0 <= x < 1)
 seed = number(int, "a whole number from 0 to below 2**63", lambda n: 0 <= n < 2**63)
@@ -53,6 +55,26 @@ def parse(config_class: type, prog: str, argv: Sequence[str] | None) -> dict[str
             settings["help"] += f" (default: {f.default})"
         parser.add_argument(f"--{f.name.replace('_', '-')}", **settings)
     return vars(parser.parse_args(argv))
+
+
+def check(config_class: type, values: Any, source: object) -> None:
+    """Hold a stored configuration against the flags, as if each value had been typed.
+
+    Raises:
+        ValueError: a value is missing, unknown, or not one that its flag would take.
+    """
+    known = {f.name: f for f in fields(config_class)}
+    if not isinstance(values, dict) or values.keys() != known.keys():
+        raise ValueError(f"{source} holds no configuration that this version can read")
+    for name, value in values.items():
+        settings, kind = known[name].metadata, known[name].type
+        read = settings.get("type", {"True": True, "False": False}.get if kind is bool else str)
+        try:
+            good = read(str(value)) == value
+        except (ValueError, argparse.ArgumentTypeError):
+            good = False
+        if not good or value not in settings.get("choices", [value]):
+            raise ValueError(f"{source} is damaged: its {name} is {value!r}")
 
 
 def pick_device(name: str) -> torch.device:
@@ -82,6 +104,10 @@ def one_line_errors(prog: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         sys.exit(130)
-    except (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:
-        print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
+    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
+        text = " ".join(str(error).split())
+        memory = re.search("can't allocate memory|out of memory", text)
+        if isinstance(error, RuntimeError) and not memory:
+            raise  # ours to mend
+        print(f"{prog}: {text}", file=sys.stderr)
         sys.exit(2)

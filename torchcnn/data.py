@@ -3,9 +3,10 @@
 import contextlib
 import gzip
 import hashlib
+import http.client
 import io
 import math
-import shutil
+import os
 import socket
 import struct
 import tempfile
@@ -161,7 +162,7 @@ def _check_md5(path: Path, content: bytes, expected: str) -> None:
     if md5 != expected:
         raise ValueError(
             f"{path} is damaged or of another data set: md5 {md5}, expected {expected}; "
-            "remove it to have it downloaded anew"
+            "choose another --root, or remove it to have it downloaded"
         )
 
 
@@ -194,13 +195,17 @@ def _download(dataset: str, root: Path) -> None:
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torchvision sets none: a silent mirror hangs
     try:
+        root.mkdir(parents=True, exist_ok=True)
         with (
-            tempfile.TemporaryDirectory() as folder,
+            tempfile.TemporaryDirectory(dir=root) as folder,
             contextlib.redirect_stdout(io.StringIO()),
         ):
             getattr(torchvision.datasets, dataset)(folder, download=True)
-            shutil.copytree(folder, root, dirs_exist_ok=True)
-    except (OSError, RuntimeError) as error:
+            for path in Path(folder).iterdir():
+                os.replace(path, root / path.name)
+    except (OSError, EOFError, RuntimeError, http.client.HTTPException) as error:
+        with contextlib.suppress(OSError):
+            root.rmdir()  # if this made it, for it is empty then
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FileNotFoundError(
             f"{dataset} is not under {root} and cannot be downloaded ({reason})"

@@ -37,7 +37,7 @@ class BatchNorm(nn.Module):
     0 and the moving variance at 1, so that `eval()` before any training changes nothing.
 
     Raises:
-        ValueError: `num_dims` is neither 2 nor 4, or the input has another number of dimensions.
+        ValueError: `num_dims` is neither 2 nor 4, or the input has another shape.
     """
 
     moving_mean: Tensor
@@ -54,11 +54,6 @@ class BatchNorm(nn.Module):
         self.register_buffer("moving_var", torch.ones(shape))
 
     def forward(self, X: Tensor) -> Tensor:
-        if X.dim() != self.gamma.dim():
-            raise ValueError(
-                f"expected {self.gamma.dim()} dimensions, (n, {self.gamma.shape[1]}, ...), "
-                f"got {tuple(X.shape)}"
-            )
         Y, mean, var = batch_norm(self.training, X, self.gamma, self.beta, self.moving_mean,
                                   self.moving_var, eps=1e-5, momentum=0.9)  # fmt: skip
         if self.training:
@@ -71,9 +66,12 @@ class BatchNorm(nn.Module):
 
 
 def vector_norm(norm_layer: NormLayer) -> NormLayer:
-    """The twin of an image norm for (n, c); a layer that has none is taken as it is."""
-    twins = {nn.BatchNorm2d: nn.BatchNorm1d, BatchNorm: partial(BatchNorm, num_dims=2)}
-    return twins.get(norm_layer, norm_layer)  # type: ignore[call-overload]
+    """The twin of an image norm for (n, c); one that has none sees images of a single pixel."""
+    if norm_layer is nn.BatchNorm2d:
+        return nn.BatchNorm1d
+    if norm_layer is BatchNorm:
+        return partial(BatchNorm, num_dims=2)
+    return lambda c: nn.Sequential(nn.Unflatten(1, (c, 1, 1)), norm_layer(c), FlattenLayer())
 
 
 # --- TensorFlow's padding and Keras's batch norm ------------------------------------------------

@@ -31,12 +31,14 @@ def train_epoch(
 ) -> EpochResult:
     """Train for one pass over `train_iter`, any iterable of `(x, y)`, with cross-entropy.
 
-    Losses and hits stay on the device and are read once, at the end.
+    `device` is by default the one that the parameters are on. Losses and hits stay there and are
+    read once, at the end.
 
     Raises:
         FloatingPointError: the loss became infinite or NaN; the message says at which step.
         ValueError: `train_iter` gave no batch, as a generator does that was used up before.
     """
+    device = device or _device_of(net)
     net.train()
     began = time.perf_counter()
     losses: list[Tensor] = []
@@ -67,6 +69,11 @@ def train_epoch(
     return EpochResult(mean, accuracy, images, seconds, step_losses)
 
 
+def _device_of(net: nn.Module | Callable[[Tensor], Tensor]) -> torch.device | None:
+    parameters = net.parameters() if isinstance(net, nn.Module) else iter(())
+    return next((p.device for p in parameters), None)
+
+
 @contextmanager
 def eval_mode(net: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while; afterwards every layer is in the mode it was in."""
@@ -92,8 +99,7 @@ def predict_logits(
     Raises:
         ValueError: `data_iter` gave no batch.
     """
-    if device is None and isinstance(net, nn.Module):
-        device = next((p.device for p in net.parameters()), None)
+    device = device or _device_of(net)
     with eval_mode(net if isinstance(net, nn.Module) else nn.Identity()):
         pairs = [(net(x.to(device)), y.to(device)) for x, y in data_iter]
     if not pairs:
@@ -105,6 +111,13 @@ def predict_logits(
 def accuracy(logits: Tensor, labels: Tensor) -> float:
     """The share of rows whose largest logit is the label's: (n, num_classes), (n,) -> [0, 1]."""
     return int((logits.argmax(1) == labels).sum()) / len(labels)
+
+
+def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
+    """How often class i (row) was taken for class j (column): -> (num_classes, num_classes)."""
+    k = logits.shape[1]
+    pairs = (labels * k + logits.argmax(1)).cpu()
+    return torch.bincount(pairs, minlength=k * k).view(k, k)
 
 
 def evaluate_accuracy(

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from torchcnn.checkpoint import FORMAT, save_checkpoint
+from torchcnn.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from torchcnn.loop import EpochResult, eval_mode
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+RUNS = Path("runs")
 Record = dict[str, Any]  # one epoch: numbers, and "step_losses", a tensor
 
 
@@ -42,11 +43,65 @@ def check_out(path: Path) -> None:
         raise ValueError(f"--out {path} cannot be written: {place} is no writable folder")
 
 
-def new_run_path(name: str, root: Path = Path("runs")) -> Path:
-    """`runs/<name>-<time>`, with a number behind it if that second already has one."""
+def claim_folder(out: str, name: str) -> Path:
+    """Make the folder of a new run: `out`, or `runs/<name>-<time>`, numbered if that is taken.
+
+    Creating its config.json is what takes a folder, so that two runs never share one.
+
+    Raises:
+        ValueError: `out` was taken by another run in the meantime.
+        OSError: it cannot be made.
+    """
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     names = [stem, *(f"{stem}-{i}" for i in range(2, 1000))]
-    return next(root / n for n in names if not (root / n).exists())
+    for path in [Path(out)] if out else [RUNS / n for n in names]:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            (path / "config.json").touch(exist_ok=False)
+            return path
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise OSError(f"cannot make the run folder {path}: {error.strerror}") from error
+    raise ValueError(f"--out {out or RUNS} already holds a run")
+
+
+def held_out_name(config: dict[str, Any]) -> str:
+    """What is watched beside the training data: validation images, or the test set if none are."""
+    return "val" if config["val_fraction"] else "test"
+
+
+def best_epoch(history: list[Record], held_out: str) -> int | None:
+    """The first epoch with the highest validation accuracy; None without validation data."""
+    if held_out == "test" or not history:
+        return None
+    return max(history, key=lambda record: record["val_acc"])["epoch"]
+
+
+def check_resumable(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Hold the history and `best.pt` of a run against each other before anything is written.
+
+    Raises:
+        FileNotFoundError, ValueError: `best.pt` is missing or of another run, or the history is
+            damaged, or the folder cannot be written to.
+    """
+    history, held_out = checkpoint["history"], held_out_name(checkpoint["config"])
+    for epoch, record in enumerate(history, start=1):
+        numbers = ("epoch", "time", "lr", "train_loss", "train_acc", f"{held_out}_loss",
+                   f"{held_out}_acc", "seconds", "images_per_second")  # fmt: skip
+        if (
+            not isinstance(record, dict)
+            or not all(isinstance(record.get(key), int | float) for key in numbers)
+            or not isinstance(record.get("step_losses"), Tensor)
+            or record["epoch"] != epoch
+        ):
+            raise ValueError(f"{path / 'last.pt'} is damaged: epoch {epoch} of its history")
+    if best := best_epoch(history, held_out):
+        times = [r.get("time") for r in load_checkpoint(path / "best.pt")["history"]]
+        if times != [record["time"] for record in history[:best]]:
+            raise ValueError(f"{path / 'best.pt'} is not that of epoch {best} of this run")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ValueError(f"{path} cannot be written")
 
 
 class Run:
@@ -66,14 +121,10 @@ class Run:
         from torch.utils.tensorboard import SummaryWriter
 
         self.path, self.config, self.model, self.classes = path, config, model, classes
-        self.history = history
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(f"cannot make the run folder {path}: {error.strerror}") from error
+        self.history, self.held_out = history, held_out_name(config)
         _write_text(path / "config.json", json.dumps(config, indent=2) + "\n")
-        for old in path.glob("events.out.tfevents.*"):
-            old.unlink()
+        old_events = list(path.glob("events.out.tfevents.*"))
+        (path / "result.json").unlink(missing_ok=True)  # of the epochs before a resumption
         self.writer = SummaryWriter(str(path))
         both = {
             kind: ["Multiline", [f"{kind}/train", f"{kind}/{self.held_out}"]]
@@ -82,16 +133,11 @@ class Run:
         self.writer.add_custom_scalars({"training and held-out data in one chart": both})
         for record in history:
             self._log_scalars(record)
-
-    @property
-    def held_out(self) -> str:
-        return "val" if self.config["val_fraction"] else "test"
+        for old in old_events:  # only now that all they hold is written anew
+            old.unlink()
 
     def best_epoch(self) -> int | None:
-        """The first epoch with the highest validation accuracy; None without validation data."""
-        if self.held_out == "test" or not self.history:
-            return None
-        return max(self.history, key=lambda record: record["val_acc"])["epoch"]
+        return best_epoch(self.history, self.held_out)
 
     def add_epoch(
         self, result: EpochResult, held_out_loss: float, held_out_acc: float, lr: float

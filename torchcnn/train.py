@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from torchcnn.batches import Batches, hold_out, mix_seed
 from torchcnn.checkpoint import build_model, load_checkpoint, restore
 from torchcnn.cli import option
 from torchcnn.data import DATA_NAMES, ImageData, load_data
-from torchcnn.loop import accuracy, epoch_line, predict_logits, train_epoch
+from torchcnn.loop import accuracy, confusion_matrix, epoch_line, predict_logits, train_epoch
 from torchcnn.models import find_model
-from torchcnn.run import Run, check_out, new_run_path
+from torchcnn.run import RUNS, Run, check_out, check_resumable, claim_folder
 
 PROG = "python -m torchcnn.train"
 OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
@@ -27,7 +27,7 @@ MAY_CHANGE = {"resume", "epochs", "device", "root"}  # when a run is resumed
 class Config:
     """Train a network on images. What is not given comes from the network's own recipe."""
 
-    arch: str = option("network, such as lenet, resnet18, densenet", default="lenet")
+    arch: str = option("network; python -m torchcnn.summary shows all", default="lenet")
     data: str = option("images to train on", default="auto", choices=DATA_NAMES)
     root: str = option("folder of the data sets", default="data")
     device: str = option("auto, cpu, cuda, cuda:1, mps", default="auto")
@@ -35,7 +35,9 @@ class Config:
     batch_size: int = option("images a step", type=cli.at_least_one)
     lr: float = option("learning rate", type=cli.positive)
     optimizer: str = option("the optimizer", choices=tuple(OPTIMIZERS))
-    input_size: int = option("pixels a side, images are resized to it", type=cli.at_least_one)
+    input_size: int = option("pixels a side, images are resized to it", type=cli.pixels)
+    small_input: bool = option("a stem for images of about 30 pixels, where the network has one",
+                               default=False, action="store_true")  # fmt: skip
     norm: str = option("batch norm: torch's, or the one from scratch", default="torch",
                        choices=("torch", "scratch"))  # fmt: skip
     val_fraction: float = option(
@@ -63,44 +65,48 @@ def main(argv: Sequence[str] | None = None) -> None:
 def resumed_config(path: Path, checkpoint: dict[str, Any], given: dict[str, Any]) -> Config:
     """The configuration of a run that goes on: its own, but for what may change."""
     stored = checkpoint["config"]
-    if set(stored) != {f.name for f in fields(Config)}:
-        raise ValueError(f"{path / 'last.pt'} holds no configuration that this version can read")
+    cli.check(Config, stored, path / "last.pt")
+    check_resumable(path, checkpoint)
+    same = {"out": str(path), "data": "auto"}  # what may be given again in these words
     for name in given.keys() - MAY_CHANGE:
-        if given[name] != stored[name]:
+        if given[name] not in (stored[name], same.get(name)):
             flag = f"--{name.replace('_', '-')}"
             raise ValueError(f"{path} was run with {flag} {stored[name]}, got {given[name]}; "
                              "a resumed run may change --epochs, --device and --root")  # fmt: skip
-    config = Config(**(stored | given | {"out": str(path)}))
-    if (path / "result.json").exists() and len(checkpoint["history"]) >= config.epochs:
-        raise ValueError(f"{path} has finished its {config.epochs} epochs; --epochs asks for more")
+    changed = {name: given[name] for name in given.keys() & MAY_CHANGE}
+    config = Config(**(stored | changed | {"out": str(path)}))
+    done = len(checkpoint["history"])
+    if done > config.epochs or (done == config.epochs and (path / "result.json").exists()):
+        raise ValueError(f"{path} has finished {done} epochs; --epochs asks for more")
     return config
 
 
 def train(config: Config, given: dict[str, Any], checkpoint: dict[str, Any] | None = None) -> None:
     """Images, batches, loop, run. All that can fail beforehand fails before the folder is made."""
-    if config.out and not checkpoint:
-        check_out(Path(config.out))
+    if not checkpoint:
+        check_out(Path(config.out or RUNS / "new"))
     device = cli.pick_device(config.device)
+    check_steps(config, find_model(config.arch).input[0], 10)  # before a set is read, or downloaded
     data = load_data(config.data, config.root)
     config.device, config.data = str(device), data.name
-    config.out = config.out or str(new_run_path(f"{config.arch}-{data.name}"))
-    model: dict[str, Any] = {"arch": config.arch, "in_channels": data.train_images.shape[1],
-             "num_classes": len(data.classes), "input_size": config.input_size,
-             "norm": config.norm}  # fmt: skip
-    check_steps(config, model, data)
-    print_config(config, given, data)
+    channels, classes = data.train_images.shape[1], len(data.classes)
+    check_steps(config, channels, classes, len(data.train_labels))
 
     train_iter, held_out_iter = make_batches(config, data, device)
     torch.manual_seed(config.seed)
+    model = describe(config, channels, classes)
     net = build_model(**model).to(device)
     optimizer = OPTIMIZERS[config.optimizer](net.parameters(), lr=config.lr)
     if checkpoint:
         restore(checkpoint, net, optimizer)
+    else:
+        config.out = str(claim_folder(config.out, f"{config.arch}-{data.name}"))
+    print_config(config, given, data.note)
     run = Run(Path(config.out), asdict(config), model, list(data.classes),
               checkpoint["history"] if checkpoint else [])  # fmt: skip
-    run.save(net, optimizer)
-    run.log_inputs(net, next(iter(train_iter))[0])
     try:
+        run.save(net, optimizer)
+        run.log_inputs(net, next(iter(train_iter))[0])
         for epoch in range(len(run.history) + 1, config.epochs + 1):
             torch.manual_seed(mix_seed(config.seed, epoch, 1))  # what is random inside the network
             train_iter.epoch = epoch
@@ -131,9 +137,10 @@ def test(config: Config, data: ImageData, run: Run, net: torch.nn.Module) -> Non
                         size=config.input_size, device=config.device)  # fmt: skip
     logits, labels = predict_logits(net, test_iter)
     acc, loss = accuracy(logits, labels), float(F.cross_entropy(logits, labels))
-    k = len(data.classes)
-    confusion = torch.bincount((labels * k + logits.argmax(1)).cpu(), minlength=k * k).view(k, k)
-    run.finish(confusion, {"checkpoint": name, "epoch": epoch, "test_loss": loss, "test_acc": acc})
+    run.finish(
+        confusion_matrix(logits, labels),
+        {"checkpoint": name, "epoch": epoch, "test_loss": loss, "test_acc": acc},
+    )
     print(f"test acc {acc:.4f}, loss {loss:.4f} ({name}, epoch {epoch}); the run is in {run.path}")
 
 
@@ -152,34 +159,49 @@ def make_batches(config: Config, data: ImageData, device: torch.device) -> tuple
     )
 
 
-def check_steps(config: Config, model: dict[str, Any], data: ImageData) -> None:
-    """Go through one step on the meta device, which computes nothing, to fail before the first."""
-    count = len(data.train_labels)
-    held_out = round(count * config.val_fraction)
-    if config.val_fraction and not 0 < held_out < count:
-        raise ValueError(
-            f"--val-fraction {config.val_fraction} holds out {held_out} of {count} images"
-        )
+def describe(config: Config, channels: int, classes: int) -> dict[str, Any]:
+    """What `build_model` needs to build the network again."""
+    return {
+        "arch": config.arch, "in_channels": channels, "num_classes": classes,
+        "input_size": config.input_size, "norm": config.norm, "small_input": config.small_input,
+    }  # fmt: skip
+
+
+def check_steps(config: Config, channels: int, classes: int, count: int | None = None) -> None:
+    """Go through a step on the meta device, which computes nothing, to fail before the first.
+
+    With the `count` of training images also through the last, which may have fewer of them.
+    """
+    sizes = {min(config.batch_size, 2)}
+    if count is not None:
+        held_out = round(count * config.val_fraction)
+        if config.val_fraction and not 0 < held_out < count:
+            raise ValueError(
+                f"--val-fraction {config.val_fraction} holds out {held_out} of {count} images"
+            )
+        count -= held_out
+        sizes = {min(config.batch_size, count), count % config.batch_size} - {0}
     with torch.device("meta"):
-        net = build_model(**model).train()
-        for n in {config.batch_size, (count - held_out) % config.batch_size} - {0}:
+        net = build_model(**describe(config, channels, classes)).train()
+        for n in sizes:
             try:
-                net(torch.empty(n, model["in_channels"], config.input_size, config.input_size))
+                net(torch.empty(n, channels, config.input_size, config.input_size))
             except ValueError as error:  # batch norm cannot train on a single value
                 raise ValueError(
                     f"{config.arch} cannot train on a batch of {n}, which --batch-size "
-                    f"{config.batch_size} gives with {count - held_out} images ({error})"
+                    f"{config.batch_size} gives ({error})"
                 ) from error
 
 
-def print_config(config: Config, given: dict[str, Any], data: ImageData) -> None:
+def print_config(config: Config, given: dict[str, Any], note: str) -> None:
     recipe = asdict(find_model(config.arch).recipe)
     for name, value in asdict(config).items():
-        source = f"({config.arch}'s recipe)" if name in recipe and name not in given else ""
+        from_recipe = name not in given and recipe.get(name) == value
+        source = f"({config.arch}'s recipe)" if from_recipe else ""
         if name == "data":
-            source = f"({data.note})"
+            source = f"({note})"
         if value != "":
-            print(f"{name:<13} {value} {source}".rstrip())
+            print(f"{name:<13} {value} {source}".rstrip(), flush=True)
 
 
 if __name__ == "__main__":

@@ -143,16 +143,19 @@ def create_model(name: str, input_size: int | None = None, **options: Any) -> nn
             where it has norms; what is not given is the source's.
 
     Raises:
-        ValueError: an unknown name or option, or an input size that is too small.
+        ValueError: an unknown name or option, a number below one, or an input size that is too
+            small.
     """
     builder = find_model(name).builder
+    for option in ("in_channels", "num_classes", "input_size"):
+        number = input_size if option == "input_size" else options.get(option)
+        if number is not None and (not isinstance(number, int) or number < 1):
+            raise ValueError(f"{option} must be a whole number from 1, got {number!r}")
     known = inspect.signature(builder).parameters
     unknown = [option for option in options if option not in known]
     if unknown:
         raise ValueError(f"{name} takes {', '.join(known)}, got {', '.join(unknown)}")
     if input_size is not None:
-        if input_size < 1:
-            raise ValueError(f"the input size must be at least 1, got {input_size}")
         if "input_size" in known:
             options["input_size"] = input_size
         _check_size(name, input_size, options)
@@ -172,8 +175,8 @@ def _check_size(name: str, size: int, options: dict[str, Any]) -> None:
 
     with torch.device("meta"), torch.no_grad():
         net = MODELS[name].builder(**options).eval()
-        if size < 1 or not takes(size):
-            least = next((s for s in range(max(size, 0) + 1, 1024) if takes(s)), None)
+        if not takes(size):
+            least = next((s for s in range(size + 1, 1024) if takes(s)), None)
             raise ValueError(
                 f"{name} cannot take {size}×{size} images; the least input size is {least}"
             )

@@ -1,5 +1,6 @@
 """Convolution by hand; what networks call so is cross-correlation: the kernel is not flipped."""
 
+import torch
 from torch import Tensor
 
 
@@ -25,7 +26,7 @@ def corr2d(X: Tensor, K: Tensor) -> Tensor:
         )
     kh, kw = K.shape
     h, w = X.shape[0] - kh + 1, X.shape[1] - kw + 1
-    Y = X.new_zeros(h, w)
+    Y = X.new_zeros(h, w, dtype=torch.result_type(X, K))
     for i in range(h):
         for j in range(w):
             Y[i, j] = (X[i : i + kh, j : j + kw] * K).sum()

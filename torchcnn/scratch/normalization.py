@@ -27,15 +27,20 @@ def batch_norm(
     the biased variance, as in the paper's equations for the batch (torch: n / (n - 1) times it).
 
     Raises:
-        ValueError: X is neither (n, c) nor (n, c, h, w), or has a single value a feature to train
-            on, whose variance is nothing to divide by.
+        ValueError: X is neither (n, c) nor (n, c, h, w), gamma, beta and the moving statistics are
+            not of the shape that goes with it, or there is no more than one value a feature to
+            train on, whose variance is nothing to divide by.
     """
     if X.dim() not in (2, 4):
         raise ValueError(f"expected X of shape (n, c) or (n, c, h, w), got {tuple(X.shape)}")
+    shape = (1, X.shape[1], 1, 1)[: X.dim()]
+    if any(t.shape != shape for t in (gamma, beta, moving_mean, moving_var)):
+        got = [tuple(t.shape) for t in (gamma, beta, moving_mean, moving_var)]
+        raise ValueError(f"for X of shape {tuple(X.shape)} expected statistics {shape}, got {got}")
     if not is_training:
         mean, var = moving_mean, moving_var
     else:
-        if X.numel() == X.shape[1]:
+        if X.numel() <= X.shape[1]:
             raise ValueError(f"expected more than one value a feature, got {tuple(X.shape)}")
         dims = (0,) if X.dim() == 2 else (0, 2, 3)
         mean = X.mean(dims, keepdim=True)
