@@ -12,8 +12,9 @@ from torchcnn.checkpoint import load_checkpoint, load_model, restore, save_check
 
 
 def test_a_checkpoint_gives_its_network_back(finished_run):
-    net = load_model(finished_run / "last.pt")
-    assert not net.training
+    net, best = load_model(finished_run / "last.pt"), load_model(finished_run)
+    assert not net.training and not best.training
+    assert load_checkpoint(finished_run / "best.pt")["weights"].keys() == best.state_dict().keys()
     checkpoint = torch.load(finished_run / "last.pt", weights_only=True)
     assert checkpoint["model"] == {
         "arch": "lenet", "in_channels": 1, "num_classes": 10, "input_size": 28, "norm": "torch",

@@ -121,6 +121,10 @@ def no_idx(path):
     path.write_bytes(gzip.compress(b"<html>not here</html>"))
 
 
+def no_dimensions(path):
+    path.write_bytes(gzip.compress(b"\0\0\x08\0a"))
+
+
 def no_gzip(path):
     path.write_bytes(b"<html>not here</html>")
 
@@ -136,6 +140,7 @@ def empty(path):
         (cut_inside, "train-images.*promises 3920000 bytes, it holds 3919995"),
         (flip, "train-images.* md5 .* expected"),
         (no_idx, "train-images.* is not an IDX file"),
+        (no_dimensions, "train-images.* is not an IDX file"),
         (no_gzip, "train-images.* is cut short or damaged"),
         (empty, "train-images.* is (cut short|not an IDX)"),
         (lambda path: path.unlink(), "but not train-images"),

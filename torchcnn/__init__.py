@@ -7,6 +7,8 @@ from torchcnn.models import create_model, list_models
 from torchcnn.scratch import batch_norm, corr2d, data_iter, linreg, sgd, squared_loss
 from torchcnn.shapes import receptive_field, summary
 
+__version__ = "0.1.0"
+
 __all__ = [
     "BatchNorm",
     "FlattenLayer",

@@ -7,6 +7,7 @@ place. Speeds drift from minute to minute, so what counts are the ratios, taken 
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -143,6 +144,7 @@ def spread(values: list[float], digits: int) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     with cli.one_line_errors(PROG):
         config = Config(**cli.parse(Config, PROG, argv))
+        warnings.filterwarnings("ignore", "This DataLoader will create 4 worker")  # it is meant so
         speeds = measure(config)
         ours = speeds["torchcnn"]
         print(f"{config.arch}, torch {torch.__version__}, n = {config.rounds} rounds, "

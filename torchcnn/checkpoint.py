@@ -106,11 +106,16 @@ def check_optimizer(optimizer: torch.optim.Optimizer, trained: bool) -> None:
 def load_model(path: str | Path) -> nn.Module:
     """The network that a checkpoint holds, with its weights, on the CPU and in eval mode.
 
+    `path` is a checkpoint, or a run folder, whose `best.pt` or else `last.pt` is taken.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, not a checkpoint of torchcnn, or its weights do not fit.
     """
-    checkpoint = load_checkpoint(Path(path))
+    path = Path(path)
+    if path.is_dir():
+        path = path / ("best.pt" if (path / "best.pt").exists() else "last.pt")
+    checkpoint = load_checkpoint(path)
     try:
         net = build_model(**checkpoint["model"])
     except (KeyError, TypeError, RuntimeError) as error:

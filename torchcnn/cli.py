@@ -35,7 +35,7 @@ def number(
 
 at_least_one = number(int, "a whole number from 1 to 2147483647", lambda n: 1 <= n < 2**31)
 pixels = number(int, "a whole number from 1 to 4096", lambda n: 1 <= n <= 4096)
-positive = number(float, "a number above 0", lambda x: 0 < x < float("inf"))
+positive = number(float, "a number above 0, to 1e30", lambda x: 0 < x <= 1e30)
 fraction = number(float, "a number from 0 to below 1", lambda x: 0 <= x < 1)
 seed = number(int, "a whole number from 0 to below 2**63", lambda n: 0 <= n < 2**63)
 

@@ -125,7 +125,10 @@ def load_idx(folder: Path, md5: dict[str, str]) -> tuple[Tensor, Tensor, Tensor,
     found = {path.name.removesuffix(".gz"): path for path in _idx_files(folder)}
     missing = [name for name in md5 if name not in found]
     if missing:
-        raise ValueError(f"{folder} holds {', '.join(sorted(found))} but not {', '.join(missing)}")
+        raise ValueError(
+            f"{folder} holds {', '.join(sorted(found))} but not {', '.join(missing)}; "
+            "choose another --root, or remove them all to have the set downloaded"
+        )
     contents = {name: _read(found[name]) for name in md5}
     arrays = [_parse_idx(found[name], contents[name]) for name in md5]
     for name, images, labels in zip(list(md5)[1::2], arrays[::2], arrays[1::2], strict=True):
@@ -144,9 +147,9 @@ def _read(path: Path) -> bytes:
 
 
 def _parse_idx(path: Path, content: bytes) -> Tensor:
-    zero, kind, dims = struct.unpack_from(">HBB", content.ljust(4, b"\xff"))
+    dims = 3 if "idx3" in path.name else 1
     header = 4 + 4 * dims
-    if (zero, kind) != (0, 8) or len(content) < header:
+    if content[:4] != bytes([0, 0, 8, dims]) or len(content) < header:
         raise ValueError(f"{path} is not an IDX file of bytes, or its header is cut short")
     shape = struct.unpack_from(f">{dims}I", content, 4)
     if len(content) - header != math.prod(shape):
@@ -206,7 +209,7 @@ def _download(dataset: str, root: Path) -> None:
     except (OSError, EOFError, RuntimeError, http.client.HTTPException) as error:
         with contextlib.suppress(OSError):
             root.rmdir()  # if this made it, for it is empty then
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
         raise FileNotFoundError(
             f"{dataset} is not under {root} and cannot be downloaded ({reason})"
         ) from error

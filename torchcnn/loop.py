@@ -1,5 +1,6 @@
 """The training loop, the only one: five visible lines, and nothing that makes a GPU wait."""
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -44,7 +45,8 @@ def train_epoch(
     losses: list[Tensor] = []
     hits: list[Tensor] = []
     sizes: list[int] = []
-    for x, y in tqdm(train_iter, disable=None, leave=False, unit="batch"):  # silent off terminals
+    silent = None if sys.stderr else True  # None: unless stderr is a terminal
+    for x, y in tqdm(train_iter, disable=silent, leave=False, unit="batch"):
         x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
         y_hat = net(x)
         loss = F.cross_entropy(y_hat, y)
@@ -167,7 +169,7 @@ def train_ch5(
         result = train_epoch(net, train_iter, optimizer, device)
         logits, labels = predict_logits(net, test_iter, device)
         test_loss, test_acc = float(F.cross_entropy(logits, labels)), accuracy(logits, labels)
-        print(epoch_line(epoch, result, "test", test_acc, time.perf_counter() - began))
+        print(epoch_line(epoch, result, "test", test_acc, time.perf_counter() - began), flush=True)
         history.append({
             "epoch": epoch, "train_loss": result.loss, "train_acc": result.accuracy,
             "test_loss": test_loss, "test_acc": test_acc,

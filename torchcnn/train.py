@@ -31,11 +31,15 @@ class Config:
     data: str = option("images to train on", default="auto", choices=DATA_NAMES)
     root: str = option("folder of the data sets", default="data")
     device: str = option("auto, cpu, cuda, cuda:1, mps", default="auto")
-    epochs: int = option("passes over the training images", type=cli.at_least_one)
-    batch_size: int = option("images a step", type=cli.at_least_one)
-    lr: float = option("learning rate", type=cli.positive)
-    optimizer: str = option("the optimizer", choices=tuple(OPTIMIZERS))
-    input_size: int = option("pixels a side, images are resized to it", type=cli.pixels)
+    epochs: int = option(
+        "passes over the training images, all in all (default: the recipe's)", type=cli.at_least_one
+    )
+    batch_size: int = option("images a step (default: the recipe's)", type=cli.at_least_one)
+    lr: float = option("learning rate (default: the recipe's)", type=cli.positive)
+    optimizer: str = option("the optimizer (default: the recipe's)", choices=tuple(OPTIMIZERS))
+    input_size: int = option(
+        "pixels a side that images are resized to (default: the recipe's)", type=cli.pixels
+    )
     small_input: bool = option("a stem for images of about 30 pixels, where the network has one",
                                default=False, action="store_true")  # fmt: skip
     norm: str = option("batch norm: torch's, or the one from scratch", default="torch",
@@ -47,19 +51,25 @@ class Config:
     )  # fmt: skip
     seed: int = option("seed of the weights, the order and the split", default=0, type=cli.seed)
     out: str = option("run folder (default: runs/<arch>-<data>-<time>)", default="")
-    resume: str = option("run folder to go on with, from its last.pt", default="")
+    resume: str = option(
+        "run folder to go on with, from its last.pt; --epochs, --device and --root may change",
+        default="",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     with cli.one_line_errors(PROG):
         given = cli.parse(Config, PROG, argv)
         if "resume" in given:
-            path = Path(given["resume"])
+            path = Path(given["resume"]).expanduser()
+            path = path.parent if path.name == "last.pt" else path
             checkpoint = load_checkpoint(path / "last.pt")
             train(resumed_config(path, checkpoint, given), given, checkpoint)
         else:
             recipe = find_model(given.get("arch", Config.arch)).recipe
-            train(Config(**(asdict(recipe) | given)), given)
+            config = Config(**(asdict(recipe) | given))
+            config.out = str(Path(config.out).expanduser()) if config.out else ""
+            train(config, given)
 
 
 def resumed_config(path: Path, checkpoint: dict[str, Any], given: dict[str, Any]) -> Config:
@@ -73,7 +83,7 @@ def resumed_config(path: Path, checkpoint: dict[str, Any], given: dict[str, Any]
             flag = f"--{name.replace('_', '-')}"
             raise ValueError(f"{path} was run with {flag} {stored[name]}, got {given[name]}; "
                              "a resumed run may change --epochs, --device and --root")  # fmt: skip
-    changed = {name: given[name] for name in given.keys() & MAY_CHANGE}
+    changed = {name: given[name] for name in given.keys() & MAY_CHANGE - {"resume"}}
     config = Config(**(stored | changed | {"out": str(path)}))
     done = len(checkpoint["history"])
     if done > config.epochs or (done == config.epochs and (path / "result.json").exists()):
@@ -102,6 +112,8 @@ def train(config: Config, given: dict[str, Any], checkpoint: dict[str, Any] | No
     else:
         config.out = str(claim_folder(config.out, f"{config.arch}-{data.name}"))
     print_config(config, given, data.note)
+    if checkpoint:
+        print(f"going on after epoch {len(checkpoint['history'])}", flush=True)
     run = Run(Path(config.out), asdict(config), model, list(data.classes),
               checkpoint["history"] if checkpoint else [])  # fmt: skip
     try:
@@ -116,12 +128,16 @@ def train(config: Config, given: dict[str, Any], checkpoint: dict[str, Any] | No
             loss, acc = float(F.cross_entropy(logits, labels)), accuracy(logits, labels)
             run.add_epoch(result, loss, acc, optimizer.param_groups[0]["lr"])
             run.save(net, optimizer)
-            print(epoch_line(epoch, result, run.held_out, acc, time.perf_counter() - began))
+            line = epoch_line(epoch, result, run.held_out, acc, time.perf_counter() - began)
+            print(line, flush=True)
         test(config, data, run, net)
+    except KeyboardInterrupt:
+        print(f"stopped after epoch {len(run.history)}; --resume {run.path} goes on", flush=True)
+        raise
     except FloatingPointError as error:
         raise FloatingPointError(
             f"epoch {len(run.history) + 1}: {error}; {run.path / 'last.pt'} holds the weights "
-            f"of epoch {len(run.history)}; try a smaller --lr than {config.lr}"
+            f"of epoch {len(run.history)}; start anew with a smaller --lr than {config.lr}"
         ) from error
     finally:
         run.close()
