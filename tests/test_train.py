@@ -11,8 +11,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from torchcnn import data, train
+from torchcnn import create_model, data, train, train_ch5
+from torchcnn.batches import Batches
 from torchcnn.checkpoint import load_checkpoint, load_model
+from torchcnn.models import MODELS
 from torchcnn.run import Run
 
 
@@ -179,6 +181,21 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished_run, tmp
     board = EventAccumulator(str(tmp_path / "r"), size_guidance={"scalars": 0}).Reload()
     assert [e.step for e in board.Scalars("loss/val")] == [1, 2, 3]
     assert [e.step for e in board.Scalars("loss by step/train")] == list(range(1, 55))
+
+
+def test_the_command_is_train_ch5(tmp_path):
+    """Same seed, same recipe, all images: the tutorials' function ends with the same bits."""
+    run("--epochs", 2, "--val-fraction", 0, "--seed", 7, "--out", "r")
+    sample = data.load_data("sample")
+    batches = Batches(sample.train_images, sample.train_labels, 256, shuffle=True, seed=7)
+    test_iter = Batches(sample.test_images, sample.test_labels, 256)
+    torch.manual_seed(7)
+    net = create_model("lenet")
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    history = train_ch5(net, batches, test_iter, 256, optimizer, "cpu", 2)
+    checkpoint = load_checkpoint(tmp_path / "r" / "last.pt")
+    assert same(checkpoint["weights"], dict(net.state_dict()))
+    assert checkpoint["history"][-1]["test_acc"] == history[-1]["test_acc"]
 
 
 @pytest.mark.parametrize(
@@ -355,3 +372,34 @@ def test_a_loss_that_becomes_nan_leaves_the_last_good_checkpoint(capsys, tmp_pat
     checkpoint = load_checkpoint(tmp_path / "r" / "last.pt")
     assert checkpoint["history"] == []
     assert all(w.isfinite().all() for w in checkpoint["weights"].values())
+
+
+TRAIN_AT = {"alexnet": 67, "nin": 67, "tf_nin": 67, "tf_alexnet_half": 64, "tf_sigmoid_cnn": 36,
+            "tf_nin_dense": 45, "softmax_regression": 28, "mlp": 28, "lenet": 28}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", MODELS)
+def test_every_network_trains_by_the_command(arch, tmp_path, monkeypatch):
+    """A few steps on a part of the sample, at a size that a CPU can bear."""
+    whole = data.load_data("sample")
+    part = data.ImageData("sample", whole.classes, whole.train_images[:20], whole.train_labels[:20],
+                          whole.test_images[:10], whole.test_labels[:10])  # fmt: skip
+    monkeypatch.setattr(train, "load_data", lambda name, root: part)
+    size = TRAIN_AT.get(arch, 32)
+    run("--arch", arch, "--epochs", 1, "--batch-size", 6, "--input-size", size, "--out", "r")
+    assert load_model(tmp_path / "r")(torch.zeros(1, 1, size, size)).shape == (1, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["alexnet", "vgg11", "nin", "googlenet", "resnet18", "densenet"])
+def test_small_input_trains_at_the_images_own_size(arch, tmp_path, monkeypatch):
+    """28×28, a fifth of the sample, two epochs: the loss falls."""
+    whole = data.load_data("sample")
+    x, y = whole.train_images[:1000], whole.train_labels[:1000]
+    part = data.ImageData("sample", whole.classes, x, y, whole.test_images, whole.test_labels)
+    monkeypatch.setattr(train, "load_data", lambda name, root: part)
+    run("--arch", arch, "--small-input", "--input-size", 28, "--epochs", 2, "--batch-size", 32,
+        "--out", "r")  # fmt: skip
+    first, second = load_checkpoint(tmp_path / "r" / "last.pt")["history"]
+    assert second["train_loss"] < first["train_loss"]

@@ -1,20 +1,98 @@
 """The tutorials' own way to build each network, cell by cell, and ours: the same function.
 
-Written anew from their description, with `torchcnn` in place of their helper package. Both take
-the same weights, in the order in which they were made, and must give the same logits and
+Written anew in plain torch, with `torchcnn` in place of their helper package. Both take the same
+weights, in the order in which they were made, and must give the same logits and
 gradients in training mode.
 """
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import torchcnn as d2l
-from torchcnn.models.densenet import DenseBlock, transition_block
-from torchcnn.models.googlenet import Inception
-from torchcnn.models.nin import nin_block
-from torchcnn.models.resnet import resnet_block
-from torchcnn.models.vgg import vgg_block
+
+
+def vgg_block(num_convs, c_in, c_out):
+    layers = []
+    for _ in range(num_convs):
+        layers += [nn.Conv2d(c_in, c_out, kernel_size=3, padding=1), nn.ReLU()]
+        c_in = c_out
+    return nn.Sequential(*layers, nn.MaxPool2d(kernel_size=2, stride=2))
+
+
+def nin_block(c_in, c_out, kernel_size, stride, padding):
+    first = nn.Conv2d(c_in, c_out, kernel_size, stride, padding)
+    ones = [nn.Conv2d(c_out, c_out, kernel_size=1) for _ in range(2)]
+    return nn.Sequential(first, nn.ReLU(), ones[0], nn.ReLU(), ones[1], nn.ReLU())
+
+
+class Inception(nn.Module):
+    def __init__(self, in_c, c1, c2, c3, c4):
+        super().__init__()
+        self.p1_1 = nn.Conv2d(in_c, c1, kernel_size=1)
+        self.p2_1 = nn.Conv2d(in_c, c2[0], kernel_size=1)
+        self.p2_2 = nn.Conv2d(c2[0], c2[1], kernel_size=3, padding=1)
+        self.p3_1 = nn.Conv2d(in_c, c3[0], kernel_size=1)
+        self.p3_2 = nn.Conv2d(c3[0], c3[1], kernel_size=5, padding=2)
+        self.p4_2 = nn.Conv2d(in_c, c4, kernel_size=1)
+
+    def forward(self, x):
+        pooled = F.max_pool2d(x, kernel_size=3, stride=1, padding=1)
+        paths = (
+            self.p1_1(x),
+            self.p2_2(F.relu(self.p2_1(x))),
+            self.p3_2(F.relu(self.p3_1(x))),
+            self.p4_2(pooled),
+        )
+        return torch.cat([F.relu(path) for path in paths], dim=1)
+
+
+class Residual(nn.Module):
+    def __init__(self, c_in, c_out, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, c_out, kernel_size=3, padding=1, stride=stride)
+        self.bn1 = nn.BatchNorm2d(c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, kernel_size=3, padding=1)
+        self.bn2 = nn.BatchNorm2d(c_out)
+        if stride > 1:
+            self.conv3 = nn.Conv2d(c_in, c_out, kernel_size=1, stride=stride)
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(y + (self.conv3(x) if hasattr(self, "conv3") else x))
+
+
+def resnet_block(c_in, c_out, stride):
+    return nn.Sequential(Residual(c_in, c_out, stride), Residual(c_out, c_out, 1))
+
+
+class DenseBlock(nn.Module):
+    def __init__(self, num_convs, c_in, growth):
+        super().__init__()
+        self.net = nn.ModuleList(
+            nn.Sequential(
+                nn.BatchNorm2d(c_in + i * growth),
+                nn.ReLU(),
+                nn.Conv2d(c_in + i * growth, growth, kernel_size=3, padding=1),
+            )
+            for i in range(num_convs)
+        )
+        self.out_channels = c_in + num_convs * growth
+
+    def forward(self, x):
+        for block in self.net:
+            x = torch.cat((x, block(x)), dim=1)
+        return x
+
+
+def transition_block(c_in, c_out):
+    return nn.Sequential(
+        nn.BatchNorm2d(c_in),
+        nn.ReLU(),
+        nn.Conv2d(c_in, c_out, kernel_size=1),
+        nn.AvgPool2d(kernel_size=2, stride=2),
+    )
 
 
 def lenet_cell():
@@ -39,7 +117,7 @@ def stem_cell():
 
 def resnet_cell():
     net = stem_cell()
-    net.add_module("resnet_block1", resnet_block(64, 64, 2, first_block=True))
+    net.add_module("resnet_block1", resnet_block(64, 64, 1))
     for i, (c_in, c_out) in enumerate([(64, 128), (128, 256), (256, 512)], start=2):
         net.add_module(f"resnet_block{i}", resnet_block(c_in, c_out, 2))
     net.add_module("global_avg_pool", d2l.GlobalAvgPool2d())

@@ -130,18 +130,17 @@ def _macs(module: nn.Module, y: Tensor) -> int:
     return 0
 
 
-def trace(net: nn.Module, input_size: tuple[int, int, int]) -> tuple[torch.fx.Graph, list[Layer]]:
-    """The graph of a network and its layers, in the order in which they run. See `summary`."""
-    net = copy.deepcopy(net).to("meta").eval()
+def _walk(net: nn.Module, input_size: tuple[int, int, int]) -> _Walk:
+    """Take a network apart and run it on the meta device. See `summary`."""
+    net = copy.deepcopy(net).to("meta", torch.float32).eval()
     try:
-        traced = torch.fx.GraphModule(net, graph := _Tracer().trace(net))
-        walk = _Walk(traced)
+        walk = _Walk(torch.fx.GraphModule(net, _Tracer().trace(net)))
         with torch.no_grad():
             walk.run(torch.empty(1, *input_size, device="meta"))
     except (RuntimeError, TypeError, torch.fx.proxy.TraceError) as error:
         first = str(error).splitlines()[0]
         raise ValueError(f"the network cannot take an image of {input_size}: {first}") from error
-    return graph, walk.layers
+    return walk
 
 
 def summary(net: nn.Module, input_size: tuple[int, int, int]) -> list[Layer]:
@@ -156,7 +155,13 @@ def summary(net: nn.Module, input_size: tuple[int, int, int]) -> list[Layer]:
     Raises:
         ValueError: the network cannot take such an image, or cannot be traced.
     """
-    return trace(net, input_size)[1]
+    return _walk(net, input_size).layers
+
+
+def trace(net: nn.Module, input_size: tuple[int, int, int]) -> tuple[torch.fx.Graph, list[Layer]]:
+    """The graph of a network, for who wants to draw it, and its layers. See `summary`."""
+    walk = _walk(net, input_size)
+    return walk.graph, walk.layers
 
 
 def receptive_field(net: nn.Module, input_size: tuple[int, int, int]) -> tuple[float, int]:
@@ -165,5 +170,5 @@ def receptive_field(net: nn.Module, input_size: tuple[int, int, int]) -> tuple[f
     The recursion of https://distill.pub/2019/computing-receptive-fields: a layer of window k adds
     (k - 1) times the stride so far. Infinite behind a dense layer or global pooling.
     """
-    last = summary(net, input_size)[-1]
-    return last.receptive_field, last.stride
+    walk = _walk(net, input_size)
+    return walk.seen[next(iter(reversed(walk.graph.nodes)))]

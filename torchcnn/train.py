@@ -121,7 +121,7 @@ def train(config: Config, given: dict[str, Any], checkpoint: dict[str, Any] | No
         run.log_inputs(net, next(iter(train_iter))[0])
         for epoch in range(len(run.history) + 1, config.epochs + 1):
             torch.manual_seed(mix_seed(config.seed, epoch, 1))  # what is random inside the network
-            train_iter.epoch = epoch
+            train_iter.epoch = epoch - 1  # they count from 0, so that this is train_ch5's order
             began = time.perf_counter()
             result = train_epoch(net, train_iter, optimizer)
             logits, labels = predict_logits(net, held_out_iter)

@@ -12,12 +12,29 @@ from torch import nn
 
 from torchcnn.models.alexnet import alexnet, tf_alexnet8, tf_alexnet_half
 from torchcnn.models.baseline import tf_baseline, tf_sigmoid_cnn
-from torchcnn.models.densenet import densenet, densenet121, densenet169
-from torchcnn.models.googlenet import googlenet, tf_googlenet, tf_inception10
+from torchcnn.models.densenet import (
+    DenseBlock,
+    conv_block,
+    densenet,
+    densenet121,
+    densenet169,
+    transition_block,
+)
+from torchcnn.models.googlenet import (
+    ConvBNRelu,
+    Inception,
+    InceptionBlk,
+    googlenet,
+    tf_googlenet,
+    tf_inception10,
+)
 from torchcnn.models.lenet import lenet, tf_lenet5
 from torchcnn.models.mlp import mlp, softmax_regression
-from torchcnn.models.nin import nin, tf_nin, tf_nin_dense
+from torchcnn.models.nin import nin, nin_block, tf_nin, tf_nin_dense
 from torchcnn.models.resnet import (
+    Residual,
+    ResnetBlock,
+    cifar_resnet,
     resnet18,
     resnet20,
     resnet32,
@@ -25,10 +42,11 @@ from torchcnn.models.resnet import (
     resnet44,
     resnet56,
     resnet110,
+    resnet_block,
     tf_resnet18,
     tf_resnet18_pool,
 )
-from torchcnn.models.vgg import tf_vgg13, tf_vgg16, vgg11, vgg13, vgg16, vgg19
+from torchcnn.models.vgg import tf_vgg13, tf_vgg16, vgg11, vgg13, vgg16, vgg19, vgg_block
 
 
 @dataclass(frozen=True)
@@ -111,7 +129,11 @@ MODELS: dict[str, Model] = {
 }
 # fmt: on
 
-__all__ = ["MODELS", "create_model", "find_model", "list_models", *MODELS]
+BLOCKS = (vgg_block, nin_block, Inception, Residual, resnet_block, conv_block, DenseBlock,
+          transition_block, ConvBNRelu, InceptionBlk, ResnetBlock)  # fmt: skip
+
+__all__ = ["MODELS", "cifar_resnet", "create_model", "find_model", "list_models", *MODELS]
+__all__ += [block.__name__ for block in BLOCKS]
 
 
 def list_models(pattern: str = "*") -> list[str]:
