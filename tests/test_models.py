@@ -410,7 +410,7 @@ def test_the_table_is_served_by_name_pattern_and_builder():
         ({"name": "lenet", "growth": 1}, "lenet takes in_channels.*got growth"),
         ({"name": "lenet", "input_size": 15}, "at least 16 pixels, got input_size=15"),
         ({"name": "densenet", "input_size": 28}, "28×28 images; the least input size is 29"),
-        ({"name": "resnet18", "input_size": 0}, "at least 1, got 0"),
+        ({"name": "resnet18", "input_size": 0}, "input_size must be a whole number from 1, got 0"),
     ],
 )
 def test_errors_say_what_is_allowed(arguments, message):
