@@ -389,17 +389,3 @@ def test_every_network_trains_by_the_command(arch, tmp_path, monkeypatch):
     size = TRAIN_AT.get(arch, 32)
     run("--arch", arch, "--epochs", 1, "--batch-size", 6, "--input-size", size, "--out", "r")
     assert load_model(tmp_path / "r")(torch.zeros(1, 1, size, size)).shape == (1, 10)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("arch", ["alexnet", "vgg11", "nin", "googlenet", "resnet18", "densenet"])
-def test_small_input_trains_at_the_images_own_size(arch, tmp_path, monkeypatch):
-    """28×28, a fifth of the sample, two epochs: the loss falls."""
-    whole = data.load_data("sample")
-    x, y = whole.train_images[:1000], whole.train_labels[:1000]
-    part = data.ImageData("sample", whole.classes, x, y, whole.test_images, whole.test_labels)
-    monkeypatch.setattr(train, "load_data", lambda name, root: part)
-    run("--arch", arch, "--small-input", "--input-size", 28, "--epochs", 2, "--batch-size", 32,
-        "--out", "r")  # fmt: skip
-    first, second = load_checkpoint(tmp_path / "r" / "last.pt")["history"]
-    assert second["train_loss"] < first["train_loss"]
