@@ -227,6 +227,16 @@ def test_resnets_for_cifar_have_the_papers_parameters(name, millions, plain):
     assert convs == int(name.removeprefix("resnet"))
 
 
+def test_vgg_can_be_thinner():
+    """An eighth: 1-8-16-32-32-64-64-64-64 channels, 64 x 49 - 512 - 512 - 10 units."""
+    with torch.device("meta"):
+        count = sum(p.numel() for p in create_model("vgg11", width=1 / 8).parameters())
+    kernels = 9 * (1 * 8 + 8 * 16 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64 + 64 * 64 + 64 * 64)
+    biases = 8 + 16 + 32 + 32 + 64 + 64 + 64 + 64
+    dense = (64 * 49 + 1) * 512 + 513 * 512 + 513 * 10
+    assert count == kernels + biases + dense
+
+
 def test_resnet34_is_the_papers():
     """Torchvision's, but for biases here and norms on the 1×1 paths there, and the head."""
     import torchvision

@@ -74,6 +74,34 @@ class Layer:
     stride: int  # pixels of the input between two neighbours
 
 
+class Summary(list[Layer]):
+    """The layers of a network, in order; `print` shows them as a table."""
+
+    def __str__(self) -> str:
+        head = ["layer", "kind", "output", "parameters", "MACs", "sees", "stride"]
+        rows = [
+            [row.name, row.kind, "×".join(map(str, row.output)), f"{row.parameters:,}",
+             f"{row.macs:,}", "all" if math.isinf(row.receptive_field) else
+             f"{row.receptive_field:.0f}", str(row.stride)]
+            for row in self
+        ]  # fmt: skip
+        total = ["", "", "", f"{sum(r.parameters for r in self):,}",
+                 f"{sum(r.macs for r in self):,}", "", ""]  # fmt: skip
+        return table([head, *rows, total], left={0, 1})
+
+
+def table(rows: list[list[str]], left: set[int]) -> str:
+    """Aligned columns, those of `left` to the left and numbers to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(w) if i in left else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
 class _Tracer(torch.fx.Tracer):
     """Takes a network apart down to the layers of torch.nn and of torchcnn.layers."""
 
@@ -87,7 +115,7 @@ class _Walk(torch.fx.Interpreter):
 
     def __init__(self, traced: torch.fx.GraphModule) -> None:
         super().__init__(traced)
-        self.layers: list[Layer] = []
+        self.layers = Summary()
         self.seen: dict[torch.fx.Node, tuple[float, int]] = {}
 
     def run_node(self, n: torch.fx.Node) -> Any:
@@ -143,11 +171,12 @@ def _walk(net: nn.Module, input_size: tuple[int, int, int]) -> _Walk:
     return walk
 
 
-def summary(net: nn.Module, input_size: tuple[int, int, int]) -> list[Layer]:
+def summary(net: nn.Module, input_size: tuple[int, int, int]) -> Summary:
     """Every layer of a network: output shape, parameters, multiply-accumulates, receptive field.
 
-    Nothing is computed: the network runs on the meta device. A parallel branch is followed by its
-    neighbour; where branches meet, the largest receptive field goes on.
+    A list of layers that prints as a table. Nothing is computed: the network runs on the meta
+    device. A parallel branch is followed by its neighbour; where branches meet, the largest
+    receptive field goes on.
 
     Args:
         input_size: (channels, height, width) of one image.
@@ -158,7 +187,7 @@ def summary(net: nn.Module, input_size: tuple[int, int, int]) -> list[Layer]:
     return _walk(net, input_size).layers
 
 
-def trace(net: nn.Module, input_size: tuple[int, int, int]) -> tuple[torch.fx.Graph, list[Layer]]:
+def trace(net: nn.Module, input_size: tuple[int, int, int]) -> tuple[torch.fx.Graph, Summary]:
     """The graph of a network, for who wants to draw it, and its layers. See `summary`."""
     walk = _walk(net, input_size)
     return walk.graph, walk.layers

@@ -11,7 +11,7 @@ import torch.fx
 from torchcnn import cli
 from torchcnn.cli import option
 from torchcnn.models import MODELS, create_model, find_model
-from torchcnn.shapes import Layer, summary, trace
+from torchcnn.shapes import Layer, summary, table, trace
 
 PROG = "python -m torchcnn.summary"
 
@@ -25,18 +25,6 @@ class Config:
                              default=0)  # fmt: skip
     json: bool = option("print JSON", default=False, action="store_true")
     graph: str = option("draw the network with its shapes into this .svg or .png", default="")
-
-
-def table(rows: list[list[str]], left: set[int]) -> str:
-    """Aligned columns, those of `left` to the left and numbers to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(w) if i in left else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
 
 
 def all_networks() -> list[dict[str, object]]:
@@ -60,19 +48,6 @@ def all_networks_text(rows: list[dict[str, object]]) -> str:
         for r in rows
     ]  # fmt: skip
     return table([head, *lines], left={0, 5, 6})
-
-
-def layers_text(layers: list[Layer]) -> str:
-    head = ["layer", "kind", "output", "parameters", "MACs", "sees", "stride"]
-    lines = [
-        [row.name, row.kind, "×".join(map(str, row.output)), f"{row.parameters:,}", f"{row.macs:,}",
-         "all" if row.receptive_field == float("inf") else f"{row.receptive_field:.0f}",
-         str(row.stride)]
-        for row in layers
-    ]  # fmt: skip
-    total = ["", "", "", f"{sum(r.parameters for r in layers):,}",
-             f"{sum(r.macs for r in layers):,}", "", ""]  # fmt: skip
-    return table([head, *lines, total], left={0, 1})
 
 
 def draw(graph: torch.fx.Graph, layers: list[Layer], path: Path) -> None:
@@ -120,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if config.json:
             print(json.dumps([asdict(row) for row in layers], indent=1, default=str))
         else:
-            print(layers_text(layers))
+            print(layers)
 
 
 if __name__ == "__main__":

@@ -32,12 +32,16 @@ def vgg(
     in_channels: int = 1,
     num_classes: int = 10,
     input_size: int = 224,
+    width: float = 1.0,
     small_input: bool = False,
 ) -> nn.Sequential:
     """VGG, `num_convs` convolutions in each of its five blocks: (n, c, s, s) -> (n, num_classes).
 
-    Every block halves the size: 112, 56, 28, 14, 7 of 224 pixels. With `small_input` the first
-    does not.
+    Every block halves the size: 112, 56, 28, 14, 7 of 224 pixels.
+
+    Args:
+        width: the share of the channels and of the dense layers' units that is kept.
+        small_input: the first block does not halve the size.
 
     Raises:
         ValueError: `input_size` leaves nothing for the head; 32 is the least, 16 if `small_input`.
@@ -48,15 +52,16 @@ def vgg(
         raise ValueError(f"vgg takes images of at least {least} pixels, got {input_size=}")
     stages: OrderedDict[str, nn.Module] = OrderedDict()
     previous = in_channels
-    for i, (count, c) in enumerate(zip(num_convs, CHANNELS, strict=True), start=1):
+    *channels, hidden = (max(1, round(width * c)) for c in (*CHANNELS, 4096))
+    for i, (count, c) in enumerate(zip(num_convs, channels, strict=True), start=1):
         block = vgg_block(count, previous, c)
         stages[f"stage{i}"] = block[:-1] if small_input and i == 1 else block
         previous = c
     stages["head"] = nn.Sequential(
         FlattenLayer(),
-        nn.Linear(512 * side**2, 4096), nn.ReLU(), nn.Dropout(0.5),
-        nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout(0.5),
-        nn.Linear(4096, num_classes),
+        nn.Linear(previous * side**2, hidden), nn.ReLU(), nn.Dropout(0.5),
+        nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(0.5),
+        nn.Linear(hidden, num_classes),
     )  # fmt: skip
     return nn.Sequential(stages)
 
