@@ -7,9 +7,16 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+QUICK = ("00_quickstart", "01_lenet")  # the others train for a minute
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=() if path.stem in QUICK else pytest.mark.slow)
+        for path in NOTEBOOKS
+    ],
+)
 # The kernel's client warns of its own socket and event loop.
 @pytest.mark.filterwarnings("default::DeprecationWarning", "default::RuntimeWarning")
 def test_a_notebook_runs_and_shows_what_is_committed(path, tmp_path):
@@ -23,5 +30,6 @@ def test_a_notebook_runs_and_shows_what_is_committed(path, tmp_path):
         assert "def " not in old.source and "class " not in old.source  # they call the package
 
 
-def test_there_are_notebooks():
-    assert NOTEBOOKS
+def test_there_is_a_notebook_of_every_family():
+    families = ("lenet", "alexnet", "vgg", "nin", "googlenet", "resnet", "densenet")
+    assert [path.stem[3:] for path in NOTEBOOKS][1 : len(families) + 1] == list(families)

@@ -134,6 +134,7 @@ class _Walk(torch.fx.Interpreter):
                       parameters, _macs(module, result), field, stride)
             )  # fmt: skip
         self.seen[n] = field, stride
+        n.meta["shape"] = tuple(result.shape[1:]) if isinstance(result, Tensor) else ()
         return result
 
 
@@ -188,7 +189,7 @@ def summary(net: nn.Module, input_size: tuple[int, int, int]) -> Summary:
 
 
 def trace(net: nn.Module, input_size: tuple[int, int, int]) -> tuple[torch.fx.Graph, Summary]:
-    """The graph of a network, for who wants to draw it, and its layers. See `summary`."""
+    """The graph of a network, its nodes' shapes in `meta`, and its layers. See `summary`."""
     walk = _walk(net, input_size)
     return walk.graph, walk.layers
 

@@ -66,8 +66,9 @@ def draw(graph: torch.fx.Graph, layers: list[Layer], path: Path) -> None:
     dot = graphviz.Digraph(node_attr={"shape": "box", "fontname": "Helvetica", "fontsize": "11"})
     for node in graph.nodes:
         row = by_name.get(str(node.target)) if node.op == "call_module" else None
-        label = f"{row.name}\n{row.kind}\n{'×'.join(map(str, row.output))}" if row else node.name
-        dot.node(node.name, label, style="" if row else "rounded")
+        label = f"{row.name}\n{row.kind}" if row else node.name
+        shape = "×".join(map(str, node.meta["shape"]))
+        dot.node(node.name, f"{label}\n{shape}", style="" if row else "rounded")
         for source in node.all_input_nodes:
             dot.edge(source.name, node.name)
     try:
