@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from torchcnn import batch_norm, corr2d, data_iter, linreg, scratch, sgd, squared_loss
+from torchcnn.data import load_data
 
 F64 = torch.float64
 
@@ -159,3 +160,186 @@ def test_doctests():
         assert result.failed == 0
         tried += result.attempted
     assert tried > 0
+
+
+# --- operations that torch has under another name, or not at all ---------------------------------
+
+
+def test_the_matrix_of_a_convolution_by_arithmetic():
+    """Source: 16 pixels, a 4×16 matrix, 4 pixels; a row is the kernel, moved along."""
+    K = torch.arange(1.0, 10.0).view(3, 3)
+    W = scratch.conv_matrix(K, (4, 4))
+    row = [1, 2, 3, 0, 4, 5, 6, 0, 7, 8, 9, 0]
+    assert W.tolist() == [
+        [*row, 0, 0, 0, 0], [0, *row, 0, 0, 0], [0, 0, 0, 0, *row], [0, 0, 0, 0, 0, *row[:-1]]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("size", "stride", "padding"), [((5, 4), 1, 0), ((6, 7), 2, 1)])
+def test_the_matrix_of_a_convolution_and_its_transpose(size, stride, padding):
+    K, X = torch.randn(3, 2, dtype=F64), torch.randn(size, dtype=F64)
+    W = scratch.conv_matrix(K, size, stride, padding)
+    Y = F.conv2d(X[None, None], K[None, None], stride=stride, padding=padding)[0, 0]
+    torch.testing.assert_close((W @ X.flatten()).view_as(Y), Y, rtol=1e-12, atol=1e-12)
+    back = F.conv_transpose2d(Y[None, None], K[None, None], stride=stride, padding=padding)[0, 0]
+    ours = (W.T @ Y.flatten()).view(size)[: back.shape[0], : back.shape[1]]
+    torch.testing.assert_close(ours, back, rtol=1e-12, atol=1e-12)
+
+
+def test_depthwise_separable_convolution_is_torchs_two():
+    X, D, P = (torch.randn(s, dtype=F64) for s in ((2, 4, 6, 5), (4, 1, 3, 3), (7, 4, 1, 1)))
+    b = torch.randn(7, dtype=F64)
+    expected = F.conv2d(F.conv2d(X, D, stride=2, padding=1, groups=4), P, b)
+    found = scratch.depthwise_separable_conv2d(X, D, P, b, stride=2, padding=1)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [3, 4])
+def test_corr2d_is_conv2d_is_torch(size):
+    X, K = torch.randn(6, 5, dtype=F64), torch.randn(size, 2, dtype=F64)
+    expected = F.conv2d(X[None, None], K[None, None])[0, 0]
+    for found in (scratch.conv2d(X[None, None], K[None, None])[0, 0], corr2d(X, K)):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+def test_dropout_is_torchs_mask_for_mask(p):
+    x = torch.randn(50, 40, dtype=F64, requires_grad=True)
+    results = []
+    for f in (scratch.dropout, F.dropout):
+        torch.manual_seed(3)
+        y = f(x, p)
+        results.append((y, *torch.autograd.grad(y.sum(), x)))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=0)
+    assert scratch.dropout(x, p, training=False) is x
+    with pytest.raises(ValueError, match=r"\[0, 1\], got 1.5"):
+        scratch.dropout(x, 1.5)
+
+
+def test_dropout_keeps_the_mean_and_drops_its_share():
+    torch.manual_seed(0)
+    y = scratch.dropout(torch.ones(1_000_000), 0.2)
+    assert set(y.unique().tolist()) == {0.0, 1.25}
+    # The share's standard deviation is sqrt(0.2 * 0.8 / 1e6) = 0.0004.
+    assert (y == 0).float().mean().item() == pytest.approx(0.2, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("normal_", {"mean": 1.0, "std": 2.0}), ("uniform_", {"a": -1.0, "b": 3.0}),
+     ("xavier_uniform_", {"gain": 5 / 3}), ("xavier_normal_", {}),
+     ("kaiming_uniform_", {"a": 5**0.5}), ("kaiming_normal_", {"nonlinearity": "relu"}),
+     ("kaiming_normal_", {"mode": "fan_out", "nonlinearity": "tanh"})],
+)  # fmt: skip
+@pytest.mark.parametrize("shape", [(5, 3), (8, 4, 3, 2)])
+def test_initialisation_draws_torchs_numbers(name, options, shape):
+    drawn = []
+    for module in (scratch, torch.nn.init):
+        torch.manual_seed(5)
+        drawn.append(getattr(module, name)(torch.empty(shape, requires_grad=True), **options))
+    torch.testing.assert_close(drawn[0], drawn[1], rtol=1e-6, atol=0)
+    assert drawn[0].is_leaf and drawn[0].requires_grad
+
+
+def test_glorot_normal_is_cut_at_two_deviations():
+    """Keras: standard deviation sqrt(2 / (fan_in + fan_out)) after the cut."""
+    torch.manual_seed(0)
+    weight = scratch.glorot_normal_(torch.empty(500, 100, 2, 2))
+    std = math.sqrt(2 / (100 * 4 + 500 * 4))
+    assert weight.std().item() == pytest.approx(std, rel=0.01)
+    assert weight.abs().max().item() == pytest.approx(2 * std / 0.8796, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [(lambda: scratch.xavier_uniform_(torch.empty(3)), r"two axes or more, got \(3,\)"),
+     (lambda: scratch.kaiming_normal_(torch.empty(3, 3), mode="fan"), "fan_in or fan_out, got"),
+     (lambda: scratch.kaiming_normal_(torch.empty(3, 3), nonlinearity="gelu"), "got 'gelu'"),
+     (lambda: scratch.conv2d(torch.ones(1, 2, 4, 4), torch.ones(1, 3, 2, 2)), "of 3 channels"),
+     (lambda: scratch.conv2d(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 3, 3)), "3×3 does not fit"),
+     (lambda: scratch.conv2d(torch.ones(1, 1, 4, 4), torch.ones(1, 1, 3, 3), padding="full"),
+      "got 'full'"),
+     (lambda: scratch.conv2d(torch.ones(1, 1, 4, 4), torch.ones(1, 1, 3, 3), None, 2, "same"),
+      "stride 1, got 2"),
+     (lambda: scratch.conv_transpose2d(torch.ones(1, 1, 2, 2), torch.ones(3, 1, 2, 2)), "of 3 ch"),
+     (lambda: scratch.max_pool2d(torch.ones(1, 1, 4, 4), 2, padding=2), "half of a window"),
+     (lambda: scratch.max_pool2d(torch.ones(1, 1, 2, 2), 3), "does not fit"),
+     (lambda: scratch.avg_pool2d(torch.ones(1, 1, 4, 4), 2, divisor_override=0), "must not be 0"),
+     (lambda: scratch.mse_loss(torch.ones(2), torch.ones(2), reduction="max"), "got 'max'"),
+     (lambda: scratch.cross_entropy(torch.ones(2, 2), torch.ones(2).long(), label_smoothing=2),
+      "got 2"),
+     (lambda: scratch.group_norm(torch.ones(1, 3, 2), 2), "3 channels do not make 2 groups"),
+     (lambda: scratch.layer_norm(torch.ones(1, 3), (2,)), r"last axes \(2,\), got \(1, 3\)"),
+     (lambda: scratch.instance_norm(torch.ones(1, 3, 1, 1)), "more than one pixel"),
+     (lambda: scratch.instance_norm(torch.ones(1, 3, 2), use_input_stats=False), "are needed"),
+     (lambda: scratch.local_response_norm(torch.ones(1, 3, 2), 0), "at least 1, got 0"),
+     (lambda: scratch.adam([], 0.1, 0, [], []), "from 1, got 0"),
+     (lambda: scratch.sgd([], 0.1, 1, momentum=0.9), "needs velocities"),
+     (lambda: scratch.k_fold(1, torch.ones(4), torch.ones(4)), "2 to 4 folds, got 4 labels and 1"),
+     (lambda: scratch.k_fold(2, torch.ones(4), torch.ones(3)), "got 3 labels and 2 folds")],
+)  # fmt: skip
+def test_errors_say_what_is_allowed(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+@pytest.mark.parametrize("kind", ["sgd", "momentum", "adam"])
+def test_optimizers_are_torchs(kind, weight_decay):
+    start = [torch.randn(4, 3, dtype=F64), torch.randn(3, dtype=F64)]
+    ours, theirs = ([p.clone().requires_grad_() for p in start] for _ in range(2))
+    first, second = ([torch.zeros_like(p) for p in start] for _ in range(2))
+    if kind == "adam":
+        optimizer = torch.optim.Adam(theirs, 0.1, (0.8, 0.99), 1e-6, weight_decay)
+    else:
+        momentum = 0.9 if kind == "momentum" else 0.0
+        optimizer = torch.optim.SGD(theirs, 0.1, momentum, weight_decay=weight_decay)
+    for step in range(1, 6):
+        for params in (ours, theirs):
+            for p in params:
+                p.grad = None
+            sum((p**4).sum() for p in params).backward()
+        if kind == "adam":
+            scratch.adam(iter(ours), 0.1, step, first, second, (0.8, 0.99), 1e-6, weight_decay)
+        elif kind == "momentum":
+            sgd(iter(ours), 0.1, 1, weight_decay, 0.9, first)
+        else:
+            sgd(iter(ours), 0.1, 1, weight_decay)
+        optimizer.step()
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_k_fold_holds_every_example_out_once():
+    features, labels = torch.arange(22).view(11, 2), torch.arange(11)
+    held = []
+    for x, y, x_held, y_held in scratch.k_fold(4, features, labels):
+        assert sorted([*y.tolist(), *y_held.tolist()]) == list(range(11))
+        assert (x[:, 0] == 2 * y).all() and (x_held[:, 0] == 2 * y_held).all()
+        held.append(y_held.tolist())
+    assert held == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10]]
+
+
+def test_regressions_from_nothing_learn_the_sample():
+    """Softmax regression and the perceptron, three epochs each: far better than guessing's 0.1."""
+    sample = load_data("sample")
+    x, x_test = (i.flatten(1).float() / 255 for i in (sample.train_images, sample.test_images))
+    softmax_regression = [torch.zeros(784, 10), torch.zeros(10)]
+    hidden = [scratch.xavier_uniform_(torch.empty(784, 32)), torch.zeros(32),
+              scratch.xavier_uniform_(torch.empty(32, 10)), torch.zeros(10)]  # fmt: skip
+    for net, params, lr in ((linreg, softmax_regression, 0.02), (scratch.perceptron, hidden, 0.05)):
+        for p in params:
+            p.requires_grad_()
+        for _ in range(3):
+            for X, y in data_iter(32, x, sample.train_labels):
+                for p in params:
+                    p.grad = None
+                scratch.cross_entropy(net(X, *params), y, reduction="sum").backward()
+                sgd(params, lr, len(X))
+        accuracy = (net(x_test, *params).argmax(1) == sample.test_labels).float().mean()
+        assert accuracy > 0.6
+
+
+def test_every_public_function_is_documented_and_reachable():
+    for name in scratch.__all__:
+        function = getattr(scratch, name)
+        assert function.__doc__ and function.__module__.startswith("torchcnn.scratch"), name

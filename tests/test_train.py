@@ -101,6 +101,19 @@ def test_the_scratch_norm_trains_to_the_same_loss(tmp_path):
     assert "stage1.1.moving_mean" in keys
 
 
+def test_every_layer_by_hand_trains_to_the_same_loss(finished_run, tmp_path, monkeypatch):
+    for name in ("conv2d", "linear", "max_pool2d", "batch_norm"):
+        monkeypatch.setattr(torch.nn.functional, name, None)  # none of torch's is called
+    run("--epochs", 1, "--layers", "scratch", "--out", "r")
+    by_hand, whole = (load_checkpoint(p / "last.pt") for p in (tmp_path / "r", finished_run))
+    torch.testing.assert_close(
+        by_hand["history"][0]["step_losses"], whole["history"][0]["step_losses"],
+        rtol=1e-3, atol=1e-3,
+    )  # fmt: skip
+    assert by_hand["weights"].keys() == whole["weights"].keys()
+    assert by_hand["model"] == whole["model"]
+
+
 def test_every_epoch_has_its_own_order(tmp_path):
     """With a learning rate of next to nothing, only the order tells two epochs' steps apart."""
     run("--epochs", 2, "--optimizer", "sgd", "--lr", "1e-12", "--out", "r")
@@ -202,7 +215,7 @@ def test_the_command_is_train_ch5(tmp_path):
     "flags",
     [
         ["--arch", "tf_baseline", "--input-size", "8", "--batch-size", "64"],  # dropout
-        ["--optimizer", "sgd", "--lr", "0.1", "--norm", "scratch"],
+        ["--optimizer", "sgd", "--lr", "0.1", "--norm", "scratch", "--layers", "scratch"],
     ],
 )
 def test_other_resumed_runs_are_exact_too(flags, tmp_path):

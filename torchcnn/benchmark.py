@@ -2,7 +2,9 @@
 
 Three ways to train the same network on the same images, in turn, in one process: the tutorial's
 way, this package's, and the bound, which is this package's loop fed one batch that is already in
-place. Speeds drift from minute to minute, so what counts are the ratios, taken round by round.
+place. With `--layers scratch` it is the layers that are compared: torch's and the hand-written
+ones, eager and compiled, each in this package's loop. Speeds drift from minute to minute, so what
+counts are the ratios, taken round by round.
 """
 
 import statistics
@@ -24,6 +26,7 @@ from torchcnn.cli import option
 from torchcnn.data import DATA_NAMES, load_data
 from torchcnn.loop import train_epoch
 from torchcnn.models import create_model, find_model
+from torchcnn.scratch import from_scratch
 
 PROG = "python -m torchcnn.benchmark"
 TUTORIAL_WORKERS = 4  # what the tutorial's load_data_fashion_mnist asks for
@@ -37,6 +40,8 @@ class Config:
     data: str = option("images to train on", default="auto", choices=DATA_NAMES)
     root: str = option("folder of the data sets", default="data")
     device: str = option("auto, cpu, cuda, cuda:1, mps", default="auto")
+    layers: str = option("scratch: compare the hand-written layers with torch's instead",
+                         default="torch", choices=("torch", "scratch"))  # fmt: skip
     images: int = option("images an epoch, at most", default=10_000, type=cli.at_least_one)
     rounds: int = option("measured rounds, after one to warm up", default=7, type=cli.at_least_one)
 
@@ -93,19 +98,17 @@ class OneBatch:
 
 
 def contenders(config: Config) -> dict[str, Callable[[], int]]:
-    """The three ways, each with a network of its own; calling one trains an epoch: -> images."""
+    """The ways to compare, each with a network of its own; calling one trains: -> images."""
     device = cli.pick_device(config.device)
     recipe = find_model(config.arch).recipe
     data = load_data(config.data, config.root)
     count = min(config.images, len(data.train_labels))
-    count -= count % recipe.batch_size  # whole batches, so that all three do the same steps
+    count -= count % recipe.batch_size  # whole batches, so that all do the same steps
     if not count:
         raise ValueError(f"--images must be at least a batch of {recipe.batch_size}")
     images, labels = data.train_images[:count], data.train_labels[:count]
     size = recipe.input_size
     ours = Batches(images, labels, recipe.batch_size, shuffle=True, size=size, device=device)
-    loader = DataLoader(TutorialImages(images, labels, size), recipe.batch_size, shuffle=True,
-                        num_workers=TUTORIAL_WORKERS)  # fmt: skip
 
     def new() -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
@@ -113,13 +116,32 @@ def contenders(config: Config) -> dict[str, Callable[[], int]]:
                            num_classes=len(data.classes)).to(device)  # fmt: skip
         return net, torch.optim.Adam(net.parameters(), lr=recipe.lr)
 
+    if config.layers == "scratch":
+        (net1, opt1), (net2, opt2), (net3, opt3), (net4, opt4) = new(), new(), new(), new()
+        by_hand, compiled = from_scratch(net2), torch.compile(net3)
+        both = torch.compile(from_scratch(net4))
+        return {
+            "torch": lambda: train_epoch(net1, ours, opt1).images,
+            "by hand": lambda: train_epoch(by_hand, ours, opt2).images,
+            "torch, compiled": lambda: train_epoch(compiled, ours, opt3).images,
+            "by hand, compiled": lambda: train_epoch(both, ours, opt4).images,
+        }
     (net1, opt1), (net2, opt2), (net3, opt3) = new(), new(), new()
+    loader = DataLoader(TutorialImages(images, labels, size), recipe.batch_size, shuffle=True,
+                        num_workers=TUTORIAL_WORKERS)  # fmt: skip
     bound = OneBatch(ours)
     return {
         "tutorial": lambda: tutorial_epoch(net1, loader, opt1, device),
         "torchcnn": lambda: train_epoch(net2, ours, opt2).images,
         "bound": lambda: train_epoch(net3, bound, opt3).images,
     }
+
+
+RATIOS = {
+    "torch": [("torchcnn", "tutorial"), ("torchcnn", "bound")],
+    "scratch": [("by hand", "torch"), ("by hand, compiled", "torch"),
+                ("by hand, compiled", "torch, compiled")],
+}  # fmt: skip
 
 
 def measure(config: Config) -> dict[str, list[float]]:
@@ -146,14 +168,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         config = Config(**cli.parse(Config, PROG, argv))
         warnings.filterwarnings("ignore", "This DataLoader will create 4 worker")  # it is meant so
         speeds = measure(config)
-        ours = speeds["torchcnn"]
         print(f"{config.arch}, torch {torch.__version__}, n = {config.rounds} rounds, "
               "median (min to max)")  # fmt: skip
         for name, values in speeds.items():
-            print(f"{name:<10}{spread(values, 0)} images/s")
-        for name in ("tutorial", "bound"):
-            ratios = [a / b for a, b in zip(ours, speeds[name], strict=True)]
-            print(f"torchcnn / {name:<10}{spread(ratios, 2)}")
+            print(f"{name:<38}{spread(values, 0)} images/s")
+        for name, other in RATIOS[config.layers]:
+            ratios = [a / b for a, b in zip(speeds[name], speeds[other], strict=True)]
+            print(f"{f'{name} / {other}':<38}{spread(ratios, 2)}")
 
 
 if __name__ == "__main__":

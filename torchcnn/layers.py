@@ -10,7 +10,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchcnn.scratch import batch_norm
+from torchcnn.scratch import batch_norm, global_avg_pool2d, network
 
 NormLayer = Callable[[int], nn.Module]  # num_features -> a layer for (n, num_features, h, w)
 
@@ -26,7 +26,7 @@ class GlobalAvgPool2d(nn.Module):
     """The mean of every channel: (n, c, h, w) -> (n, c, 1, 1)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3), keepdim=True)
+        return global_avg_pool2d(x)
 
 
 class BatchNorm(nn.Module):
@@ -36,6 +36,9 @@ class BatchNorm(nn.Module):
     statistics are buffers: they travel with `state_dict()` and `.to()`. The moving mean starts at
     0 and the moving variance at 1, so that `eval()` before any training changes nothing.
 
+    Args:
+        momentum: the share of the old statistics that a training step keeps.
+
     Raises:
         ValueError: `num_dims` is neither 2 nor 4, or the input has another shape.
     """
@@ -43,10 +46,13 @@ class BatchNorm(nn.Module):
     moving_mean: Tensor
     moving_var: Tensor
 
-    def __init__(self, num_features: int, num_dims: int = 4) -> None:
+    def __init__(
+        self, num_features: int, num_dims: int = 4, eps: float = 1e-5, momentum: float = 0.9
+    ) -> None:
         super().__init__()
         if num_dims not in (2, 4):
             raise ValueError(f"num_dims is 2 for (n, c) or 4 for (n, c, h, w), got {num_dims}")
+        self.eps, self.momentum = eps, momentum
         shape = (1, num_features) if num_dims == 2 else (1, num_features, 1, 1)
         self.gamma = nn.Parameter(torch.ones(shape))
         self.beta = nn.Parameter(torch.zeros(shape))
@@ -55,7 +61,7 @@ class BatchNorm(nn.Module):
 
     def forward(self, X: Tensor) -> Tensor:
         Y, mean, var = batch_norm(self.training, X, self.gamma, self.beta, self.moving_mean,
-                                  self.moving_var, eps=1e-5, momentum=0.9)  # fmt: skip
+                                  self.moving_var, self.eps, self.momentum)  # fmt: skip
         if self.training:
             self.moving_mean.copy_(mean)
             self.moving_var.copy_(var)
@@ -164,3 +170,42 @@ def init_as_keras(net: nn.Sequential) -> nn.Sequential:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     return net
+
+
+# --- their hand-written twins: SAME padding is the same, what it goes on to is not ---------------
+
+
+class _SameConv2d(SameConv2d, network.Conv2d):
+    """SAME convolution by `scratch.conv2d`."""
+
+
+class _SameMaxPool2d(SameMaxPool2d, network.MaxPool2d):
+    """SAME max pooling by `scratch.max_pool2d`."""
+
+
+class _SameAvgPool2d(SameAvgPool2d, network.AvgPool2d):
+    """SAME average pooling by `scratch.avg_pool2d`."""
+
+
+class _KerasBatchNorm2d(KerasBatchNorm2d):
+    """Keras's batch norm by `scratch.batch_norm`, which keeps the biased variance as well."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias, mean, var = (
+            t.view(1, -1, 1, 1)
+            for t in (self.weight, self.bias, self.running_mean, self.running_var)
+            if t is not None
+        )
+        y, new_mean, new_var = batch_norm(self.training, x, weight, bias, mean, var, self.eps,
+                                          momentum=0.99)  # fmt: skip
+        if self.training:
+            mean.copy_(new_mean)
+            var.copy_(new_var)
+        return y
+
+
+network.BY_HAND |= {
+    FlattenLayer: FlattenLayer, GlobalAvgPool2d: GlobalAvgPool2d, BatchNorm: BatchNorm,
+    SameConv2d: _SameConv2d, SameMaxPool2d: _SameMaxPool2d, SameAvgPool2d: _SameAvgPool2d,
+    KerasBatchNorm2d: _KerasBatchNorm2d,
+}  # fmt: skip

@@ -17,6 +17,7 @@ from torchcnn.data import DATA_NAMES, ImageData, load_data
 from torchcnn.loop import accuracy, confusion_matrix, epoch_line, predict_logits, train_epoch
 from torchcnn.models import find_model
 from torchcnn.run import RUNS, Run, check_out, check_resumable, claim_folder
+from torchcnn.scratch import from_scratch
 
 PROG = "python -m torchcnn.train"
 OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
@@ -44,6 +45,8 @@ class Config:
                                default=False, action="store_true")  # fmt: skip
     norm: str = option("batch norm: torch's, or the one from scratch", default="torch",
                        choices=("torch", "scratch"))  # fmt: skip
+    layers: str = option("every layer: torch's, or the one from scratch, several times slower",
+                         default="torch", choices=("torch", "scratch"))  # fmt: skip
     val_fraction: float = option(
         "share of the training images held out to select on; 0 is the tutorials' protocol: all "
         "of them train, and the test accuracy is shown after every epoch",
@@ -106,6 +109,8 @@ def train(config: Config, given: dict[str, Any], checkpoint: dict[str, Any] | No
     torch.manual_seed(config.seed)
     model = describe(config, channels, classes)
     net = build_model(**model).to(device)
+    if config.layers == "scratch":
+        net = from_scratch(net)
     optimizer = OPTIMIZERS[config.optimizer](net.parameters(), lr=config.lr)
     if checkpoint:
         restore(checkpoint, net, optimizer)

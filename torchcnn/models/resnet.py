@@ -39,13 +39,14 @@ class Residual(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.bn2 = norm_layer(out_channels)
         self.conv3 = nn.Conv2d(in_channels, out_channels, 1, stride) if use_1x1conv else None
+        self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         if self.conv3 is not None:
             x = self.conv3(x)
-        return F.relu(y + x)
+        return self.relu(y + x)
 
 
 def resnet_block(
@@ -145,16 +146,17 @@ class CifarResidual(nn.Module):
         self.bn1 = norm_layer(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.bn2 = norm_layer(out_channels)
+        self.relu = nn.ReLU()
         self.stride, self.plain = stride, plain
         self.new_channels = out_channels - in_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         if not self.plain:
             x = x[:, :, :: self.stride, :: self.stride]
             y = y + F.pad(x, (0, 0, 0, 0, 0, self.new_channels))
-        return F.relu(y)
+        return self.relu(y)
 
 
 def cifar_resnet(
@@ -233,11 +235,12 @@ class ResnetBlock(nn.Module):
             if residual_path
             else nn.Identity()
         )  # fmt: skip
+        self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return F.relu(y + self.down(x))
+        return self.relu(y + self.down(x))
 
 
 def tf_resnet18(
@@ -283,11 +286,12 @@ class ResBlock(nn.Module):
         self.down = (
             nn.Conv2d(in_channels, out_channels, 1, stride) if stride != 1 else nn.Identity()
         )
+        self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return F.relu(y + self.down(x))
+        return self.relu(y + self.down(x))
 
 
 def tf_resnet18_pool(

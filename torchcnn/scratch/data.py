@@ -24,3 +24,32 @@ def data_iter(batch_size: int, features: Tensor, labels: Tensor) -> Iterator[tup
         (features[index.to(features.device)], labels[index.to(labels.device)])
         for index in torch.randperm(len(features)).split(batch_size)
     )
+
+
+def k_fold(
+    k: int, features: Tensor, labels: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """k-fold cross-validation: k times (train features, train labels, and those held out).
+
+    The i-th time the i-th of k parts is held out; their sizes differ by one at most, and every
+    example is held out once. The order stays: shuffle before, if it means something.
+
+    >>> import torch
+    >>> [held.tolist() for _, _, held, _ in k_fold(3, torch.arange(5), torch.arange(5))]
+    [[0, 1], [2, 3], [4]]
+
+    Raises:
+        ValueError: not 2 <= k <= n, or features and labels of different length.
+    """
+    n = len(features)
+    if not 2 <= k <= n or n != len(labels):
+        raise ValueError(
+            f"expected as many labels as features and 2 to {n} folds, got {len(labels)} labels and "
+            f"{k} folds"
+        )
+    folds = torch.arange(n).tensor_split(k)
+    rests = [torch.cat([*folds[:i], *folds[i + 1 :]]) for i in range(k)]
+    return (
+        (features[rest], labels[rest], features[fold], labels[fold])
+        for rest, fold in zip(rests, folds, strict=True)
+    )

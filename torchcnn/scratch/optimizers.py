@@ -1,18 +1,74 @@
 """Optimisers by hand: plain functions over lists of parameters."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 
-def sgd(params: Iterable[Tensor], lr: float, batch_size: int) -> None:
-    """One step of stochastic gradient descent, in place: p <- p - lr * grad / batch_size.
+def sgd(
+    params: Iterable[Tensor],
+    lr: float,
+    batch_size: int,
+    weight_decay: float = 0.0,
+    momentum: float = 0.0,
+    velocities: Sequence[Tensor] | None = None,
+) -> None:
+    """One step of stochastic gradient descent, in place: p <- p - lr v.
 
-    The gradients are those of a loss summed over the batch, hence the division. A parameter
-    without a gradient stays as it is; gradients are left for the caller to zero.
+    v <- momentum v + grad / batch_size + weight_decay p
+
+    The gradients are those of a loss summed over the batch, hence the division. Momentum needs
+    `velocities`, one tensor a parameter, zeros at the start, which are updated in place. A
+    parameter without a gradient stays as it is; gradients are left for the caller to zero.
+
+    Raises:
+        ValueError: momentum without velocities.
     """
+    params = list(params)
+    if momentum and velocities is None:
+        raise ValueError("momentum needs velocities, a tensor of zeros for each parameter")
     with torch.no_grad():
-        for p in params:
-            if p.grad is not None:
-                p -= lr * p.grad / batch_size
+        for p, velocity in zip(params, velocities or params, strict=True):
+            if p.grad is None:
+                continue
+            step = p.grad / batch_size + weight_decay * p
+            if velocities is not None:
+                step = velocity.mul_(momentum).add_(step)
+            p -= lr * step
+
+
+def adam(
+    params: Iterable[Tensor],
+    lr: float,
+    step: int,
+    means: Sequence[Tensor],
+    squares: Sequence[Tensor],
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+) -> None:
+    """Step number `step`, from 1, of Adam, in place.
+
+    m <- b1 m + (1 - b1) g   s <- b2 s + (1 - b2) g^2   with g = grad + weight_decay p
+    p <- p - lr (m / (1 - b1^step)) / (sqrt(s / (1 - b2^step)) + eps)
+
+    `means` m and `squares` s are one tensor a parameter, zeros at the start, and are updated in
+    place. A parameter without a gradient stays as it is. Source: Kingma and Ba 2014,
+    arXiv:1412.6980.
+
+    Raises:
+        ValueError: a step below one.
+    """
+    if step < 1:
+        raise ValueError(f"steps are counted from 1, got {step}")
+    b1, b2 = betas
+    with torch.no_grad():
+        for p, m, s in zip(params, means, squares, strict=True):
+            if p.grad is None:
+                continue
+            g = p.grad + weight_decay * p
+            m.mul_(b1).add_((1 - b1) * g)
+            s.mul_(b2).add_((1 - b2) * g**2)
+            p -= lr / (1 - b1**step) * m / (torch.sqrt(s) / math.sqrt(1 - b2**step) + eps)

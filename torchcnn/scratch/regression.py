@@ -1,11 +1,28 @@
-"""Linear regression by hand: the model and its loss."""
+"""The first models, by hand: linear regression, softmax regression, the perceptron."""
 
 from torch import Tensor
 
+from torchcnn.scratch.activations import relu
+
 
 def linreg(X: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    """The linear model y = Xw + b: (n, d), (d, q), (q,) -> (n, q)."""
+    """The linear model y = Xw + b: (n, d), (d, q), (q,) -> (n, q).
+
+    With q classes and `cross_entropy` as the loss, which has the softmax in it, the same line is
+    softmax regression, and y are its logits.
+    """
     return X @ w + b
+
+
+def perceptron(X: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    """The multilayer perceptron with one hidden layer: (n, d) -> (n, q).
+
+    H = relu(X w1 + b1)   y = H w2 + b2
+
+    with w1 (d, h), b1 (h,), w2 (h, q), b2 (q,). Without the ReLU it would be one linear model:
+    (X w1 + b1) w2 + b2 = X (w1 w2) + (b1 w2 + b2).
+    """
+    return linreg(relu(linreg(X, w1, b1)), w2, b2)
 
 
 def squared_loss(y_hat: Tensor, y: Tensor) -> Tensor:

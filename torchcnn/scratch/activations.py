@@ -1,0 +1,45 @@
+"""Activations by hand, number by number: (...) -> (...)."""
+
+import torch
+from torch import Tensor
+
+
+def relu(input: Tensor) -> Tensor:
+    """max(x, 0), with slope 0 at 0.
+
+    >>> import torch
+    >>> relu(torch.tensor([-2.0, 0.0, 3.0]))
+    tensor([0., 0., 3.])
+    """
+    return torch.where(input <= 0, torch.zeros_like(input), input)
+
+
+def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
+    """x where it is positive, else `negative_slope` x.
+
+    >>> import torch
+    >>> leaky_relu(torch.tensor([-2.0, 3.0]), 0.5)
+    tensor([-1.,  3.])
+    """
+    return torch.where(input > 0, input, negative_slope * input)
+
+
+def sigmoid(input: Tensor) -> Tensor:
+    """1 / (1 + e^-x), written exp(-log(1 + e^-x)), which no x makes overflow.
+
+    >>> import torch
+    >>> sigmoid(torch.tensor([-1e4, 0.0, 1e4]))
+    tensor([0.0000, 0.5000, 1.0000])
+    """
+    return torch.exp(-torch.logaddexp(torch.zeros_like(input), -input))
+
+
+def tanh(input: Tensor) -> Tensor:
+    """(e^2x - 1) / (e^2x + 1), exact near 0; beyond ±25 it is ±1 to the last bit.
+
+    >>> import torch
+    >>> tanh(torch.tensor([-1e4, 0.0, 1e-8]))
+    tensor([-1.0000e+00,  0.0000e+00,  1.0000e-08])
+    """
+    e = torch.expm1(2 * input.clamp(-25, 25))
+    return e / (e + 2)

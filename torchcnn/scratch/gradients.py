@@ -1,0 +1,124 @@
+"""What autograd does, by hand: the gradients of layers, derived on paper.
+
+Each function takes `grad_output`, the gradient of a number L with respect to what the layer gave,
+and returns the gradients of L with respect to what the layer was given.
+"""
+
+import torch
+from torch import Tensor
+
+from torchcnn.scratch.convolution import conv_transpose2d
+from torchcnn.scratch.losses import softmax
+from torchcnn.scratch.pooling import max_pool2d
+from torchcnn.scratch.windows import Pair, pad, pair, windows
+
+
+def linear_backward(
+    grad_output: Tensor, input: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of y = x W^T + b: (n, q), (n, d), (q, d) -> dL/dx (n, d), dL/dW (q, d), dL/db (q,).
+
+    dL/dx = g W   dL/dW = g^T x   dL/db = sum_n g
+    """
+    return grad_output @ weight, grad_output.t() @ input, grad_output.sum(0)
+
+
+def conv2d_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of `conv2d`: -> dL/dX (n, c, h, w), dL/dW (o, c / groups, kh, kw), dL/db (o,).
+
+    dL/dX = the transposed convolution of g with W
+    dL/dW[o, c, a, b] = sum_{n, i, j} g[n, o, i, j] X[n, c, s i + d a - p, s j + d b - p]
+    dL/db[o] = sum_{n, i, j} g[n, o, i, j]
+    """
+    steps, padded, spread = pair(stride), pair(padding), pair(dilation)
+    kernel = (weight.shape[2], weight.shape[3])
+    # Pixels at the end that no window reached, where the stride did not come out even.
+    rest = tuple(
+        size + 2 * p - (d * (k - 1) + 1) - (count - 1) * s
+        for size, k, s, p, d, count in zip(
+            input.shape[2:], kernel, steps, padded, spread, grad_output.shape[2:], strict=True
+        )
+    )
+    grad_input = conv_transpose2d(grad_output, weight, None, steps, padded, rest, groups, spread)
+    (ph, pw) = padded
+    X = windows(pad(input, (pw, pw, ph, ph)), kernel, steps, spread)
+    X = X[:, :, : grad_output.shape[2], : grad_output.shape[3]].unflatten(1, (groups, -1))
+    g = grad_output.unflatten(1, (groups, -1))
+    grad_weight = torch.einsum("ngohw,ngchwab->gocab", g, X).flatten(0, 1)
+    return grad_input, grad_weight, grad_output.sum((0, 2, 3))
+
+
+def max_pool2d_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """Of `max_pool2d`: (n, c, h', w') -> (n, c, h, w); each goes to where the largest stood."""
+    _, place = max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, True)
+    grad = torch.zeros_like(input).flatten(2)
+    return grad.scatter_add(2, place.flatten(2), grad_output.flatten(2)).view_as(input)
+
+
+def avg_pool2d_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+) -> Tensor:
+    """Of `avg_pool2d`: (n, c, h', w') -> (n, c, h, w); each is spread evenly over its window.
+
+    It is a transposed convolution, channel by channel, with a kernel of 1 / (kh kw).
+    """
+    kernel, steps, padded = pair(kernel_size), pair(stride or kernel_size), pair(padding)
+    c = input.shape[1]
+    evenly = input.new_full((c, 1, *kernel), 1 / (kernel[0] * kernel[1]))
+    rest = tuple(
+        size + 2 * p - k - (count - 1) * s
+        for size, k, s, p, count in zip(
+            input.shape[2:], kernel, steps, padded, grad_output.shape[2:], strict=True
+        )
+    )
+    return conv_transpose2d(grad_output, evenly, None, steps, padded, rest, groups=c)
+
+
+def batch_norm_backward(
+    grad_output: Tensor, X: Tensor, gamma: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of `batch_norm` in training mode: -> dL/dX (as X), dL/dgamma, dL/dbeta (as gamma).
+
+    With X_hat = (X - mu) / sqrt(var + eps), and means over the batch as mu is one,
+
+    dL/dX = gamma / sqrt(var + eps) (g - mean(g) - X_hat mean(g X_hat))
+    dL/dgamma = sum g X_hat   dL/dbeta = sum g
+
+    Source: Ioffe and Szegedy 2015, arXiv:1502.03167, section 3.
+    """
+    dims = [0] if X.dim() == 2 else [0, 2, 3]
+    deviation = X - X.mean(dims, keepdim=True)
+    std = torch.sqrt((deviation**2).mean(dims, keepdim=True) + eps)
+    X_hat, g = deviation / std, grad_output
+    along = (g * X_hat).mean(dims, keepdim=True)
+    grad_X = gamma / std * (g - g.mean(dims, keepdim=True) - X_hat * along)
+    return grad_X, (g * X_hat).sum(dims, keepdim=True), g.sum(dims, keepdim=True)
+
+
+def softmax_cross_entropy_backward(logits: Tensor, classes: Tensor) -> Tensor:
+    """Of the mean `cross_entropy` of logits (n, k) and classes (n,): -> dL/dlogits (n, k).
+
+    dL/dx = (softmax(x) - t) / n, t 1 at the class and 0 else: how wrong the probabilities are.
+    """
+    t = torch.zeros_like(logits).scatter(1, classes[:, None], 1.0)
+    return (softmax(logits, 1) - t) / len(logits)

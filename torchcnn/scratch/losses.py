@@ -1,0 +1,108 @@
+"""Softmax and losses by hand."""
+
+import torch
+from torch import Tensor
+
+
+def _reduce(loss: Tensor, reduction: str, divisor: Tensor | int) -> Tensor:
+    if reduction not in ("none", "sum", "mean"):
+        raise ValueError(f"reduction is none, sum or mean, got {reduction!r}")
+    if reduction == "none":
+        return loss
+    return loss.sum() if reduction == "sum" else loss.sum() / divisor
+
+
+def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """log softmax(x) = x - max - log sum_j e^(x_j - max), along `dim`: (...) -> (...).
+
+    The largest number is taken away first, which changes nothing and keeps e^x from overflowing.
+
+    >>> import torch
+    >>> log_softmax(torch.tensor([1000.0, 1000.0]), 0)
+    tensor([-0.6931, -0.6931])
+    """
+    x = input if dtype is None else input.to(dtype)
+    if not x.numel():
+        return x.clone()
+    x = x - x.detach().amax(dim, keepdim=True)
+    return x - x.exp().sum(dim, keepdim=True).log()
+
+
+def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """e^x_i / sum_j e^x_j along `dim`: (...) -> (...), positive and 1 in sum.
+
+    >>> import torch
+    >>> softmax(torch.tensor([0.0, 0.0, 1000.0]), 0)
+    tensor([0., 0., 1.])
+    """
+    x = input if dtype is None else input.to(dtype)
+    if not x.numel():
+        return x.clone()
+    e = (x - x.detach().amax(dim, keepdim=True)).exp()
+    return e / e.sum(dim, keepdim=True)
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Softmax with cross-entropy: logits (n, k, ...), classes (n, ...) -> a number, or (n, ...).
+
+    l = -sum_j w_j t_j log softmax(x)_j
+
+    where t is 1 at the class and 0 else; `label_smoothing` e makes it (1 - e) t + e / k. Targets
+    may be such probabilities themselves, of the logits' shape. The mean is taken over the weights
+    of the classes that occur; with probabilities, over the examples. Where the class is
+    `ignore_index` the loss is 0 and does not count. Logits (k,) are one example.
+    Label smoothing: Szegedy et al. 2015, arXiv:1512.00567.
+
+    >>> import torch
+    >>> cross_entropy(torch.zeros(2, 10), torch.tensor([3, 7]))
+    tensor(2.3026)
+
+    Raises:
+        ValueError: an unknown reduction, or a smoothing outside of [0, 1].
+    """
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
+    dim = 0 if input.dim() == 1 else 1
+    k = input.shape[dim]
+    log_p = log_softmax(input, dim)
+    w = input.new_ones(k) if weight is None else weight
+    by_class = w.view(-1, *[1] * (input.dim() - dim - 1))  # (k, 1, ...): stands at `dim`
+    if target.is_floating_point():
+        t = (1 - label_smoothing) * target + label_smoothing / k
+        loss = -(by_class * t * log_p).sum(dim)
+        return _reduce(loss, reduction, max(loss.numel(), 1))
+    counts = target != ignore_index
+    classes = target.where(counts, 0)
+    w_target = w[classes] * counts
+    loss = -w_target * log_p.gather(dim, classes.unsqueeze(dim)).squeeze(dim)
+    if label_smoothing:
+        everywhere = -(by_class * log_p).sum(dim) * counts
+        loss = (1 - label_smoothing) * loss + label_smoothing / k * everywhere
+    return _reduce(loss, reduction, w_target.sum())
+
+
+def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """The squared error (x - y)^2: (...), (...) -> a number, or (...) if `reduction` is none.
+
+    >>> import torch
+    >>> mse_loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 5.0]))
+    tensor(4.5000)
+    """
+    return _reduce((input - target) ** 2, reduction, max(input.numel(), 1))
+
+
+def l1_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """The absolute error |x - y|: (...), (...) -> a number, or (...) if `reduction` is none.
+
+    >>> import torch
+    >>> l1_loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 5.0]))
+    tensor(1.5000)
+    """
+    return _reduce((input - target).abs(), reduction, max(input.numel(), 1))

@@ -1,0 +1,130 @@
+"""Pooling by hand: one number of every window."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from torchcnn.scratch.windows import Pair, pad, pair, windows
+
+
+def _outputs(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> int:
+    """Windows along an axis; with `ceil` a last one that is not full, if it starts in the image."""
+    span = dilation * (kernel - 1) + 1
+    if not ceil:
+        return (size + 2 * padding - span) // stride + 1
+    count = math.ceil((size + 2 * padding - span) / stride) + 1
+    return count - 1 if (count - 1) * stride >= size + padding else count
+
+
+def _pool_windows(
+    X: Tensor,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    ceil: bool,
+    value: float,
+) -> Tensor:
+    """(n, c, h, w) -> (n, c, h', w', kh, kw), `value` where a window leaves the image."""
+    sides: list[int] = []
+    for axis in (1, 0):  # width first, as `pad` has it
+        k, s, p, d = (numbers[axis] for numbers in (kernel, stride, padding, dilation))
+        if not 0 <= 2 * p <= d * (k - 1) + 1:
+            raise ValueError(f"padding is at most half of a window, got {padding} for {kernel}")
+        size = X.shape[2 + axis]
+        count = _outputs(size, k, s, p, d, ceil)
+        if count < 1:
+            raise ValueError(f"a window of {kernel} does not fit {tuple(X.shape[2:])}")
+        sides += [p, (count - 1) * s + d * (k - 1) + 1 - size - p]
+    left, right, top, bottom = sides
+    return windows(pad(X, (left, right, top, bottom), value), kernel, stride, dilation)
+
+
+def max_pool2d(
+    input: Tensor,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The largest number of every window: (n, c, h, w) -> (n, c, h', w').
+
+    Y[i, j] = max_{a, b} X[s i + d a - p, s j + d b - p]
+
+    What is padded never wins, and of equal numbers the first does. `stride` is by default the
+    window; an image (c, h, w) without a batch is taken too. With `return_indices` also where the
+    largest stood, i w + j in its image, (n, c, h', w') int64.
+
+    >>> import torch
+    >>> max_pool2d(torch.arange(16.0).view(1, 1, 4, 4), 2)
+    tensor([[[[ 5.,  7.],
+              [13., 15.]]]])
+
+    Raises:
+        ValueError: a window that does not fit, or a padding of more than half of it.
+    """
+    if input.dim() == 3:
+        found = max_pool2d(input[None], kernel_size, stride, padding, dilation, ceil_mode, True)
+        return (found[0][0], found[1][0]) if return_indices else found[0][0]
+    kernel, (ph, pw), (dh, dw) = pair(kernel_size), pair(padding), pair(dilation)
+    sh, sw = pair(stride or kernel_size)
+    X = _pool_windows(input, kernel, (sh, sw), (ph, pw), (dh, dw), ceil_mode, -math.inf)
+    Y, place = X.flatten(-2).max(-1)
+    if not return_indices:
+        return Y
+    rows = torch.arange(Y.shape[2], device=Y.device)[:, None] * sh - ph
+    columns = torch.arange(Y.shape[3], device=Y.device) * sw - pw
+    i, j = rows + place // kernel[1] * dh, columns + place % kernel[1] * dw
+    return Y, i * input.shape[3] + j
+
+
+def avg_pool2d(
+    input: Tensor,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """The mean of every window: (n, c, h, w) -> (n, c, h', w').
+
+    Y[i, j] = 1 / (kh kw) sum_{a, b} X[s i + a - p, s j + b - p]
+
+    `stride` is by default the window. Padded zeros count, unless `count_include_pad` is off; what
+    `ceil_mode` adds behind the padding never does; `divisor_override` divides by itself instead.
+    An image (c, h, w) without a batch is taken too.
+
+    >>> import torch
+    >>> avg_pool2d(torch.arange(16.0).view(1, 1, 4, 4), 2)
+    tensor([[[[ 2.5000,  4.5000],
+              [10.5000, 12.5000]]]])
+
+    Raises:
+        ValueError: a window that does not fit, a padding of more than half of it, or a divisor 0.
+    """
+    if input.dim() == 3:
+        return avg_pool2d(input[None], kernel_size, stride, padding, ceil_mode, count_include_pad,
+                          divisor_override)[0]  # fmt: skip
+    if divisor_override == 0:
+        raise ValueError("divisor_override must not be 0")
+    kernel, steps, padded = pair(kernel_size), pair(stride or kernel_size), pair(padding)
+    X = _pool_windows(input, kernel, steps, padded, (1, 1), ceil_mode, 0.0).sum((-2, -1))
+    if divisor_override is not None:
+        return X / divisor_override
+    counts = []  # how many pixels of every window count, along height and along width
+    for size, k, s, p, count in zip(
+        input.shape[2:], kernel, steps, padded, X.shape[2:], strict=True
+    ):
+        start = torch.arange(count, device=X.device) * s - p
+        first, end = (start, size + p) if count_include_pad else (start.clamp(min=0), size)
+        counts.append((start + k).clamp(max=end) - first)
+    return X / (counts[0][:, None] * counts[1])
+
+
+def global_avg_pool2d(input: Tensor) -> Tensor:
+    """The mean of every channel: (n, c, h, w) -> (n, c, 1, 1). Source: arXiv:1312.4400."""
+    return input.mean((2, 3), keepdim=True)
