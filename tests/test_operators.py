@@ -176,6 +176,9 @@ def test_torchs_own_samples_of_its_batch_norms(kind, training, torch_samples, ca
 # --- second derivatives -------------------------------------------------------------------------
 
 TWICE = {
+    "conv2d, many channels": lambda x, w, b: scratch.conv2d(
+        x.view(1, 20, 5, 1).repeat(1, 1, 1, 2), w.flatten()[:40].view(1, 20, 1, 2), b[:1]
+    ),
     "conv2d": lambda x, w, b: scratch.conv2d(x, w, b, stride=2, padding=1),
     "conv_transpose2d": lambda x, w, b: scratch.conv_transpose2d(x, w.transpose(0, 1), b, 2, 1),
     "max_pool2d": lambda x, w, b: scratch.max_pool2d(x, 3, 2, 1),

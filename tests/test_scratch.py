@@ -202,6 +202,25 @@ def test_corr2d_is_conv2d_is_torch(size):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("channels", [15, 16, 33])  # two ways to compute it meet at 16
+@pytest.mark.parametrize("size", [(7, 6), (8, 9)])
+@pytest.mark.parametrize(
+    "options", [{}, {"padding": 1}, {"padding": (2, 1), "dilation": (2, 3)}, {"stride": 2}], ids=str
+)
+def test_conv2d_of_many_channels(channels, size, options):
+    inputs = [torch.randn(s, dtype=F64, requires_grad=True)
+              for s in ((3, channels, *size), (4, channels, 3, 2), (4,))]  # fmt: skip
+    ours, theirs = scratch.conv2d(*inputs, **options), F.conv2d(*inputs, **options)
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+    upstream = torch.randn_like(theirs)
+    for a, b in zip(torch.autograd.grad(ours, inputs, upstream),
+                    torch.autograd.grad(theirs, inputs, upstream), strict=True):  # fmt: skip
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+    with pytest.raises(ValueError, match="does not fit"):
+        scratch.conv2d(inputs[0][:, :, :2], inputs[1])
+    assert scratch.conv2d(inputs[0][:0], inputs[1]).shape[0] == 0
+
+
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
 def test_dropout_is_torchs_mask_for_mask(p):
     x = torch.randn(50, 40, dtype=F64, requires_grad=True)

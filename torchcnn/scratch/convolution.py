@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-from torchcnn.scratch.windows import Pair, pad, pair, windows
+from torchcnn.scratch.windows import Pair, pad, pair, shifts
+
+MANY_CHANNELS = 16  # from here on a product for each weight of the kernel is faster than im2col
 
 
 def corr2d(X: Tensor, K: Tensor) -> Tensor:
@@ -33,6 +35,38 @@ def corr2d(X: Tensor, K: Tensor) -> Tensor:
         for j in range(w):
             Y[i, j] = (X[i : i + kh, j : j + kw] * K).sum()
     return Y
+
+
+def _by_columns(
+    X: Tensor, W: Tensor, stride: tuple[int, int], dilation: tuple[int, int], groups: int
+) -> Tensor:
+    """One product of matrices (im2col): a column (c kh kw) for each window of all images."""
+    o, c_group, kh, kw = W.shape
+    X = X.transpose(0, 1).unflatten(0, (groups, c_group))  # (g, c / g, n, h, w)
+    columns = torch.stack(shifts(X, (kh, kw), stride, dilation), 2)  # (g, c / g, kh kw, n, h', w')
+    Y = W.reshape(groups, o // groups, -1) @ columns.flatten(3).flatten(1, 2)
+    return Y.view(o, *columns.shape[3:]).transpose(0, 1)
+
+
+def _by_rows(X: Tensor, W: Tensor, dilation: tuple[int, int]) -> Tensor:
+    """kh kw products, and no copy: with a row (c) for each pixel of all images, one after another.
+
+    The pixel that lies a below and b beside another is a w + b rows further on, whichever it is.
+    Where that runs over an edge, into the next line or image, the outcome is dropped.
+    """
+    (n, c, h, w), (o, _, kh, kw), (dh, dw) = X.shape, W.shape, dilation
+    lost_h, lost_w = dh * (kh - 1), dw * (kw - 1)
+    if h <= lost_h or w <= lost_w:
+        raise ValueError(f"a window of {lost_h + 1}×{lost_w + 1} does not fit {(h, w)}")
+    rows = X.permute(0, 2, 3, 1).reshape(n * h * w, c)
+    count = len(rows) - lost_h * w - lost_w
+    Y = X.new_zeros(count, o)
+    for a in range(kh):
+        for b in range(kw):
+            start = a * dh * w + b * dw
+            Y = torch.addmm(Y, rows[start : start + count], W[:, :, a, b].t())
+    Y = torch.cat([Y, Y.new_zeros(len(rows) - count, o)]).view(n, h, w, o)
+    return Y[:, : h - lost_h, : w - lost_w].permute(0, 3, 1, 2)
 
 
 def conv2d(
@@ -81,10 +115,11 @@ def conv2d(
     else:
         ph, pw = (0, 0) if isinstance(padding, str) else pair(padding)
         sides = (pw, pw, ph, ph)
-    X = windows(pad(input, sides), (kh, kw), (sh, sw), (dh, dw))  # (n, c, h', w', kh, kw)
-    X = X.unflatten(1, (groups, c_group))
-    W = weight.unflatten(0, (groups, o // groups))
-    Y = torch.einsum("ngchwab,gocab->ngohw", X, W).flatten(1, 2)
+    X = pad(input, sides)
+    if (sh, sw) == (1, 1) and groups == 1 and c >= MANY_CHANNELS and len(X):
+        Y = _by_rows(X, weight, (dh, dw))
+    else:
+        Y = _by_columns(X, weight, (sh, sw), (dh, dw), groups)
     return Y if bias is None else Y + bias.view(-1, 1, 1)
 
 

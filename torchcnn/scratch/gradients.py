@@ -10,7 +10,7 @@ from torch import Tensor
 from torchcnn.scratch.convolution import conv_transpose2d
 from torchcnn.scratch.losses import softmax
 from torchcnn.scratch.pooling import max_pool2d
-from torchcnn.scratch.windows import Pair, pad, pair, windows
+from torchcnn.scratch.windows import Pair, pad, pair, shifts
 
 
 def linear_backward(
@@ -48,11 +48,11 @@ def conv2d_backward(
         )
     )
     grad_input = conv_transpose2d(grad_output, weight, None, steps, padded, rest, groups, spread)
-    (ph, pw) = padded
-    X = windows(pad(input, (pw, pw, ph, ph)), kernel, steps, spread)
-    X = X[:, :, : grad_output.shape[2], : grad_output.shape[3]].unflatten(1, (groups, -1))
+    (ph, pw), (_, _, h, w) = padded, grad_output.shape
+    X = torch.stack(shifts(pad(input, (pw, pw, ph, ph)), kernel, steps, spread))
+    X = X[..., :h, :w].unflatten(2, (groups, -1))  # (kh kw, n, g, c / g, h', w')
     g = grad_output.unflatten(1, (groups, -1))
-    grad_weight = torch.einsum("ngohw,ngchwab->gocab", g, X).flatten(0, 1)
+    grad_weight = torch.einsum("ngohw,kngchw->gock", g, X).reshape(weight.shape)
     return grad_input, grad_weight, grad_output.sum((0, 2, 3))
 
 

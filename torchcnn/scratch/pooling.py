@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from torchcnn.scratch.windows import Pair, pad, pair, windows
+from torchcnn.scratch.windows import Pair, pad, pair, shifts
 
 
 def _outputs(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> int:
@@ -26,7 +26,7 @@ def _pool_windows(
     ceil: bool,
     value: float,
 ) -> Tensor:
-    """(n, c, h, w) -> (n, c, h', w', kh, kw), `value` where a window leaves the image."""
+    """(n, c, h, w) -> (kh kw, n, c, h', w'), `value` where a window leaves the image."""
     sides: list[int] = []
     for axis in (1, 0):  # width first, as `pad` has it
         k, s, p, d = (numbers[axis] for numbers in (kernel, stride, padding, dilation))
@@ -38,7 +38,8 @@ def _pool_windows(
             raise ValueError(f"a window of {kernel} does not fit {tuple(X.shape[2:])}")
         sides += [p, (count - 1) * s + d * (k - 1) + 1 - size - p]
     left, right, top, bottom = sides
-    return windows(pad(X, (left, right, top, bottom), value), kernel, stride, dilation)
+    X = pad(X, (left, right, top, bottom), value)
+    return torch.stack(shifts(X, kernel, stride, dilation))
 
 
 def max_pool2d(
@@ -72,7 +73,7 @@ def max_pool2d(
     kernel, (ph, pw), (dh, dw) = pair(kernel_size), pair(padding), pair(dilation)
     sh, sw = pair(stride or kernel_size)
     X = _pool_windows(input, kernel, (sh, sw), (ph, pw), (dh, dw), ceil_mode, -math.inf)
-    Y, place = X.flatten(-2).max(-1)
+    Y, place = X.max(0)
     if not return_indices:
         return Y
     rows = torch.arange(Y.shape[2], device=Y.device)[:, None] * sh - ph
@@ -112,7 +113,7 @@ def avg_pool2d(
     if divisor_override == 0:
         raise ValueError("divisor_override must not be 0")
     kernel, steps, padded = pair(kernel_size), pair(stride or kernel_size), pair(padding)
-    X = _pool_windows(input, kernel, steps, padded, (1, 1), ceil_mode, 0.0).sum((-2, -1))
+    X = _pool_windows(input, kernel, steps, padded, (1, 1), ceil_mode, 0.0).sum(0)
     if divisor_override is not None:
         return X / divisor_override
     counts = []  # how many pixels of every window count, along height and along width

@@ -29,16 +29,23 @@ def pad(X: Tensor, sides: tuple[int, int, int, int], value: float = 0.0) -> Tens
     return Y
 
 
-def windows(
+def shifts(
     X: Tensor, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
-) -> Tensor:
-    """Every window of an image, as a view of it: (n, c, h, w) -> (n, c, h', w', kh, kw).
+) -> list[Tensor]:
+    """What each place of a window sees, row by row: kh kw views (..., h', w') of (..., h, w).
+
+    The one of place (a, b) is X[..., s i + d a, s j + d b], for all windows (i, j) at once.
 
     Raises:
         ValueError: a window larger than the image.
     """
-    span = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
-    if X.shape[2] < span[0] or X.shape[3] < span[1]:
-        raise ValueError(f"a window of {span[0]}×{span[1]} does not fit {tuple(X.shape[2:])}")
-    X = X.unfold(2, span[0], stride[0]).unfold(3, span[1], stride[1])
-    return X[..., :: dilation[0], :: dilation[1]]
+    spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+    if X.shape[-2] < spans[0] or X.shape[-1] < spans[1]:
+        raise ValueError(f"a window of {spans[0]}×{spans[1]} does not fit {tuple(X.shape[-2:])}")
+    (sh, sw), (dh, dw) = stride, dilation
+    rows, columns = X.shape[-2] - spans[0] + 1, X.shape[-1] - spans[1] + 1  # before striding
+    return [
+        X[..., a * dh : a * dh + rows : sh, b * dw : b * dw + columns : sw]
+        for a in range(kernel[0])
+        for b in range(kernel[1])
+    ]
