@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from test_models import WHOLE_REGISTRY, small
+from test_models import HEAVY, WHOLE_REGISTRY, small
 from torch import nn
 
 from torchcnn import create_model, scratch
@@ -19,7 +19,10 @@ from torchcnn.loop import predict_logits, train_epoch
 @pytest.mark.parametrize("name", WHOLE_REGISTRY)
 def test_every_network_is_the_same_by_hand(name):
     """Keys, logits, gradients and moving statistics, in train and eval mode."""
-    net, x = small(name)
+    # The last norm of deep networks sees one pixel an image at this size. The standard deviation
+    # of 3 numbers may be nearly 0, and rounding blown up to 1e-5 in the gradients; not that of 8.
+    net, x = small(name, batch=8 if name in HEAVY else 3)
+    classes = torch.arange(len(x)) % 5
     twin = scratch.from_scratch(net)
     assert list(twin.state_dict()) == list(net.state_dict())
     for (key, a), (_, b) in zip(twin.named_parameters(), net.named_parameters(), strict=True):
@@ -32,7 +35,7 @@ def test_every_network_is_the_same_by_hand(name):
             net.load_state_dict(before)
             torch.manual_seed(1)  # of dropout
             y = one(x)
-            grads = torch.autograd.grad((y**2).sum(), list(one.parameters()))
+            grads = torch.autograd.grad(F.cross_entropy(y, classes), list(one.parameters()))
             found.append((y.detach(), grads, [b.clone() for b in net.buffers()]))
         (y, grads, buffers), (y_hand, grads_hand, buffers_hand) = found
         torch.testing.assert_close(y_hand, y, rtol=1e-10, atol=1e-10)

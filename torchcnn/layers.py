@@ -191,13 +191,14 @@ class _KerasBatchNorm2d(KerasBatchNorm2d):
     """Keras's batch norm by `scratch.batch_norm`, which keeps the biased variance as well."""
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias, mean, var = (
+        layer: Any = self  # whose statistics are never None
+        gamma, beta, mean, var = (
             t.view(1, -1, 1, 1)
-            for t in (self.weight, self.bias, self.running_mean, self.running_var)
-            if t is not None
+            for t in (layer.weight, layer.bias, layer.running_mean, layer.running_var)
         )
-        y, new_mean, new_var = batch_norm(self.training, x, weight, bias, mean, var, self.eps,
-                                          momentum=0.99)  # fmt: skip
+        y, new_mean, new_var = batch_norm(
+            self.training, x, gamma, beta, mean, var, self.eps, 1 - layer.momentum
+        )
         if self.training:
             mean.copy_(new_mean)
             var.copy_(new_var)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def relu(input: Tensor) -> Tensor:
-    """max(x, 0), with slope 0 at 0.
+    """max(x, 0), with slope 0 at 0. Source: Nair and Hinton 2010.
 
     >>> import torch
     >>> relu(torch.tensor([-2.0, 0.0, 3.0]))
@@ -17,7 +17,7 @@ def relu(input: Tensor) -> Tensor:
 
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
-    """x where it is positive, else `negative_slope` x.
+    """x where it is positive, else `negative_slope` x. Source: Maas, Hannun and Ng 2013.
 
     >>> import torch
     >>> leaky_relu(torch.tensor([-2.0, 3.0]), 0.5)
@@ -28,6 +28,8 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
 
 def sigmoid(input: Tensor) -> Tensor:
     """1 / (1 + e^-x); where e^-x would overflow, x is taken to be the last that does not.
+
+    Source: LeCun, Bottou, Orr and Müller 1998, as for `tanh`.
 
     >>> import torch
     >>> sigmoid(torch.tensor([0.0, 1e4]))

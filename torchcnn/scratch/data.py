@@ -33,6 +33,7 @@ def k_fold(
 
     The i-th time the i-th of k parts is held out; their sizes differ by one at most, and every
     example is held out once. The order stays: shuffle before, if it means something.
+    Source: Stone 1974.
 
     >>> import torch
     >>> [held.tolist() for _, _, held, _ in k_fold(3, torch.arange(5), torch.arange(5))]

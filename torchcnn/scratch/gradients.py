@@ -4,6 +4,8 @@ Each function takes `grad_output`, the gradient of a number L with respect to wh
 and returns the gradients of L with respect to what the layer was given.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,20 @@ from torchcnn.scratch.convolution import conv_transpose2d
 from torchcnn.scratch.losses import softmax
 from torchcnn.scratch.pooling import max_pool2d
 from torchcnn.scratch.windows import Pair, pad, pair, shifts
+
+
+def _rest(
+    size: Sequence[int], count: Sequence[int], kernel: Pair, stride: Pair, padding: Pair,
+    dilation: Pair = 1,
+) -> tuple[int, int]:  # fmt: skip
+    """Pixels at the end, below and to the right, that no window reached."""
+    h, w = (
+        i + 2 * p - (d * (k - 1) + 1) - (o - 1) * s
+        for i, o, k, s, p, d in zip(
+            size, count, pair(kernel), pair(stride), pair(padding), pair(dilation), strict=True
+        )
+    )
+    return h, w
 
 
 def linear_backward(
@@ -40,13 +56,7 @@ def conv2d_backward(
     """
     steps, padded, spread = pair(stride), pair(padding), pair(dilation)
     kernel = (weight.shape[2], weight.shape[3])
-    # Pixels at the end that no window reached, where the stride did not come out even.
-    rest = tuple(
-        size + 2 * p - (d * (k - 1) + 1) - (count - 1) * s
-        for size, k, s, p, d, count in zip(
-            input.shape[2:], kernel, steps, padded, spread, grad_output.shape[2:], strict=True
-        )
-    )
+    rest = _rest(input.shape[2:], grad_output.shape[2:], kernel, steps, padded, spread)
     grad_input = conv_transpose2d(grad_output, weight, None, steps, padded, rest, groups, spread)
     (ph, pw), (_, _, h, w) = padded, grad_output.shape
     X = torch.stack(shifts(pad(input, (pw, pw, ph, ph)), kernel, steps, spread))
@@ -85,12 +95,7 @@ def avg_pool2d_backward(
     kernel, steps, padded = pair(kernel_size), pair(stride or kernel_size), pair(padding)
     c = input.shape[1]
     evenly = input.new_full((c, 1, *kernel), 1 / (kernel[0] * kernel[1]))
-    rest = tuple(
-        size + 2 * p - k - (count - 1) * s
-        for size, k, s, p, count in zip(
-            input.shape[2:], kernel, steps, padded, grad_output.shape[2:], strict=True
-        )
-    )
+    rest = _rest(input.shape[2:], grad_output.shape[2:], kernel, steps, padded)
     return conv_transpose2d(grad_output, evenly, None, steps, padded, rest, groups=c)
 
 

@@ -16,6 +16,7 @@ def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Te
     """log softmax(x) = x - max - log sum_j e^(x_j - max), along `dim`: (...) -> (...).
 
     The largest number is taken away first, which changes nothing and keeps e^x from overflowing.
+    Source: Goodfellow, Bengio and Courville 2016, section 4.1.
 
     >>> import torch
     >>> log_softmax(torch.tensor([1000.0, 1000.0]), 0)
@@ -30,6 +31,8 @@ def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Te
 
 def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     """e^x_i / sum_j e^x_j along `dim`: (...) -> (...), positive and 1 in sum.
+
+    Source: Bridle 1990.
 
     >>> import torch
     >>> softmax(torch.tensor([0.0, 0.0, 1000.0]), 0)

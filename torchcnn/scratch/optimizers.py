@@ -22,6 +22,7 @@ def sgd(
     The gradients are those of a loss summed over the batch, hence the division. Momentum needs
     `velocities`, one tensor a parameter, zeros at the start, which are updated in place. A
     parameter without a gradient stays as it is; gradients are left for the caller to zero.
+    Source: Robbins and Monro 1951; the momentum is Polyak's of 1964.
 
     Raises:
         ValueError: momentum without velocities.

@@ -57,7 +57,8 @@ def max_pool2d(
 
     What is padded never wins, and of equal numbers the first does. `stride` is by default the
     window; an image (c, h, w) without a batch is taken too. With `return_indices` also where the
-    largest stood, i w + j in its image, (n, c, h', w') int64.
+    largest stood, i w + j in its image, (n, c, h', w') int64. Source: Dumoulin and Visin 2016,
+    arXiv:1603.07285.
 
     >>> import torch
     >>> max_pool2d(torch.arange(16.0).view(1, 1, 4, 4), 2)
@@ -97,7 +98,8 @@ def avg_pool2d(
 
     `stride` is by default the window. Padded zeros count, unless `count_include_pad` is off; what
     `ceil_mode` adds behind the padding never does; `divisor_override` divides by itself instead.
-    An image (c, h, w) without a batch is taken too.
+    An image (c, h, w) without a batch is taken too. Source: Dumoulin and Visin 2016,
+    arXiv:1603.07285.
 
     >>> import torch
     >>> avg_pool2d(torch.arange(16.0).view(1, 1, 4, 4), 2)

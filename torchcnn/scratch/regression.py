@@ -20,7 +20,7 @@ def perceptron(X: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Ten
     H = relu(X w1 + b1)   y = H w2 + b2
 
     with w1 (d, h), b1 (h,), w2 (h, q), b2 (q,). Without the ReLU it would be one linear model:
-    (X w1 + b1) w2 + b2 = X (w1 w2) + (b1 w2 + b2).
+    (X w1 + b1) w2 + b2 = X (w1 w2) + (b1 w2 + b2). Source: Rumelhart et al. 1986.
     """
     return linreg(relu(linreg(X, w1, b1)), w2, b2)
 
