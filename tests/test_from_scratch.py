@@ -67,8 +67,8 @@ def test_the_layers_that_no_network_has():
                         (nn.BatchNorm2d(3, track_running_stats=False), (4, 3, 5, 5))):  # fmt: skip
         norm, x = norm.double(), torch.randn(shape, dtype=torch.float64)
         twin = scratch.from_scratch(copy.deepcopy(norm))
-        for _ in range(3):
-            torch.testing.assert_close(twin(x), norm(x), rtol=1e-12, atol=1e-12)
+        for k in range(3):
+            torch.testing.assert_close(twin(k + k * x), norm(k + k * x), rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(dict(twin.named_buffers()), dict(norm.named_buffers()))
         torch.testing.assert_close(twin.eval()(x), norm.eval()(x), rtol=1e-12, atol=1e-12)
 

@@ -221,6 +221,60 @@ def test_conv2d_of_many_channels(channels, size, options):
     assert scratch.conv2d(inputs[0][:0], inputs[1]).shape[0] == 0
 
 
+# --- where PyTorch's samples do not look ----------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize("kernel", [(2, 2), (2, 3), (3, 4), (1, 6)])
+def test_same_padding_puts_the_odd_pixel_behind(kernel):
+    X, W = torch.randn(2, 3, 6, 7, dtype=F64), torch.randn(4, 3, *kernel, dtype=F64)
+    for dilation in (1, 2):
+        ours, theirs = (f(X, W, padding="same", dilation=dilation)
+                        for f in (scratch.conv2d, F.conv2d))  # fmt: skip
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", range(3, 9))
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_poolings_at_the_edge(size, stride):
+    """`ceil_mode` adds a window, unless it would start in the padding behind."""
+    X = torch.randn(1, 2, size, size + 1, dtype=F64)
+    for kernel, padding in ((1, 0), (2, 1), (3, 1)):
+        for name in ("max_pool2d", "avg_pool2d"):
+            ours, theirs = (getattr(module, name)(X, kernel, stride, padding, ceil_mode=True)
+                            for module in (scratch, F))  # fmt: skip
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("target", ["classes", "probabilities"])
+def test_label_smoothing(reduction, weighted, target):
+    logits = torch.randn(6, 4, 3, dtype=F64, requires_grad=True)
+    weight = torch.rand(4, dtype=F64) + 0.5 if weighted else None
+    y = torch.randint(4, (6, 3)) if target == "classes" else torch.rand(6, 4, 3, dtype=F64)
+    if target == "classes":
+        y[0, 0] = 2
+    options = {"weight": weight, "reduction": reduction, "label_smoothing": 0.2}
+    options |= {"ignore_index": 2} if target == "classes" else {}
+    ours, theirs = (f(logits, y, **options) for f in (scratch.cross_entropy, F.cross_entropy))
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    grads = [torch.autograd.grad(loss.sum(), logits)[0] for loss in (ours, theirs)]
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "sigmoid", "tanh"])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_activations_at_zero_and_far_out(name, dtype):
+    x = torch.tensor([-1e4, -800, -100, -50, -1e-9, 0, 1e-9, 50, 100, 800, 1e4], dtype=dtype)
+    x.requires_grad_()
+    found = []
+    for module in (scratch, torch if name in ("sigmoid", "tanh") else F):
+        y = getattr(module, name)(x)
+        found.append((y, *torch.autograd.grad(y.sum(), x)))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-12)
+
+
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
 def test_dropout_is_torchs_mask_for_mask(p):
     x = torch.randn(50, 40, dtype=F64, requires_grad=True)

@@ -37,6 +37,10 @@ def test_one_network_layer_by_layer(command, capsys):
     rows = capsys.readouterr().out.splitlines()
     assert rows[1].split() == ["stem.0", "Conv2d", "64×48×48", "3,200", "7,225,344", "7", "2"]
     assert rows[-1].split()[0] == "11,178,378"
+    command.main(["--arch", "lenet"])
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[8].split() == ["stage2.3", "MaxPool2d", "16×4×4", "0", "0", "16", "4"]
+    assert rows[10].split() == ["head.1", "Linear", "120", "30,840", "30,720", "all", "4"]
     command.main(["--arch", "lenet", "--json"])
     assert json.loads(capsys.readouterr().out)[0]["output"] == [6, 24, 24]
 
