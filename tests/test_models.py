@@ -14,14 +14,14 @@ from torchcnn import BatchNorm, create_model, list_models
 from torchcnn.models import MODELS
 from torchcnn.models.densenet import DenseBlock, transition_block
 from torchcnn.models.googlenet import Inception, InceptionBlk
-from torchcnn.models.resnet import ResBlock, Residual, ResnetBlock, resnet_block
+from torchcnn.models.resnet import Residual, ResnetBlock, resnet_block
 
 KINDS = {
     nn.Conv2d: "conv", nn.MaxPool2d: "maxpool", nn.AvgPool2d: "avgpool", nn.Linear: "linear",
     nn.ZeroPad2d: "pad", torchcnn.GlobalAvgPool2d: "gap",
     Residual: "residual", DenseBlock: "dense_block", Inception: "inception",
 }  # fmt: skip
-JOINS = {Inception: "concat", InceptionBlk: "concat", ResnetBlock: "add", ResBlock: "add"}
+JOINS = {Inception: "concat", InceptionBlk: "concat", ResnetBlock: "add"}
 
 # name: input (channels, pixels), parameters, every layer with its output's shape, in order
 FACTS = {

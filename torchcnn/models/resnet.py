@@ -211,9 +211,10 @@ resnet110 = partial(cifar_resnet, 110)
 
 
 class ResnetBlock(nn.Module):
-    """The Keras tutorial's residual block: (n, in_channels, h, w) -> (n, out_channels, h/s, w/s).
+    """The Keras tutorials' residual block: (n, in_channels, h, w) -> (n, out_channels, h/s, w/s).
 
-    Convolutions without bias, a norm behind each, on the 1×1 path (`residual_path`) too.
+    Convolutions without bias, a norm behind each, on the 1×1 path (`residual_path`) too. The other
+    tutorial has a `bias` in each, and with it no norm on that path.
     """
 
     def __init__(
@@ -223,18 +224,17 @@ class ResnetBlock(nn.Module):
         stride: int = 1,
         residual_path: bool = False,
         norm_layer: NormLayer = KerasBatchNorm2d,
+        bias: bool = False,
     ) -> None:
         super().__init__()
-        self.conv1 = SameConv2d(in_channels, out_channels, 3, stride, bias=False)
+        self.conv1 = SameConv2d(in_channels, out_channels, 3, stride, bias=bias)
         self.bn1 = norm_layer(out_channels)
-        self.conv2 = SameConv2d(out_channels, out_channels, 3, bias=False)
+        self.conv2 = SameConv2d(out_channels, out_channels, 3, bias=bias)
         self.bn2 = norm_layer(out_channels)
-        self.down = (
-            nn.Sequential(SameConv2d(in_channels, out_channels, 1, stride, bias=False),
-                          norm_layer(out_channels))
-            if residual_path
-            else nn.Identity()
-        )  # fmt: skip
+        self.down: nn.Module = nn.Identity()
+        if residual_path:
+            conv = SameConv2d(in_channels, out_channels, 1, stride, bias=bias)
+            self.down = conv if bias else nn.Sequential(conv, norm_layer(out_channels))
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -265,35 +265,6 @@ def tf_resnet18(
     return init_as_keras(nn.Sequential(stages))
 
 
-class ResBlock(nn.Module):
-    """The other Keras tutorial's block: biased convolutions, a bare 1×1 where the stride is not 1.
-
-    (n, in_channels, h, w) -> (n, out_channels, h/s, w/s); of stride 1 it keeps its channels.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int = 1,
-        norm_layer: NormLayer = KerasBatchNorm2d,
-    ) -> None:
-        super().__init__()
-        self.conv1 = SameConv2d(in_channels, out_channels, 3, stride)
-        self.bn1 = norm_layer(out_channels)
-        self.conv2 = SameConv2d(out_channels, out_channels, 3)
-        self.bn2 = norm_layer(out_channels)
-        self.down = (
-            nn.Conv2d(in_channels, out_channels, 1, stride) if stride != 1 else nn.Identity()
-        )
-        self.relu = nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        return self.relu(y + self.down(x))
-
-
 def tf_resnet18_pool(
     in_channels: int = 3, num_classes: int = 10, norm_layer: NormLayer = KerasBatchNorm2d
 ) -> nn.Sequential:
@@ -309,8 +280,8 @@ def tf_resnet18_pool(
     previous = 64
     for i, c in enumerate((64, 128, 256, 512), start=1):  # 30, 15, 8, 4 pixels
         stages[f"stage{i}"] = nn.Sequential(
-            ResBlock(previous, c, 1 if i == 1 else 2, norm_layer),
-            ResBlock(c, c, norm_layer=norm_layer),
+            ResnetBlock(previous, c, 1 if i == 1 else 2, i > 1, norm_layer, bias=True),
+            ResnetBlock(c, c, norm_layer=norm_layer, bias=True),
         )
         previous = c
     stages["pool"] = GlobalAvgPool2d()  # (n, 512, 1, 1)
