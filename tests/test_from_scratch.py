@@ -98,6 +98,7 @@ def test_the_twin_is_a_module_of_its_own():
 @pytest.mark.parametrize(
     ("layer", "message"),
     [(nn.Softplus(), "layer '1' is a Softplus, which is not written by hand; there are AvgPool2d"),
+     (nn.MultiheadAttention(4, 2), "layer '1' is a MultiheadAttention"),  # which has children
      (nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), "layer '1' pads with 'reflect'")],
 )  # fmt: skip
 def test_a_layer_that_is_not_written_by_hand_is_named(layer, message):

@@ -337,6 +337,7 @@ def test_glorot_normal_is_cut_at_two_deviations():
      (lambda: scratch.conv_transpose2d(torch.ones(1, 1, 2, 2), torch.ones(3, 1, 2, 2)), "of 3 ch"),
      (lambda: scratch.max_pool2d(torch.ones(1, 1, 4, 4), 2, padding=2), "half of a window"),
      (lambda: scratch.max_pool2d(torch.ones(1, 1, 2, 2), 3), "does not fit"),
+     (lambda: scratch.avg_pool2d(torch.ones(1, 1, 4, 4), 2, 0), "at least 1, got"),
      (lambda: scratch.avg_pool2d(torch.ones(1, 1, 4, 4), 2, divisor_override=0), "must not be 0"),
      (lambda: scratch.mse_loss(torch.ones(2), torch.ones(2), reduction="max"), "got 'max'"),
      (lambda: scratch.cross_entropy(torch.ones(2, 2), torch.ones(2).long(), label_smoothing=2),

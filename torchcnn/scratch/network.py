@@ -148,7 +148,7 @@ BY_HAND: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm1d: BatchNorm1d, nn.BatchNorm2d: BatchNorm2d, nn.Dropout: Dropout, nn.ReLU: ReLU,
     nn.LeakyReLU: LeakyReLU, nn.Sigmoid: Sigmoid, nn.Tanh: Tanh, nn.Flatten: nn.Flatten,
     nn.ZeroPad2d: ZeroPad2d, nn.Unflatten: nn.Unflatten, nn.Identity: nn.Identity,
-    nn.Sequential: nn.Sequential,
+    nn.Sequential: nn.Sequential, nn.ModuleList: nn.ModuleList, nn.ModuleDict: nn.ModuleDict,
 }  # fmt: skip
 
 
@@ -175,11 +175,13 @@ def from_scratch(net: nn.Module) -> nn.Module:
 def _twin(net: nn.Module, name: str, done: dict[int, nn.Module]) -> nn.Module:
     if id(net) in done:  # a layer that is used twice stays one layer
         return done[id(net)]
-    kind, by_hand = type(net), set(BY_HAND.values())
-    if kind not in BY_HAND and kind not in by_hand and not any(net.children()):
-        known = ", ".join(sorted(layer.__name__ for layer in BY_HAND))
+    kind = type(net)
+    known = kind in BY_HAND or kind in BY_HAND.values()
+    # A module of others is taken apart, but for torch's own, such as attention, which computes.
+    if not known and (not any(net.children()) or kind.__module__.startswith("torch.nn")):
+        there = ", ".join(sorted(layer.__name__ for layer in BY_HAND))
         raise ValueError(
-            f"layer {name!r} is a {kind.__name__}, which is not written by hand; there are {known}"
+            f"layer {name!r} is a {kind.__name__}, which is not written by hand; there are {there}"
         )
     if getattr(net, "padding_mode", "zeros") != "zeros":
         raise ValueError(f"layer {name!r} pads with {net.padding_mode!r}, by hand there is zeros")

@@ -27,16 +27,15 @@ def sgd(
     Raises:
         ValueError: momentum without velocities.
     """
-    params = list(params)
     if momentum and velocities is None:
         raise ValueError("momentum needs velocities, a tensor of zeros for each parameter")
     with torch.no_grad():
-        for p, velocity in zip(params, velocities or params, strict=True):
+        for i, p in enumerate(params):
             if p.grad is None:
                 continue
             step = p.grad / batch_size + weight_decay * p
             if velocities is not None:
-                step = velocity.mul_(momentum).add_(step)
+                step = velocities[i].mul_(momentum).add_(step)
             p -= lr * step
 
 

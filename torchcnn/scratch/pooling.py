@@ -30,6 +30,8 @@ def _pool_windows(
     sides: list[int] = []
     for axis in (1, 0):  # width first, as `pad` has it
         k, s, p, d = (numbers[axis] for numbers in (kernel, stride, padding, dilation))
+        if s < 1:
+            raise ValueError(f"a stride is at least 1, got {stride}")
         if not 0 <= 2 * p <= d * (k - 1) + 1:
             raise ValueError(f"padding is at most half of a window, got {padding} for {kernel}")
         size = X.shape[2 + axis]
@@ -72,7 +74,7 @@ def max_pool2d(
         found = max_pool2d(input[None], kernel_size, stride, padding, dilation, ceil_mode, True)
         return (found[0][0], found[1][0]) if return_indices else found[0][0]
     kernel, (ph, pw), (dh, dw) = pair(kernel_size), pair(padding), pair(dilation)
-    sh, sw = pair(stride or kernel_size)
+    sh, sw = pair(kernel_size if stride in (None, ()) else stride)
     X = _pool_windows(input, kernel, (sh, sw), (ph, pw), (dh, dw), ceil_mode, -math.inf)
     Y, place = X.max(0)
     if not return_indices:
@@ -114,7 +116,11 @@ def avg_pool2d(
                           divisor_override)[0]  # fmt: skip
     if divisor_override == 0:
         raise ValueError("divisor_override must not be 0")
-    kernel, steps, padded = pair(kernel_size), pair(stride or kernel_size), pair(padding)
+    kernel, steps, padded = (
+        pair(kernel_size),
+        pair(kernel_size if stride in (None, ()) else stride),
+        pair(padding),
+    )
     X = _pool_windows(input, kernel, steps, padded, (1, 1), ceil_mode, 0.0).sum(0)
     if divisor_override is not None:
         return X / divisor_override
