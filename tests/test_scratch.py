@@ -2,8 +2,10 @@
 
 import doctest
 import importlib
+import inspect
 import math
 import pkgutil
+import re
 
 import pytest
 import torch
@@ -263,6 +265,14 @@ def test_label_smoothing(reduction, weighted, target):
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("name", ["mse_loss", "l1_loss"])
+def test_weighted_losses(name, reduction):
+    x, y, w = torch.randn(3, 5, 4, dtype=F64).abs()
+    ours, theirs = (getattr(m, name)(x, y, reduction=reduction, weight=w) for m in (scratch, F))
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", ["relu", "leaky_relu", "sigmoid", "tanh"])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_activations_at_zero_and_far_out(name, dtype):
@@ -413,7 +423,28 @@ def test_regressions_from_nothing_learn_the_sample():
         assert accuracy > 0.6
 
 
-def test_every_public_function_is_documented_and_reachable():
+# What torch.nn.functional has besides: deprecated, in place, or for its own use.
+NOT_BY_HAND = {"size_average", "reduce", "inplace", "_stacklevel"}
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in scratch.__all__ if name not in ("batch_norm",) and hasattr(F, name)]
+)
+def test_functions_take_torchs_keywords_in_torchs_order(name):
+    # Poolings that may return indices hide behind a dispatcher, named _max_pool2d underneath.
+    function = getattr(F, f"_{name}", None) if name == "max_pool2d" else getattr(F, name)
+    try:
+        theirs = list(inspect.signature(function).parameters)
+    except ValueError:  # written in C++: its documentation begins with the signature
+        listed = function.__doc__.split("(", 1)[1].split(") ->")[0]
+        theirs = [k.split("=")[0].strip() for k in re.sub(r"\([^)]*\)", "", listed).split(", ")]
+    expected = [k for k in theirs if k not in NOT_BY_HAND]
+    assert list(inspect.signature(getattr(scratch, name)).parameters) == expected
+
+
+def test_every_public_function_is_documented():
     for name in scratch.__all__:
-        function = getattr(scratch, name)
-        assert function.__doc__ and function.__module__.startswith("torchcnn.scratch"), name
+        doc = getattr(scratch, name).__doc__
+        assert getattr(scratch, name).__module__.startswith("torchcnn.scratch"), name
+        if name != "from_scratch":
+            assert re.search("->|in place", doc) and re.search(r"Source|arXiv", doc), name

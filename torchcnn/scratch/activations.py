@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def relu(input: Tensor) -> Tensor:
-    """max(x, 0), with slope 0 at 0. Source: Nair and Hinton 2010.
+    """(...) -> (...): max(x, 0), with slope 0 at 0. Source: Nair and Hinton 2010.
 
     >>> import torch
     >>> relu(torch.tensor([-2.0, 0.0, 3.0]))
@@ -17,7 +17,7 @@ def relu(input: Tensor) -> Tensor:
 
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
-    """x where it is positive, else `negative_slope` x. Source: Maas, Hannun and Ng 2013.
+    """(...) -> (...): x where positive, else `negative_slope` x. Source: Maas, Hannun and Ng 2013.
 
     >>> import torch
     >>> leaky_relu(torch.tensor([-2.0, 3.0]), 0.5)
@@ -27,9 +27,9 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
 
 
 def sigmoid(input: Tensor) -> Tensor:
-    """1 / (1 + e^-x); where e^-x would overflow, x is taken to be the last that does not.
+    """(...) -> (...): 1 / (1 + e^-x), with the least x that does not overflow for all below it.
 
-    Source: LeCun, Bottou, Orr and Müller 1998, as for `tanh`.
+    Source: LeCun, Bottou, Orr and Müller 1998.
 
     >>> import torch
     >>> sigmoid(torch.tensor([0.0, 1e4]))
@@ -40,7 +40,9 @@ def sigmoid(input: Tensor) -> Tensor:
 
 
 def tanh(input: Tensor) -> Tensor:
-    """(e^2x - 1) / (e^2x + 1), exact near 0; beyond ±25 it is ±1 to the last bit.
+    """(...) -> (...): (e^2x - 1) / (e^2x + 1), exact near 0, ±1 to the last bit beyond ±25.
+
+    Source: LeCun, Bottou, Orr and Müller 1998.
 
     >>> import torch
     >>> tanh(torch.tensor([-1e4, 0.0, 1e-8]))

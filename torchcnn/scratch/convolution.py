@@ -14,6 +14,7 @@ def corr2d(X: Tensor, K: Tensor) -> Tensor:
     Y[i, j] = sum_{a, b} X[i + a, j + b] K[a, b]
 
     Written as the definition reads, a loop over the output's pixels; gradients flow to both.
+    Source: Zhang et al. 2021, arXiv:2106.11342.
 
     >>> import torch
     >>> corr2d(torch.arange(9.0).view(3, 3), torch.arange(4.0).view(2, 2))
@@ -200,6 +201,7 @@ def conv_matrix(K: Tensor, size: tuple[int, int], stride: int = 1, padding: int 
 
     It is sparse: a row has the kernel's weights and zeros else. Its transpose goes the other way,
     from (h', w') to (h, w), which is where the transposed convolution has its name from.
+    Source: Dumoulin and Visin 2016, arXiv:1603.07285.
 
     >>> import torch
     >>> W = conv_matrix(torch.ones(3, 3), (4, 4))

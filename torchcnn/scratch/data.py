@@ -11,6 +11,7 @@ def data_iter(batch_size: int, features: Tensor, labels: Tensor) -> Iterator[tup
 
     (n, ...), (n, ...) -> batches (batch_size, ...), (batch_size, ...); the last may be smaller.
     The order follows `torch.manual_seed`. To pass over the data again, call it again.
+    Source: Zhang et al. 2021, arXiv:2106.11342.
 
     Raises:
         ValueError: a batch size below one, or features and labels of different length.

@@ -9,6 +9,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
 
     The mean of every unit stays what it is, so that out of training there is nothing to do: the
     input itself is returned. The mask follows `torch.manual_seed`.
+    Source: Srivastava et al. 2014.
 
     Raises:
         ValueError: p is no probability.

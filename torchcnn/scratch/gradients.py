@@ -35,6 +35,8 @@ def linear_backward(
     """Of y = x W^T + b: (n, q), (n, d), (q, d) -> dL/dx (n, d), dL/dW (q, d), dL/db (q,).
 
     dL/dx = g W   dL/dW = g^T x   dL/db = sum_n g
+
+    Source: Rumelhart, Hinton and Williams 1986.
     """
     return grad_output @ weight, grad_output.t() @ input, grad_output.sum(0)
 
@@ -53,6 +55,8 @@ def conv2d_backward(
     dL/dX = the transposed convolution of g with W
     dL/dW[o, c, a, b] = sum_{n, i, j} g[n, o, i, j] X[n, c, s i + d a - p, s j + d b - p]
     dL/db[o] = sum_{n, i, j} g[n, o, i, j]
+
+    Source: Dumoulin and Visin 2016, arXiv:1603.07285.
     """
     steps, padded, spread = pair(stride), pair(padding), pair(dilation)
     kernel = (weight.shape[2], weight.shape[3])
@@ -75,7 +79,11 @@ def max_pool2d_backward(
     dilation: Pair = 1,
     ceil_mode: bool = False,
 ) -> Tensor:
-    """Of `max_pool2d`: (n, c, h', w') -> (n, c, h, w); each goes to where the largest stood."""
+    """Of `max_pool2d`: (n, c, h', w') -> (n, c, h, w); each goes to where the largest stood.
+
+    dL/dX[i', j'] = sum of the g[i, j] whose window has its first largest number at (i', j').
+    Source: Rumelhart, Hinton and Williams 1986.
+    """
     _, place = max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, True)
     grad = torch.zeros_like(input).flatten(2)
     return grad.scatter_add(2, place.flatten(2), grad_output.flatten(2)).view_as(input)
@@ -91,6 +99,7 @@ def avg_pool2d_backward(
     """Of `avg_pool2d`: (n, c, h', w') -> (n, c, h, w); each is spread evenly over its window.
 
     It is a transposed convolution, channel by channel, with a kernel of 1 / (kh kw).
+    Source: Dumoulin and Visin 2016, arXiv:1603.07285.
     """
     kernel, steps, padded = pair(kernel_size), pair(stride or kernel_size), pair(padding)
     c = input.shape[1]
@@ -124,6 +133,7 @@ def softmax_cross_entropy_backward(logits: Tensor, classes: Tensor) -> Tensor:
     """Of the mean `cross_entropy` of logits (n, k) and classes (n,): -> dL/dlogits (n, k).
 
     dL/dx = (softmax(x) - t) / n, t 1 at the class and 0 else: how wrong the probabilities are.
+    Source: Bridle 1990.
     """
     t = torch.zeros_like(logits).scatter(1, classes[:, None], 1.0)
     return (softmax(logits, 1) - t) / len(logits)

@@ -32,13 +32,13 @@ def _fan(tensor: Tensor, mode: str) -> int:
 
 
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
-    """U(a, b), in place."""
+    """U(a, b), in place: (...) -> (...). Source: Zhang et al. 2021, arXiv:2106.11342."""
     with torch.no_grad():
         return tensor.uniform_(a, b)
 
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
-    """N(mean, std^2), in place."""
+    """N(mean, std^2), in place: (...) -> (...). Source: Zhang et al. 2021, arXiv:2106.11342."""
     with torch.no_grad():
         return tensor.normal_(mean, std)
 
@@ -59,9 +59,10 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
 
 
 def glorot_normal_(tensor: Tensor) -> Tensor:
-    """Keras's `glorot_normal`: as `xavier_normal_`, but never beyond two standard deviations.
+    """Keras's `glorot_normal`: as `xavier_normal_`, in place, but never beyond 2 deviations.
 
     What lies beyond is drawn again; the normal is wider by as much as that takes from its variance.
+    Source: Glorot and Bengio 2010.
     """
     cut = 0.87962566103423978  # standard deviation of N(0, 1) cut at ±2
     std = math.sqrt(2 / sum(_fans(tensor)))

@@ -12,6 +12,12 @@ def _reduce(loss: Tensor, reduction: str, divisor: Tensor | int) -> Tensor:
     return loss.sum() if reduction == "sum" else loss.sum() / divisor
 
 
+def _weighted(loss: Tensor, reduction: str, weight: Tensor | None) -> Tensor:
+    if weight is None:
+        return _reduce(loss, reduction, max(loss.numel(), 1))
+    return _reduce(weight * loss, reduction, weight.sum())
+
+
 def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     """log softmax(x) = x - max - log sum_j e^(x_j - max), along `dim`: (...) -> (...).
 
@@ -61,7 +67,7 @@ def cross_entropy(
     may be such probabilities themselves, of the logits' shape. The mean is taken over the weights
     of the classes that occur; with probabilities, over the examples. Where the class is
     `ignore_index` the loss is 0 and does not count. Logits (k,) are one example.
-    Label smoothing: Szegedy et al. 2015, arXiv:1512.00567.
+    Source: Bridle 1990; label smoothing is that of Szegedy et al. 2015, arXiv:1512.00567.
 
     >>> import torch
     >>> cross_entropy(torch.zeros(2, 10), torch.tensor([3, 7]))
@@ -91,21 +97,31 @@ def cross_entropy(
     return _reduce(loss, reduction, w_target.sum())
 
 
-def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+def mse_loss(
+    input: Tensor, target: Tensor, reduction: str = "mean", weight: Tensor | None = None
+) -> Tensor:
     """The squared error (x - y)^2: (...), (...) -> a number, or (...) if `reduction` is none.
+
+    With `weight`, of the input's shape, each counts as often as its weight says.
+    Source: Zhang et al. 2021, arXiv:2106.11342.
 
     >>> import torch
     >>> mse_loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 5.0]))
     tensor(4.5000)
     """
-    return _reduce((input - target) ** 2, reduction, max(input.numel(), 1))
+    return _weighted((input - target) ** 2, reduction, weight)
 
 
-def l1_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+def l1_loss(
+    input: Tensor, target: Tensor, reduction: str = "mean", weight: Tensor | None = None
+) -> Tensor:
     """The absolute error |x - y|: (...), (...) -> a number, or (...) if `reduction` is none.
+
+    With `weight`, of the input's shape, each counts as often as its weight says.
+    Source: Zhang et al. 2021, arXiv:2106.11342.
 
     >>> import torch
     >>> l1_loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 5.0]))
     tensor(1.5000)
     """
-    return _reduce((input - target).abs(), reduction, max(input.numel(), 1))
+    return _weighted((input - target).abs(), reduction, weight)

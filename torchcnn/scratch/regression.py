@@ -9,7 +9,7 @@ def linreg(X: Tensor, w: Tensor, b: Tensor) -> Tensor:
     """The linear model y = Xw + b: (n, d), (d, q), (q,) -> (n, q).
 
     With q classes and `cross_entropy` as the loss, which has the softmax in it, the same line is
-    softmax regression, and y are its logits.
+    softmax regression, and y are its logits. Source: Zhang et al. 2021, arXiv:2106.11342.
     """
     return X @ w + b
 
@@ -26,8 +26,11 @@ def perceptron(X: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Ten
 
 
 def squared_loss(y_hat: Tensor, y: Tensor) -> Tensor:
-    """Half the squared error of every example, not reduced: l = (y_hat - y)^2 / 2.
+    """Half the squared error of every example, not reduced: (n, ...), (n, ...) -> (n, ...).
+
+    l = (y_hat - y)^2 / 2
 
     `y` takes the shape of `y_hat`, so that (n,) against (n, 1) does not broadcast to (n, n).
+    Source: Zhang et al. 2021, arXiv:2106.11342.
     """
     return (y_hat - y.reshape(y_hat.shape)) ** 2 / 2
