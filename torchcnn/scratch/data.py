@@ -30,7 +30,7 @@ def data_iter(batch_size: int, features: Tensor, labels: Tensor) -> Iterator[tup
 def k_fold(
     k: int, features: Tensor, labels: Tensor
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """k-fold cross-validation: k times (train features, train labels, and those held out).
+    """k-fold cross-validation: (n, ...), (n, ...) -> k times (train x, train y, held-out x, y).
 
     The i-th time the i-th of k parts is held out; their sizes differ by one at most, and every
     example is held out once. The order stays: shuffle before, if it means something.
