@@ -106,7 +106,7 @@ class _Tracer(torch.fx.Tracer):
     """Takes a network apart down to the layers of torch.nn and of torchcnn.layers."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        ours = type(m).__module__ == "torchcnn.layers"
+        ours = type(m).__module__ in ("torchcnn.layers", "torchcnn.scratch.network")
         return ours or super().is_leaf_module(m, module_qualified_name)
 
 
@@ -163,13 +163,25 @@ def _walk(net: nn.Module, input_size: tuple[int, int, int]) -> _Walk:
     """Take a network apart and run it on the meta device. See `summary`."""
     net = copy.deepcopy(net).to("meta", torch.float32).eval()
     try:
-        walk = _Walk(torch.fx.GraphModule(net, _Tracer().trace(net)))
+        walk = _Walk(torch.fx.GraphModule(net, layer_graph(net)))
         with torch.no_grad():
             walk.run(torch.empty(1, *input_size, device="meta"))
     except (RuntimeError, TypeError, torch.fx.proxy.TraceError) as error:
         first = str(error).splitlines()[0]
         raise ValueError(f"the network cannot take an image of {input_size}: {first}") from error
     return walk
+
+
+def layer_graph(net: nn.Module) -> torch.fx.Graph:
+    """A network as the graph of its layers, whatever the size of its images.
+
+    Raises:
+        ValueError: it decides by what is in a tensor, and has no graph.
+    """
+    try:
+        return _Tracer().trace(net)
+    except (TypeError, torch.fx.proxy.TraceError) as error:
+        raise ValueError(f"the network has no graph: {error}") from error
 
 
 def summary(net: nn.Module, input_size: tuple[int, int, int]) -> Summary:

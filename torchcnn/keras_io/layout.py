@@ -1,0 +1,64 @@
+"""Where Keras keeps the numbers of a layer: names, order and axes."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, Node
+
+from torchcnn.keras_io.files import Refused
+from torchcnn.keras_io.match import kind_of
+from torchcnn.layers import BatchNorm
+
+
+def keras_views(
+    net: nn.Module, graph: Graph, image_channels: int | None = None
+) -> dict[str, dict[str, Tensor]]:
+    """Every layer's weights in Keras's names, order and layout, by the layer's name.
+
+    They are views: what is written to them is written to the network. A dense layer's kernel is
+    (pixels, channels, out) here, of which Keras makes (pixels * channels, out).
+    """
+    channels: dict[Node, int | None] = {}
+    views = {}
+    for node in graph.nodes:
+        before = [channels[n] for n in node.all_input_nodes]
+        channels[node] = before[0] if before else image_channels
+        if node.target is torch.cat:
+            channels[node] = sum(c or 0 for c in before)
+        if node.op != "call_module":
+            continue
+        name, module = str(node.target), net.get_submodule(str(node.target))
+        if kind_of(module):
+            views[name] = _views(module, before[0])
+        if isinstance(module, nn.Conv2d):
+            channels[node] = module.out_channels
+        elif isinstance(module, nn.Linear):
+            channels[node] = module.out_features
+    return views
+
+
+def _views(module: Any, channels: int | None) -> dict[str, Tensor]:
+    if isinstance(module, BatchNorm):
+        views = {"gamma": module.gamma, "beta": module.beta,
+                 "moving_mean": module.moving_mean, "moving_var": module.moving_var}  # fmt: skip
+        return {key: view.detach().view(-1) for key, view in views.items()}
+    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        views = {"gamma": module.weight, "beta": module.bias,
+                 "moving_mean": module.running_mean, "moving_var": module.running_var}  # fmt: skip
+        return {key: view.detach() for key, view in views.items()}
+    weight = module.weight.detach()
+    if isinstance(module, nn.Linear):
+        channels = channels or _image_channels(module.in_features)
+        weight = weight.unflatten(1, (channels, -1))  # (out, c, pixels)
+    views = {"kernel": weight.permute(2, 3, 1, 0) if weight.dim() == 4 else weight.permute(2, 1, 0)}
+    return views | ({"bias": module.bias.detach()} if module.bias is not None else {})
+
+
+def _image_channels(features: int) -> int:
+    """Channels of the square image that was flattened into so many numbers: 1 or 3."""
+    for channels in (1, 3):
+        if features % channels == 0 and math.isqrt(features // channels) ** 2 * channels == features:
+            return channels
+    raise Refused(f"{features} inputs are no square image of 1 or 3 channels")
