@@ -27,9 +27,20 @@ def sigmoid_cnn(size, channels, dropout):
     ])  # fmt: skip
 
 
-class Baseline(keras.Model):
+class WithDropout(keras.Model):
+    """Says how it was made, so that it can be saved as a .keras file."""
+
     def __init__(self, dropout):
         super().__init__()
+        self.rate = dropout
+
+    def get_config(self):
+        return {"dropout": self.rate}
+
+
+class Baseline(WithDropout):
+    def __init__(self, dropout):
+        super().__init__(dropout)
         self.c1 = conv(6, 5)
         self.b1 = L.BatchNormalization()
         self.a1 = L.Activation("relu")
@@ -40,7 +51,7 @@ class Baseline(keras.Model):
         self.d2 = L.Dropout(dropout)
         self.f2 = L.Dense(10, activation="softmax")
 
-    def call(self, x):
+    def call(self, x, training=None):
         x = self.d1(self.p1(self.a1(self.b1(self.c1(x)))))
         return self.f2(self.d2(self.f1(self.flatten(x))))
 
@@ -57,14 +68,14 @@ class LeNet5(keras.Model):
         self.f2 = L.Dense(84, activation="sigmoid")
         self.f3 = L.Dense(10)
 
-    def call(self, x):
+    def call(self, x, training=None):
         x = self.p2(self.c2(self.p1(self.c1(x))))
         return self.f3(self.f2(self.f1(self.flatten(x))))
 
 
-class AlexNet8(keras.Model):
+class AlexNet8(WithDropout):
     def __init__(self, dropout):
-        super().__init__()
+        super().__init__(dropout)
         self.c1 = conv(96, 3, padding="valid")
         self.b1 = L.BatchNormalization()
         self.a1 = L.Activation("relu")
@@ -84,7 +95,7 @@ class AlexNet8(keras.Model):
         self.d2 = L.Dropout(dropout and 0.5)
         self.f3 = L.Dense(10, activation="softmax")
 
-    def call(self, x):
+    def call(self, x, training=None):
         x = self.p1(self.a1(self.b1(self.c1(x))))
         x = self.p2(self.a2(self.b2(self.c2(x))))
         x = self.p3(self.c5(self.c4(self.c3(x))))
@@ -119,13 +130,13 @@ def vgg13(size, channels, dropout):
     return net
 
 
-class VGG16(keras.Model):
+class VGG16(WithDropout):
     """Thirteen times c, b, a; five times p, d; all of them attributes with a number."""
 
     PLAN = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 
     def __init__(self, dropout):
-        super().__init__()
+        super().__init__(dropout)
         i = 0
         for group, (filters, count) in enumerate(self.PLAN, 1):
             for _ in range(count):
@@ -142,7 +153,7 @@ class VGG16(keras.Model):
         self.d7 = L.Dropout(dropout)
         self.f3 = L.Dense(10, activation="softmax")
 
-    def call(self, x):
+    def call(self, x, training=None):
         i = 0
         for group, (_, count) in enumerate(self.PLAN, 1):
             for _ in range(count):
@@ -219,7 +230,7 @@ class ConvBNRelu(keras.Model):
             [conv(filters, kernel, strides), L.BatchNormalization(), L.Activation("relu")]
         )
 
-    def call(self, x):
+    def call(self, x, training=None):
         return self.model(x)
 
 
@@ -234,7 +245,7 @@ class InceptionBlk(keras.Model):
         self.p4_1 = L.MaxPooling2D(3, 1, padding="same")
         self.c4_2 = ConvBNRelu(filters, 1, strides)
 
-    def call(self, x):
+    def call(self, x, training=None):
         paths = [self.c1(x), self.c2_2(self.c2_1(x)), self.c3_2(self.c3_1(x)),
                  self.c4_2(self.p4_1(x))]  # fmt: skip
         return keras.ops.concatenate(paths, axis=3)
@@ -251,7 +262,7 @@ class Inception10(keras.Model):
         self.p1 = L.GlobalAveragePooling2D()
         self.f1 = L.Dense(10, activation="softmax")
 
-    def call(self, x):
+    def call(self, x, training=None):
         return self.f1(self.p1(self.blocks(self.c1(x))))
 
 
@@ -269,7 +280,7 @@ class ResnetBlock(keras.Model):
             self.down_b1 = L.BatchNormalization()
         self.a2 = L.Activation("relu")
 
-    def call(self, x):
+    def call(self, x, training=None):
         y = self.b2(self.c2(self.a1(self.b1(self.c1(x)))))
         return self.a2(y + (self.down_b1(self.down_c1(x)) if self.residual_path else x))
 
@@ -287,7 +298,7 @@ class ResNet18(keras.Model):
         self.p1 = L.GlobalAveragePooling2D()
         self.f1 = L.Dense(10, activation="softmax", kernel_regularizer=keras.regularizers.L2())
 
-    def call(self, x):
+    def call(self, x, training=None):
         return self.f1(self.p1(self.blocks(self.a1(self.b1(self.c1(x))))))
 
 
@@ -301,7 +312,7 @@ class ResBlock(L.Layer):
         self.bn2 = L.BatchNormalization()
         self.downsample = conv(filters, 1, stride, "valid") if stride != 1 else None
 
-    def call(self, x):
+    def call(self, x, training=None):
         y = self.bn2(self.conv2(self.relu(self.bn1(self.conv(x)))))
         return keras.ops.relu(L.add([y, self.downsample(x) if self.downsample else x]))
 
@@ -318,7 +329,7 @@ class ResNet18Pool(keras.Model):
         self.avgpool = L.GlobalAveragePooling2D()
         self.fc = L.Dense(10)
 
-    def call(self, x):
+    def call(self, x, training=None):
         x = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
         return self.fc(self.avgpool(x))
 

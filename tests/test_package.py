@@ -11,7 +11,7 @@ import pytest
 import torchcnn
 
 PACKAGE = Path(torchcnn.__file__).parent
-COMMANDS = {"train", "benchmark", "summary"}
+COMMANDS = {"train", "benchmark", "summary", "export"}
 # Each part, and what it may know of: itself and what stands before it.
 MAY_IMPORT = {
     "scratch": set(),
@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "layers": {"scratch"},
     "models": {"scratch", "layers"},
     "shapes": {"layers"},
+    "keras_io": {"layers", "shapes"},
     "data": set(),
     "batches": {"data", "augment"},
     "checkpoint": {"scratch", "layers", "models"},

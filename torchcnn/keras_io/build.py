@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import Node
 
+from torchcnn.keras_io.graphs import conv_padding, kind_of
 from torchcnn.keras_io.layout import keras_views
-from torchcnn.keras_io.match import conv_padding, kind_of
 from torchcnn.layers import (
     BatchNorm,
     FlattenLayer,
@@ -24,6 +24,7 @@ from torchcnn.layers import (
 from torchcnn.shapes import layer_graph
 
 LAST = "channels_last"  # whatever keras.json says
+
 
 def _keras() -> Any:
     try:
@@ -103,7 +104,7 @@ class _Builder:
 
     def __init__(self, keras: Any, net: nn.Module) -> None:
         self.keras, self.net = keras, net
-        self.calls: Counter[str] = Counter()  # a ReLU may be called twice, a layer of Keras here not
+        self.calls: Counter[str] = Counter()  # a ReLU called twice is two layers of Keras
         self.dtype = str(next(net.parameters()).dtype).removeprefix("torch.")
 
     def make(self, kind: str, x: Any, name: str, **settings: Any) -> Any:
@@ -186,7 +187,8 @@ class _Builder:
             raise ValueError(f"layer {name} has a ceil_mode or dilation, unknown to Keras")
         if pad == (0, 0):
             return make(x, name, pool_size=size, strides=stride, padding="valid")
-        if kind == "AveragePooling2D" or any(k != 2 * p + 1 for k, p in zip(size, pad, strict=True)):
+        symmetric = all(k == 2 * p + 1 for k, p in zip(size, pad, strict=True))
+        if kind == "AveragePooling2D" or not symmetric:
             raise ValueError(f"layer {name} has a padding of {pad}, which Keras's poolings lack")
         # SAME at stride 1 is symmetric; the stride comes after, by windows of one pixel.
         x = make(x, name, pool_size=size, strides=1, padding="same")
@@ -202,11 +204,13 @@ class _Builder:
             return self.keras.layers.Concatenate(-1, name=node.name, dtype=self.dtype)(inputs)
         (x,) = inputs
         if node.target is operator.getitem:  # every second pixel
-            steps = [s.step or 1 for s in node.args[1][2:]]  # type: ignore[index, union-attr]
+            slices: Any = node.args[1]
+            steps = [s.step or 1 for s in slices[2:]]
             return self.make("MaxPooling2D", x, node.name, pool_size=1, strides=tuple(steps),
                              padding="valid", data_format=LAST)  # fmt: skip
         if node.target is F.pad:  # channels of zeros: Keras pads the two axes before the last
-            *around, before, behind = node.args[1]  # type: ignore[misc]
+            pads: Any = node.args[1]
+            *around, before, behind = pads
             if not any(around):
                 x = self.make("Permute", x, f"{node.name}.in", dims=(1, 3, 2))
                 x = self.make("ZeroPadding2D", x, node.name, padding=((0, 0), (before, behind)),

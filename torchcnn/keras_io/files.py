@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 Config = dict[str, Any]
 SMALL = 2**26  # bytes that are read without a question
+KINDS = {"conv": "convolution", "dense": "dense layer", "norm": "batch norm", "add": "sum",
+         "concat": "concatenation", "pad": "padding", "input": "input"}  # fmt: skip
 
 
 class KerasLayer(NamedTuple):
@@ -66,7 +68,7 @@ def open_keras(source: Any, parameters: int) -> Iterator[KerasFile]:
     if not Path(source).is_file():
         raise FileNotFoundError(f"there is no file {source}")
     with open(source, "rb") as stream:
-        config, weights = None, stream
+        config, weights = None, cast(IO[bytes], stream)
         if stream.read(4) == b"PK\x03\x04":
             config, weights = _unzip(stream, SMALL + 64 * parameters)
         with h5py.File(weights, "r") as file:
@@ -110,7 +112,7 @@ def _unzip(stream: Any, most: int) -> tuple[Config, io.BytesIO]:
 
 
 def _read(file: Any, config: Config | None) -> KerasFile:
-    root = file["model_weights"] if "model_weights" in file else file
+    root = _member(file, "model_weights") if "model_weights" in file else file
     if "layer_names" not in root.attrs:
         layers = list(_layers(file, "", set()))
         layers.sort(key=lambda layer: _natural(layer.path))

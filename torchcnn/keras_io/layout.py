@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from torchcnn.keras_io.files import Refused
-from torchcnn.keras_io.match import kind_of
+from torchcnn.keras_io.graphs import kind_of
 from torchcnn.layers import BatchNorm
 
 
@@ -40,11 +40,14 @@ def keras_views(
 
 
 def _views(module: Any, channels: int | None) -> dict[str, Tensor]:
+    views: dict[str, Any]
     if isinstance(module, BatchNorm):
         views = {"gamma": module.gamma, "beta": module.beta,
                  "moving_mean": module.moving_mean, "moving_var": module.moving_var}  # fmt: skip
         return {key: view.detach().view(-1) for key, view in views.items()}
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        if not module.affine or not module.track_running_stats:
+            raise Refused("a batch norm without weights or without moving statistics is no Keras's")
         views = {"gamma": module.weight, "beta": module.bias,
                  "moving_mean": module.running_mean, "moving_var": module.running_var}  # fmt: skip
         return {key: view.detach() for key, view in views.items()}
@@ -59,6 +62,6 @@ def _views(module: Any, channels: int | None) -> dict[str, Tensor]:
 def _image_channels(features: int) -> int:
     """Channels of the square image that was flattened into so many numbers: 1 or 3."""
     for channels in (1, 3):
-        if features % channels == 0 and math.isqrt(features // channels) ** 2 * channels == features:
+        if math.isqrt(features // channels) ** 2 * channels == features:
             return channels
     raise Refused(f"{features} inputs are no square image of 1 or 3 channels")

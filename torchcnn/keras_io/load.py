@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from torchcnn.keras_io.files import Refused, open_keras
+from torchcnn.keras_io.graphs import input_channels
 from torchcnn.keras_io.layout import keras_views
-from torchcnn.keras_io.match import input_channels, match
+from torchcnn.keras_io.match import match
 from torchcnn.shapes import layer_graph
 
 

@@ -14,6 +14,7 @@ def sgd(
     weight_decay: float = 0.0,
     momentum: float = 0.0,
     velocities: Sequence[Tensor] | None = None,
+    lr_in_velocity: bool = False,
 ) -> None:
     """One step of stochastic gradient descent, in place: p <- p - lr v.
 
@@ -23,6 +24,9 @@ def sgd(
     `velocities`, one tensor a parameter, zeros at the start, which are updated in place. A
     parameter without a gradient stays as it is; gradients are left for the caller to zero.
     Source: Robbins and Monro 1951; the momentum is Polyak's of 1964.
+
+    Keras's form, `lr_in_velocity`, moves by v itself: v <- momentum v + lr (...), p <- p - v. The
+    two part when the learning rate changes: here the past keeps the rate that it was made with.
 
     Raises:
         ValueError: momentum without velocities.
@@ -34,9 +38,11 @@ def sgd(
             if p.grad is None:
                 continue
             step = p.grad / batch_size + weight_decay * p
+            if lr_in_velocity:
+                step = lr * step
             if velocities is not None:
                 step = velocities[i].mul_(momentum).add_(step)
-            p -= lr * step
+            p -= step if lr_in_velocity else lr * step
 
 
 def adam(
@@ -48,6 +54,7 @@ def adam(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     weight_decay: float = 0.0,
+    eps_hat: bool = False,
 ) -> None:
     """Step number `step`, from 1, of Adam, in place.
 
@@ -57,6 +64,10 @@ def adam(
     `means` m and `squares` s are one tensor a parameter, zeros at the start, and are updated in
     place. A parameter without a gradient stays as it is. Source: Kingma and Ba 2014,
     arXiv:1412.6980.
+
+    With `eps_hat`, `eps` is what the paper calls so: it is added before the root is corrected,
+    p <- p - lr sqrt(1 - b2^step) / (1 - b1^step) m / (sqrt(s) + eps). So does Keras, with 1e-7; in
+    the first steps it weighs up to 30 times what the other does.
 
     Raises:
         ValueError: a step below one.
@@ -71,4 +82,5 @@ def adam(
             g = p.grad + weight_decay * p
             m.mul_(b1).add_((1 - b1) * g)
             s.mul_(b2).add_((1 - b2) * g**2)
-            p -= lr / (1 - b1**step) * m / (torch.sqrt(s) / math.sqrt(1 - b2**step) + eps)
+            root = math.sqrt(1 - b2**step)
+            p -= lr / (1 - b1**step) * m / (torch.sqrt(s) / root + (eps / root if eps_hat else eps))

@@ -1,0 +1,143 @@
+"""What `torchcnn.export` writes, loaded as its users load it."""
+
+import json
+import zipfile
+
+import pytest
+import torch
+import torch._dynamo  # loads Triton, which must come before TensorFlow in one process
+
+from torchcnn import list_models
+from torchcnn.checkpoint import FORMAT, build_model, save_checkpoint
+from torchcnn.export import FORMATS, main
+
+# Keras's own, see test_keras_io.py.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+CLASSES = [f"class {i}" for i in range(10)]
+FAMILIES = {  # one network a family: in_channels, input_size, small_input
+    "mlp": (1, 28, False), "lenet": (1, 28, False), "alexnet": (1, 28, True),
+    "tf_vgg13": (3, 32, False), "nin": (1, 28, True), "googlenet": (1, 28, True),
+    "resnet18": (1, 28, True), "densenet": (1, 28, True), "tf_baseline": (3, 31, False),
+    "tf_inception10": (3, 32, False), "resnet20": (3, 32, False),
+}  # fmt: skip
+PACKAGES = {"keras": "keras", "onnx": "onnxruntime", "safetensors": "safetensors"}
+
+
+def checkpoint(path, arch):
+    """A run's checkpoint, with weights and moving statistics that are not those of the start."""
+    channels, size, small = FAMILIES[arch]
+    model = {"arch": arch, "in_channels": channels, "num_classes": 10, "input_size": size,
+             "norm": "torch", "small_input": small}  # fmt: skip
+    torch.manual_seed(0)
+    net = build_model(**model).train()
+    with torch.no_grad():
+        net(torch.rand(8, channels, size, size))
+    save_checkpoint(path, {
+        "torchcnn": FORMAT, "model": model, "weights": net.state_dict(), "optimizer": {},
+        "config": {}, "classes": CLASSES, "history": [],
+    })  # fmt: skip
+    return net.eval()
+
+
+def load(to, path, net):
+    """The file in the runtime that it is for: (images -> logits, what it says of itself)."""
+    if to == "keras":
+        import keras
+
+        about = json.loads(zipfile.ZipFile(path).read("torchcnn.json"))
+        model = keras.models.load_model(path)
+        return lambda x: torch.tensor(model.predict_on_batch(x.movedim(1, -1).numpy())), about
+    if to == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path)
+        about = json.loads(session.get_modelmeta().custom_metadata_map["torchcnn"])
+        return lambda x: torch.from_numpy(session.run(["logits"], {"images": x.numpy()})[0]), about
+    if to == "torch-export":
+        extra = {"torchcnn.json": ""}
+        program = torch.export.load(path, extra_files=extra)
+        return program.module(), json.loads(extra["torchcnn.json"])
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  no mapping
+        about = json.loads(file.metadata()["torchcnn"])
+    twin = build_model(**about["model"]).eval()
+    twin.load_state_dict(weights)
+    return twin, about
+
+
+def exported(to, arch, folder):
+    pytest.importorskip(PACKAGES.get(to, "torch"), reason=f"pip install .[{PACKAGES.get(to)}]")
+    net = checkpoint(folder / "best.pt", arch)
+    path = folder / f"{arch}{FORMATS[to].suffix}"
+    main(["--checkpoint", str(folder / "best.pt"), "--to", to, "--out", str(path)])
+    return net, path
+
+
+@torch.no_grad()
+def check(to, arch, folder):
+    net, path = exported(to, arch, folder)
+    channels, size, _ = FAMILIES[arch]
+    run, about = load(to, path, net)
+    for n in (1, 3):
+        x = torch.rand(n, channels, size, size)
+        torch.testing.assert_close(run(x), net(x), rtol=0, atol=1e-5)
+    assert about["classes"] == CLASSES and about["arch"] == arch and about["outputs"] == "logits"
+    assert about["mean"] == [0.0] * channels and about["std"] == [1.0] * channels
+    image = about["input"]
+    assert (image["channels"], image["height"], image["width"]) == (channels, size, size)
+    assert image["layout"] == ("nhwc" if to == "keras" else "nchw") and image["range"] == [0, 1]
+    assert sorted(p.name for p in folder.iterdir()) == sorted(["best.pt", path.name])
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_file_loads_where_it_is_for(to, tmp_path):
+    check(to, "lenet", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("arch", sorted(FAMILIES.keys() - {"lenet"}))
+def test_one_network_a_family_in_every_format(arch, to, tmp_path):
+    assert arch in list_models()
+    check(to, arch, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--to", "onnx", "--out", "m.pt"], "--to onnx writes a file *.onnx, got --out m.pt"),
+        (["--to", "tflite", "--out", "m.tflite"], "invalid choice: 'tflite'"),
+        (["--to", "torch-export", "--out", "best.pt2"], "--out best.pt2 exists already"),
+        (["--to", "torch-export", "--out", "none/m.pt2"], "none is no writable folder"),
+        (["--to", "torch-export"], "required: --out"),
+        (["--to", "torch-export", "--out", "m.pt2", "--checkpoint", "no.pt"], "no checkpoint"),
+        (["--to", "torch-export", "--out", "m.pt2", "--checkpoint", "best.pt2"], "damaged"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_exported_is_refused(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    checkpoint(tmp_path / "best.pt", "mlp")
+    (tmp_path / "best.pt2").write_text("mine")
+    with pytest.raises(SystemExit) as stop:
+        main(["--checkpoint", "best.pt", *arguments])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and message in error and error.count("\n") == 1
+    assert (tmp_path / "best.pt2").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "best.pt2"]
+
+
+def test_a_file_that_computes_something_else_does_not_appear(tmp_path, monkeypatch):
+    """The check after writing: what was written is loaded, and must give the same logits."""
+    wrong = FORMATS["torch-export"]._replace(
+        load=lambda path, model: (lambda x: torch.zeros(len(x), 10), about)
+    )
+    monkeypatch.setitem(FORMATS, "torch-export", wrong)
+    about = {}
+    monkeypatch.setattr("torchcnn.export.describe", lambda *_: about)
+    checkpoint(tmp_path / "best.pt", "mlp")
+    with pytest.raises(RuntimeError, match="logits for 1 images differ"):
+        main(["--checkpoint", str(tmp_path / "best.pt"), "--to", "torch-export",
+              "--out", str(tmp_path / "m.pt2")])  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["best.pt"]
