@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import Node
 
-from torchcnn.keras_io.graphs import conv_padding, kind_of
+from torchcnn.keras_io.graphs import conv_padding, keras_name, kind_of
 from torchcnn.keras_io.layout import keras_views
 from torchcnn.layers import (
     BatchNorm,
@@ -38,9 +38,9 @@ def to_keras(net: nn.Module, input_size: tuple[int, int, int] | None = None) -> 
     """A functional Keras model that computes what the network does, with its weights.
 
     Images are (n, h, w, c) there, and the outputs are logits. The layers bear the names of the
-    torch modules; what one layer of Keras cannot say is said by several: explicit zeros in front of
-    a convolution are `<name>.pad`. In training one thing differs outside the `tf_` networks:
-    Keras's batch norm keeps the biased variance, torch's the unbiased one.
+    torch modules, `stage1_0` for `stage1.0`; what one layer of Keras cannot say is said by several:
+    explicit zeros in front of a convolution are `<name>_pad`. In training one thing differs outside
+    the `tf_` networks: Keras's batch norm keeps the biased variance, torch's the unbiased one.
 
     Args:
         input_size: (channels, height, width); None leaves height and width open, and the model
@@ -66,7 +66,7 @@ def to_keras(net: nn.Module, input_size: tuple[int, int, int] | None = None) -> 
             made[node] = inputs[0]
     model = keras.Model(source, made[next(iter(reversed(graph.nodes)))])
     for name, weights in views.items():
-        layer = model.get_layer(name)
+        layer = model.get_layer(keras_name(name))
         for variable, view in zip(layer.weights, weights.values(), strict=True):
             variable.assign(view.cpu().reshape(tuple(variable.shape)).numpy())
     return model
@@ -112,13 +112,13 @@ class _Builder:
         return layer(x)
 
     def module(self, node: Node, x: Any) -> Any:
-        name = str(node.target)
-        module: Any = self.net.get_submodule(name)
+        module: Any = self.net.get_submodule(str(node.target))
+        name = keras_name(str(node.target))
         self.calls[name] += 1
         if (call := self.calls[name]) > 1:
             if kind_of(module):
-                raise ValueError(f"layer {name} is called twice")
-            name = f"{name}.{call}"
+                raise ValueError(f"layer {node.target} is called twice")
+            name = f"{name}_{call}"
         make = partial(self.make, x=x, name=name)
         match module:
             case nn.Conv2d():
@@ -126,7 +126,7 @@ class _Builder:
             case nn.Linear():
                 return make("Dense", units=module.out_features, use_bias=module.bias is not None)
             case nn.BatchNorm1d() | nn.BatchNorm2d() | BatchNorm():
-                return self.norm(module, x, name)
+                return self.norm(module, x, name, str(node.target).rpartition(".")[0])
             case nn.MaxPool2d() | nn.AvgPool2d():
                 return self.pool(module, x, name)
             case GlobalAvgPool2d():
@@ -157,7 +157,7 @@ class _Builder:
         padding = conv_padding(conv)
         if isinstance(padding, tuple) and any(padding):
             top, bottom, left, right = padding
-            x = self.make("ZeroPadding2D", x, f"{name}.pad", padding=((top, bottom), (left, right)),
+            x = self.make("ZeroPadding2D", x, f"{name}_pad", padding=((top, bottom), (left, right)),
                           data_format=LAST)  # fmt: skip
         return self.make(
             "Conv2D", x, name, filters=conv.out_channels, kernel_size=conv.kernel_size,
@@ -166,13 +166,13 @@ class _Builder:
             data_format=LAST,
         )  # fmt: skip
 
-    def norm(self, norm: Any, x: Any, name: str) -> Any:
+    def norm(self, norm: Any, x: Any, name: str, block: str) -> Any:
         kept = norm.momentum if isinstance(norm, BatchNorm) else 1 - norm.momentum
         layer = self.keras.layers.BatchNormalization(
             epsilon=norm.eps, momentum=kept, name=name, dtype=self.dtype
         )
-        block = self.net.get_submodule(name.rpartition(".")[0])
-        return layer(x, training=False) if getattr(block, "frozen_norm", False) else layer(x)
+        frozen = getattr(self.net.get_submodule(block), "frozen_norm", False)
+        return layer(x, training=False) if frozen else layer(x)
 
     def pool(self, pool: Any, x: Any, name: str) -> Any:
         (size, stride, pad) = (
@@ -194,7 +194,7 @@ class _Builder:
         x = make(x, name, pool_size=size, strides=1, padding="same")
         if stride == (1, 1):
             return x
-        return make(x, f"{name}.stride", pool_size=1, strides=stride, padding="valid")
+        return make(x, f"{name}_stride", pool_size=1, strides=stride, padding="valid")
 
     def function(self, node: Node, inputs: list[Any]) -> Any:
         """What the blocks compute between their layers."""
@@ -212,10 +212,10 @@ class _Builder:
             pads: Any = node.args[1]
             *around, before, behind = pads
             if not any(around):
-                x = self.make("Permute", x, f"{node.name}.in", dims=(1, 3, 2))
+                x = self.make("Permute", x, f"{node.name}_in", dims=(1, 3, 2))
                 x = self.make("ZeroPadding2D", x, node.name, padding=((0, 0), (before, behind)),
                               data_format=LAST)  # fmt: skip
-                return self.make("Permute", x, f"{node.name}.out", dims=(1, 3, 2))
+                return self.make("Permute", x, f"{node.name}_out", dims=(1, 3, 2))
         raise ValueError(f"{node.target} has no counterpart in Keras")
 
 

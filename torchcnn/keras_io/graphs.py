@@ -62,6 +62,11 @@ def kind_of(module: nn.Module) -> str:
     return "norm" if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | BatchNorm) else ""
 
 
+def keras_name(name: str) -> str:
+    """stage1.0.conv1 -> stage1_0_conv1: in a name of Keras there is neither a dot nor a slash."""
+    return name.replace(".", "_")
+
+
 def conv_padding(conv: nn.Conv2d, before: tuple[int, ...] = (0, 0, 0, 0)) -> str | tuple[int, ...]:
     """What a convolution pads: "same" as Keras means it, or zeros (top, bottom, left, right)."""
     if isinstance(conv, SameConv2d) or conv.padding == "same":

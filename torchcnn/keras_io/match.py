@@ -11,7 +11,7 @@ from torch import nn
 from torch.fx import Graph, Node
 
 from torchcnn.keras_io.files import KINDS, KerasFile, KerasLayer, Refused
-from torchcnn.keras_io.graphs import MODELS, KerasGraph, Op, listed, torch_ops
+from torchcnn.keras_io.graphs import MODELS, KerasGraph, Op, keras_name, listed, torch_ops
 
 Pair = tuple[str, KerasLayer]  # a layer of the torch network, and its weights
 
@@ -28,8 +28,8 @@ def match(net: nn.Module, graph: Graph, file: KerasFile) -> list[Pair]:
     for layer in file.layers:
         if not layer.kind:
             raise Refused(f"its layer {layer.path} is no {', '.join(list(KINDS.values())[:3])}")
-    if theirs.keys() == ours.keys() and len(theirs) == len(file.layers):
-        pairs = [(name, theirs[name]) for name in ours]
+    if theirs.keys() == set(map(keras_name, ours)) and len(theirs) == len(file.layers):
+        pairs = [(name, theirs[keras_name(name)]) for name in ours]
         for name, layer in pairs:
             compare(ours[name], layer)
         return pairs
