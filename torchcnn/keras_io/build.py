@@ -27,6 +27,8 @@ LAST = "channels_last"  # whatever keras.json says
 
 
 def _keras() -> Any:
+    import torch._dynamo  # noqa: F401  loads Triton: after TensorFlow it would abort the process
+
     try:
         import keras
     except ImportError as error:

@@ -172,7 +172,10 @@ def _legacy_layers(group: Any, path: str) -> Iterator[KerasLayer]:
     by_layer: dict[str, dict[str, Any]] = {}
     for name in map(_text, group.attrs["weight_names"]):
         layer, _, weight = name.rpartition("/")
-        by_layer.setdefault(layer, {})[weight.partition(":")[0]] = _member(group, name)
+        weights, key = by_layer.setdefault(layer or path, {}), weight.partition(":")[0]
+        if key in weights:
+            raise Refused(f"it names two arrays {name} in {path}, and no layers for them")
+        weights[key] = _member(group, name)
     order = ["kernel", "gamma", "bias", "beta", "moving_mean", "moving_variance"]
     for layer, weights in by_layer.items():
         if not weights.keys() <= set(order):
