@@ -403,5 +403,5 @@ def test_every_network_trains_by_the_command(arch, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "load_data", lambda name, root: part)
     size = TRAIN_AT.get(arch, 32)
     run("--arch", arch, "--epochs", 1, "--batch-size", 6, "--input-size", size, "--out", "r",
-        "--optimizer", "sgd")  # Adam's state would be gigabytes to write
+        "--optimizer", "sgd")  # fmt: skip  Adam's state would be gigabytes to write
     assert load_model(tmp_path / "r")(torch.zeros(1, 1, size, size)).shape == (1, 10)
