@@ -402,6 +402,7 @@ def test_every_network_trains_by_the_command(arch, tmp_path, monkeypatch):
                           whole.test_images[:10], whole.test_labels[:10])  # fmt: skip
     monkeypatch.setattr(train, "load_data", lambda name, root: part)
     size = TRAIN_AT.get(arch, 32)
+    # SGD: to write Adam's state would take longer than to train.
     run("--arch", arch, "--epochs", 1, "--batch-size", 6, "--input-size", size, "--out", "r",
-        "--optimizer", "sgd")  # fmt: skip  Adam's state would be gigabytes to write
+        "--optimizer", "sgd")  # fmt: skip
     assert load_model(tmp_path / "r")(torch.zeros(1, 1, size, size)).shape == (1, 10)
