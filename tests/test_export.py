@@ -20,7 +20,7 @@ FAMILIES = {  # one network a family: in_channels, input_size, small_input
     "resnet18": (1, 28, True), "densenet": (1, 28, True), "tf_baseline": (3, 31, False),
     "tf_inception10": (3, 32, False), "resnet20": (3, 32, False),
 }  # fmt: skip
-PACKAGES = {"keras": "keras", "onnx": "onnxruntime", "safetensors": "safetensors"}
+PACKAGES = {"keras": "keras", "onnx": "onnxruntime", "safetensors": "safetensors"}  # pip's extra
 
 
 def checkpoint(path, arch):
@@ -68,7 +68,7 @@ def load(to, path, net):
 
 
 def exported(to, arch, folder):
-    pytest.importorskip(PACKAGES.get(to, "torch"), reason=f"pip install .[{PACKAGES.get(to)}]")
+    pytest.importorskip(PACKAGES.get(to, "torch"), reason=f"pip install .[{to}]")
     net = checkpoint(folder / "best.pt", arch)
     path = folder / f"{arch}{FORMATS[to].suffix}"
     main(["--checkpoint", str(folder / "best.pt"), "--to", to, "--out", str(path)])

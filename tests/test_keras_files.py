@@ -186,7 +186,7 @@ HOSTILE_H5 = {
     "no layers": (lambda f: f.pop("layers"), "no dense layer for"),
     "a layer too many": (lambda f: f.copy("layers/dense_1", "layers/dense_2"),
                          "no dense layer for its layers/dense_2"),
-    "an unknown layer": (lambda f: f.create_dataset("layers/gru/vars/0", (3, 3, 3)),
+    "an unknown layer": (lambda f: f.create_dataset("layers/gru/vars/0", (3, 3, 3), "f4"),
                          "layers/gru is no convolution, dense layer, batch norm"),
     "whole numbers": (replace("layers/dense_1/vars/0", np.zeros((128, 10), "i4")), "of int32"),
     "text": (replace("layers/dense_1/vars/1", np.array([b"x"] * 10)), "floating-point"),

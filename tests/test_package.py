@@ -11,7 +11,7 @@ import pytest
 import torchcnn
 
 PACKAGE = Path(torchcnn.__file__).parent
-COMMANDS = {"train", "benchmark", "summary", "export"}
+COMMANDS = {"train", "evaluate", "predict", "export", "benchmark", "summary"}
 # Each part, and what it may know of: itself and what stands before it.
 MAY_IMPORT = {
     "scratch": set(),
@@ -25,7 +25,9 @@ MAY_IMPORT = {
     "data": set(),
     "batches": {"data", "augment"},
     "checkpoint": {"scratch", "layers", "models"},
-    "run": {"checkpoint", "loop"},
+    "images": {"augment"},
+    "plots": set(),
+    "run": {"checkpoint", "loop", "plots"},
     "sample": {"data"},
 }
 LIBRARY = set(MAY_IMPORT) - {"cli", "run", "sample"}

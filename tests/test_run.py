@@ -10,7 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from torchcnn import run
 from torchcnn.checkpoint import load_checkpoint
-from torchcnn.run import check_out, claim_folder, plot_confusion
+from torchcnn.plots import plot_confusion
+from torchcnn.run import check_out, claim_folder
 
 SCALARS = {"loss/train", "loss/val", "accuracy/train", "accuracy/val", "loss by step/train",
            "learning rate", "images per second", "test/loss", "test/acc"}  # fmt: skip

@@ -112,7 +112,12 @@ def load_model(path: str | Path) -> nn.Module:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, not a checkpoint of torchcnn, or its weights do not fit.
     """
-    path = Path(path)
+    return open_checkpoint(path)[0]
+
+
+def open_checkpoint(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+    """`load_model`'s network, and the whole checkpoint: its classes, its configuration."""
+    path = Path(path).expanduser()
     if path.is_dir():
         path = path / ("best.pt" if (path / "best.pt").exists() else "last.pt")
     checkpoint = load_checkpoint(path)
@@ -121,4 +126,4 @@ def load_model(path: str | Path) -> nn.Module:
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} describes no network: {checkpoint['model']}") from error
     restore(checkpoint, net)
-    return net.eval()
+    return net.eval(), checkpoint

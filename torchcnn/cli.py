@@ -53,7 +53,9 @@ def parse(config_class: type, prog: str, argv: Sequence[str] | None) -> dict[str
         settings = dict(f.metadata)
         if f.default is not MISSING and f.default:
             settings["help"] += f" (default: {f.default})"
-        parser.add_argument(f"--{f.name.replace('_', '-')}", **settings)
+        positional = settings.pop("positional", False)
+        name = f.name if positional else f"--{f.name.replace('_', '-')}"
+        parser.add_argument(name, **settings)
     return vars(parser.parse_args(argv))
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from torchcnn import cli
-from torchcnn.checkpoint import build_model, load_checkpoint, restore
+from torchcnn.checkpoint import build_model, open_checkpoint
 from torchcnn.cli import option
 from torchcnn.keras_io import to_keras
 
@@ -138,10 +138,8 @@ def export(checkpoint: str, to: str, out: Path) -> None:
         raise ValueError(f"--out {out} exists already")
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
         raise ValueError(f"--out {out} cannot be written: {out.parent} is no writable folder")
-    content = load_checkpoint(Path(checkpoint).expanduser())
+    net, content = open_checkpoint(checkpoint)
     model = content["model"]
-    net = build_model(**model).eval()
-    restore(content, net)
     about = describe(content, "nhwc" if to == "keras" else "nchw")
     torch.manual_seed(0)
     images = torch.rand(5, model["in_channels"], model["input_size"], model["input_size"])

@@ -13,16 +13,13 @@ import time
 import warnings
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torchcnn.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from torchcnn.loop import EpochResult, eval_mode
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 RUNS = Path("runs")
 Record = dict[str, Any]  # one epoch: numbers, and "step_losses", a tensor
@@ -186,6 +183,8 @@ class Run:
 
     def finish(self, confusion: Tensor, result: dict[str, Any]) -> None:
         """Write what the test set said: `result.json` and the confusion matrix."""
+        from torchcnn.plots import plot_confusion
+
         self.writer.add_figure("confusion matrix", plot_confusion(confusion, self.classes))
         for tag in ("loss", "acc"):
             self.writer.add_scalar(f"test/{tag}", result[f"test_{tag}"], result["epoch"])
@@ -193,6 +192,8 @@ class Run:
 
     def close(self) -> None:
         if self.history:
+            from torchcnn.plots import plot_curves
+
             plot_curves(self.history, self.held_out).savefig(self.path / "curves.png", dpi=150)
         self.writer.close()
 
@@ -209,46 +210,6 @@ class Run:
         for step, loss in enumerate(record["step_losses"].tolist(), start=(epoch - 1) * steps + 1):
             self.writer.add_scalar("loss by step/train", loss, step, walltime=record["time"])
         self.writer.flush()
-
-
-def plot_curves(history: list[Record], held_out: str) -> "Figure":
-    """Loss and accuracy by epoch, training and held-out data."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    epochs = [record["epoch"] for record in history]
-    for axes, kind, label in zip(figure.subplots(1, 2), ("loss", "acc"), ("loss", "accuracy"),
-                                 strict=True):  # fmt: skip
-        for part in ("train", held_out):
-            axes.plot(epochs, [record[f"{part}_{kind}"] for record in history], "o-", label=part)
-        axes.set(xlabel="epoch", ylabel=label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        axes.legend()
-    return figure
-
-
-def plot_confusion(confusion: Tensor, classes: list[str]) -> "Figure":
-    """Counts by true class (rows) and predicted class (columns): (k, k) integers."""
-    from matplotlib.figure import Figure
-
-    shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
-    size = max(4.0, 0.6 * len(classes))
-    figure = Figure(figsize=(size + 1, size), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-    ticks = range(len(classes))
-    axes.set_xticks(ticks, classes, rotation=45, ha="right")
-    axes.set_yticks(ticks, classes)
-    axes.set(xlabel="predicted", ylabel="true")
-    if len(classes) <= 20:
-        for i in ticks:
-            for j in ticks:
-                shade = "white" if shares[i, j] > 0.5 else "black"
-                axes.text(j, i, str(int(confusion[i, j])), ha="center", va="center", fontsize=8,
-                          color=shade)  # fmt: skip
-    return figure
 
 
 def _write_csv(path: Path, history: list[Record]) -> None:

@@ -1,0 +1,132 @@
+"""`torchcnn.evaluate` and `torchcnn.predict`, on a run of the embedded sample."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from torchcnn import evaluate, predict, train
+from torchcnn.checkpoint import load_model
+from torchcnn.data import load_data
+from torchcnn.evaluate import by_class, confusion_text
+from torchcnn.images import read_image
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run, and what the command printed last."""
+    folder = tmp_path_factory.mktemp("runs") / "r"
+    train.main(["--arch", "lenet", "--data", "sample", "--epochs", "2", "--out", str(folder),
+                "--device", "cpu", "--input-size", "20"])  # fmt: skip
+    return folder
+
+
+def width(path):
+    with Image.open(path) as picture:
+        return picture.width
+
+
+def fails(main, arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([str(a) for a in arguments])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1
+    return error
+
+
+def test_evaluate_finds_what_the_run_printed_to_the_image(run, tmp_path, capsys):
+    result = json.loads((run / "result.json").read_text())
+    evaluate.main(["--checkpoint", str(run / "best.pt"), "--out", str(tmp_path / "o")])
+    out = capsys.readouterr().out
+    right = int(re.search(r"test acc \d\.\d{4} \(([\d,]+) right\)", out)[1])
+    assert right == round(result["test_acc"] * 1000)
+    assert f"loss {result['test_loss']:.4f}" in out
+    assert all(width(tmp_path / "o" / f"{name}.png") > 500 for name in ("confusion", "mistakes"))
+    rows = re.findall(r"^(.+?) +100 +(\d\.\d{3}) +(\d\.\d{3}|-)$", out, re.MULTILINE)
+    assert [name for name, *_ in rows] == list(load_data("sample").classes)
+    assert sum(float(recall) for _, recall, _ in rows) == pytest.approx(right / 100, abs=0.006)
+
+
+def test_the_tables_by_hand():
+    # Of 4 cats 3 are found; of the 4 that are called cat one is a dog. No bird was ever seen.
+    confusion, classes = torch.tensor([[3, 1, 0], [1, 5, 0], [0, 0, 0]]), ["cat", "dog", "bird"]
+    assert by_class(confusion, classes).splitlines() == [
+        "class  images  recall  precision",
+        "cat         4   0.750      0.750",
+        "dog         6   0.833      0.833",
+        "bird        0       -          -",
+    ]
+    assert confusion_text(confusion, classes).splitlines()[1:3] == [
+        "0 cat             3  1  .",
+        "1 dog             1  5  .",
+    ]
+
+
+def test_predict_gives_the_runs_probabilities(run, tmp_path, capsys):
+    data, net = load_data("sample"), load_model(run)
+    paths = []
+    for i in (0, 7):
+        paths.append(str(tmp_path / f"{i}.png"))
+        Image.fromarray(data.test_images[i, 0].numpy()).save(paths[-1])
+    predict.main(["--checkpoint", str(run / "best.pt"), "--json", "--top", "10", *paths])
+    answers = json.loads(capsys.readouterr().out)
+    from torchcnn.batches import Batches
+
+    x, _ = next(iter(Batches(data.test_images[:8], data.test_labels[:8], 8, size=20)))
+    with torch.no_grad():
+        expected = net(x).softmax(1)
+    for path, answer, i in zip(paths, answers, (0, 7), strict=True):
+        assert answer["file"] == path
+        for name, p in ((a["class"], a["probability"]) for a in answer["top"]):
+            j = data.classes.index(name)
+            assert p == pytest.approx(float(expected[i, j]), abs=1e-6)
+    predict.main(["--checkpoint", str(run), *paths, "--out", str(tmp_path / "p.png")])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and lines[0].startswith(f"{paths[0]}: {answers[0]['top'][0]['class']} ")
+    assert lines[0].count(",") == 2  # three names
+    assert width(tmp_path / "p.png") > 500
+
+
+def test_what_cannot_be_judged_is_refused(run, tmp_path, capsys):
+    checkpoint = ["--checkpoint", run / "best.pt"]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    assert "a.png cannot be decoded" in fails(
+        predict.main, [*checkpoint, tmp_path / "a.png"], capsys
+    )
+    assert "there is no picture" in fails(predict.main, [*checkpoint, tmp_path / "b.png"], capsys)
+    assert "draws a .png" in fails(
+        predict.main, [*checkpoint, "x.png", "--out", "grid.svg"], capsys
+    )
+    assert "required: FILE" in fails(predict.main, checkpoint, capsys)
+    assert "there is no checkpoint" in fails(evaluate.main, ["--checkpoint", tmp_path], capsys)
+    assert "damaged" in fails(evaluate.main, ["--checkpoint", tmp_path / "a.png"], capsys)
+    assert "--device tpu is not" in fails(evaluate.main, [*checkpoint, "--device", "tpu"], capsys)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_every_kind_of_picture_becomes_bytes(mode, tmp_path):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (5, 8), np.uint8))
+    path = tmp_path / ("m.tiff" if mode == "CMYK" else "m.png")
+    image.convert(mode).save(path)
+    for channels in (1, 3):
+        x = read_image(path, channels)
+        assert x.shape == (channels, 5, 8) and x.dtype == torch.uint8
+        assert read_image(path, channels, 4).shape == (channels, 4, 4)
+
+
+def test_the_pixels_of_a_picture_are_its_own(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (5, 8, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "m.png")
+    assert np.array_equal(read_image(tmp_path / "m.png", 3).permute(1, 2, 0).numpy(), pixels)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the camera was held on its side: turn by 90 degrees
+    Image.fromarray(pixels).save(tmp_path / "e.png", exif=turned)
+    expected = np.rot90(pixels, -1)
+    assert np.array_equal(read_image(tmp_path / "e.png", 3).permute(1, 2, 0).numpy(), expected)
+    Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257).save(tmp_path / "16.png")  # 16 bits
+    assert np.array_equal(read_image(tmp_path / "16.png", 1)[0].numpy(), pixels[:, :, 0])
+    with pytest.raises(ValueError, match="has 1 or 3 channels, not 2"):
+        read_image(tmp_path / "m.png", 2)

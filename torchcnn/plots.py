@@ -1,0 +1,55 @@
+"""Pictures of a run: curves, the confusion matrix, images with what was said of them."""
+
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+
+def plot_curves(history: list[dict[str, Any]], held_out: str) -> Figure:
+    """Loss and accuracy by epoch, training and held-out data."""
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    epochs = [record["epoch"] for record in history]
+    for axes, kind, label in zip(figure.subplots(1, 2), ("loss", "acc"), ("loss", "accuracy"),
+                                 strict=True):  # fmt: skip
+        for part in ("train", held_out):
+            axes.plot(epochs, [record[f"{part}_{kind}"] for record in history], "o-", label=part)
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return figure
+
+
+def plot_confusion(confusion: Tensor, classes: list[str]) -> Figure:
+    """Counts by true class (rows) and predicted class (columns): (k, k) integers."""
+    shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
+    size = max(4.0, 0.6 * len(classes))
+    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    ticks = range(len(classes))
+    axes.set_xticks(ticks, classes, rotation=45, ha="right")
+    axes.set_yticks(ticks, classes)
+    axes.set(xlabel="predicted", ylabel="true")
+    if len(classes) <= 20:
+        for i in ticks:
+            for j in ticks:
+                shade = "white" if shares[i, j] > 0.5 else "black"
+                axes.text(j, i, str(int(confusion[i, j])), ha="center", va="center", fontsize=8,
+                          color=shade)  # fmt: skip
+    return figure
+
+
+def plot_images(images: list[Tensor], titles: list[str], heading: str = "") -> Figure:
+    """Images (c, h, w) uint8, five in a row, each under its title."""
+    rows = -(-len(images) // 5) or 1
+    figure = Figure(figsize=(10, 2.2 * rows + 0.3), layout="constrained")
+    figure.suptitle(heading)
+    for place, (image, title) in enumerate(zip(images, titles, strict=True), start=1):
+        axes = figure.add_subplot(rows, 5, place)
+        axes.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
+        axes.set_axis_off()
+        axes.set_title(title, fontsize=9)
+    return figure

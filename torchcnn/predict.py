@@ -1,0 +1,63 @@
+"""What a trained network sees in pictures: `python -m torchcnn.predict --checkpoint RUN FILES…`."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from torchcnn import cli
+from torchcnn.checkpoint import open_checkpoint
+from torchcnn.cli import option
+from torchcnn.images import read_image
+
+PROG = "python -m torchcnn.predict"
+
+
+@dataclass(kw_only=True)
+class Config:
+    """Name what is in pictures, by a trained network, with probabilities."""
+
+    files: tuple[str, ...] = option("the pictures", positional=True, nargs="+", metavar="FILE")
+    checkpoint: str = option("a run's best.pt or last.pt, or the run's folder", required=True)
+    top: int = option("classes to name for each picture", default=3, type=cli.at_least_one)
+    json: bool = option("print JSON", default=False, action="store_true")
+    out: str = option("draw the pictures with their names into this .png", default="")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    with cli.one_line_errors(PROG):
+        predict(Config(**cli.parse(Config, PROG, argv)))
+
+
+def predict(config: Config) -> None:
+    if config.out and Path(config.out).suffix != ".png":
+        raise ValueError(f"--out draws a .png, got {config.out}")
+    net, checkpoint = open_checkpoint(config.checkpoint)
+    channels, size = checkpoint["model"]["in_channels"], checkpoint["model"]["input_size"]
+    images = [read_image(path, channels, size) for path in config.files]
+    with torch.no_grad():  # one by one: the same numbers, whatever else is asked
+        probabilities = torch.cat([net(x[None].float() / 255).softmax(1) for x in images])
+    values, classes = probabilities.topk(min(config.top, probabilities.shape[1]))
+    named = [
+        [(checkpoint["classes"][i], p) for i, p in zip(row, ps, strict=True)]
+        for row, ps in zip(classes.tolist(), values.tolist(), strict=True)
+    ]
+    if config.json:
+        print(json.dumps([
+            {"file": file, "top": [{"class": name, "probability": p} for name, p in answer]}
+            for file, answer in zip(config.files, named, strict=True)
+        ], indent=1))  # fmt: skip
+    else:
+        for file, answer in zip(config.files, named, strict=True):
+            print(f"{file}: " + ", ".join(f"{name} {p:.4f}" for name, p in answer))
+    if config.out:
+        from torchcnn.plots import plot_images
+
+        titles = ["\n".join(f"{name} {p:.0%}" for name, p in answer) for answer in named]
+        plot_images(images, titles).savefig(Path(config.out).expanduser(), dpi=150)
+
+
+if __name__ == "__main__":
+    main()
