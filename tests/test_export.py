@@ -34,7 +34,7 @@ def checkpoint(path, arch):
         net(torch.rand(8, channels, size, size))
     save_checkpoint(path, {
         "torchcnn": FORMAT, "model": model, "weights": net.state_dict(), "optimizer": {},
-        "config": {}, "classes": CLASSES, "history": [],
+        "config": {}, "classes": CLASSES, "history": [], "average": None, "partial": None,
     })  # fmt: skip
     return net.eval()
 

@@ -16,6 +16,7 @@ COMMANDS = {"train", "evaluate", "predict", "export", "benchmark", "summary"}
 MAY_IMPORT = {
     "scratch": set(),
     "augment": set(),
+    "schedule": set(),
     "loop": set(),
     "cli": set(),
     "layers": {"scratch"},
@@ -28,9 +29,10 @@ MAY_IMPORT = {
     "images": {"augment"},
     "plots": set(),
     "run": {"checkpoint", "loop", "plots"},
+    "config": {"cli", "augment", "schedule", "data", "models", "checkpoint", "run"},
     "sample": {"data"},
 }
-LIBRARY = set(MAY_IMPORT) - {"cli", "run", "sample"}
+LIBRARY = set(MAY_IMPORT) - {"cli", "config", "run", "sample"}
 
 
 def imports(path):

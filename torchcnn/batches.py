@@ -6,13 +6,13 @@ no copy of the set in float.
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from torchcnn.augment import resize
+from torchcnn.augment import Augmentation, resize
 from torchcnn.data import load_data
 
 RESIZE_ONCE_BYTES = 2**30  # a resized set up to this size is kept; a larger one is made batchwise
@@ -35,12 +35,15 @@ class Batches:
 
     Iterating gives `(x, y)`: x (n, c, size, size) float32, y (n,) int64; n is `batch_size`, but
     for the last batch. With `shuffle` the order is drawn from (seed, epoch), so it is the same on
-    every device and in every resumed run; `epoch` counts up by itself and may be set.
+    every device and in every resumed run; `epoch` counts up by itself and may be set. `start` is
+    the batch that the next pass begins with; after it, passes are whole again.
 
     Args:
         images: (n, c, h, w) uint8.
         labels: (n,) integers.
         size: resize to squares of this many pixels, as `torchcnn.augment.resize` does.
+        augment: functions of `torchcnn.augment`, one after the other; what they draw follows from
+            (seed, epoch, batch).
         device: where the set lives; default: where it is.
 
     Raises:
@@ -56,6 +59,7 @@ class Batches:
         shuffle: bool = False,
         seed: int = 0,
         size: int | None = None,
+        augment: Sequence[Augmentation] = (),
         device: torch.device | str | None = None,
     ) -> None:
         if images.dim() != 4 or images.dtype != torch.uint8 or len(images) != len(labels):
@@ -66,7 +70,8 @@ class Batches:
         if batch_size < 1 or (size is not None and size < 1):
             raise ValueError(f"batch size and size must be at least 1, got {batch_size} and {size}")
         self.images, self.labels = images.to(device), labels.to(device, torch.int64)
-        self.batch_size, self.shuffle, self.seed, self.epoch = batch_size, shuffle, seed, 0
+        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        self.epoch, self.start, self.augment = 0, 0, augment
         n, c, h, w = images.shape
         self.size = None if (h, w) == (size, size) else size
         if self.size and n * c * self.size**2 <= RESIZE_ONCE_BYTES:
@@ -83,11 +88,17 @@ class Batches:
         if self.shuffle:
             generator = torch.Generator().manual_seed(mix_seed(self.seed, self.epoch))
             order = torch.randperm(len(order), generator=generator)
-        self.epoch += 1
-        for index in order.to(self.labels.device).split(self.batch_size):
+        epoch, start = self.epoch, self.start
+        self.epoch, self.start = epoch + 1, 0
+        indices = order.to(self.labels.device).split(self.batch_size)
+        for i, index in enumerate(indices[start:], start):
             x = self.images[index]  # (n, c, h, w) uint8
             if self.size:
                 x = resize(x, self.size)
+            if self.augment:
+                generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch, i, 2))
+                for augment in self.augment:
+                    x = augment(x, generator)
             yield x.float().div_(255), self.labels[index]
 
 

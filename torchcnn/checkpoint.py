@@ -1,18 +1,23 @@
 """Checkpoints: plain dicts of tensors and primitives, written whole or not at all."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from torchcnn.layers import BatchNorm
 from torchcnn.models import create_model
 
-FORMAT = 1
+FORMAT = 2
 CONTENT = {"torchcnn": int, "model": dict, "weights": dict, "optimizer": dict, "config": dict,
-           "classes": list, "history": list}  # fmt: skip
+           "classes": list, "history": list,
+           "average": dict | None,  # the moving average of the weights, which is what is judged
+           "partial": dict | None}  # what an unfinished epoch has gathered  # fmt: skip
 NORMS = {"torch": {}, "scratch": {"norm_layer": BatchNorm}}  # what create_model is given for each
 
 
@@ -65,25 +70,46 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     version = checkpoint.get("torchcnn") if isinstance(checkpoint, dict) else None
     if not isinstance(version, int) or version != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of torchcnn (format {FORMAT})")
-    wrong = [key for key, kind in CONTENT.items() if not isinstance(checkpoint.get(key), kind)]
+    wrong = [key for key, kind in CONTENT.items() if not isinstance(checkpoint.get(key, 0), kind)]
     if wrong:
         raise ValueError(f"{path} is a damaged checkpoint: {', '.join(wrong)} missing or malformed")
     return checkpoint
 
 
-def restore(
-    checkpoint: dict[str, Any], net: nn.Module, optimizer: torch.optim.Optimizer | None = None
-) -> None:
-    """Put a checkpoint's weights into a network, and its state into the optimizer.
+def restore(checkpoint: dict[str, Any], net: nn.Module) -> None:
+    """Put a checkpoint's weights into a network to use: their moving average, where there is one.
 
     Raises:
         ValueError: they do not fit.
     """
-    try:
+    with _fitting(checkpoint):
+        net.load_state_dict((checkpoint["average"] or checkpoint)["weights"])
+
+
+def restore_training(
+    checkpoint: dict[str, Any],
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: AveragedModel | None,
+) -> None:
+    """Put all that training needs back where it was: weights, optimizer, moving average.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    with _fitting(checkpoint):
         net.load_state_dict(checkpoint["weights"])
-        if optimizer:
-            optimizer.load_state_dict(checkpoint["optimizer"])
-            check_optimizer(optimizer, trained=bool(checkpoint["history"]))
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        check_optimizer(optimizer, trained=bool(checkpoint["history"] or checkpoint["partial"]))
+        if average:
+            average.module.load_state_dict(checkpoint["average"]["weights"])
+            average.n_averaged.fill_(checkpoint["average"]["count"])
+
+
+@contextmanager
+def _fitting(checkpoint: dict[str, Any]) -> Iterator[None]:
+    try:
+        yield
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise ValueError(f"the checkpoint is not one of {checkpoint['model']}: {error}") from error
 
@@ -95,7 +121,9 @@ def check_optimizer(optimizer: torch.optim.Optimizer, trained: bool) -> None:
         ValueError: it is not so.
     """
     params = [p for group in optimizer.param_groups for p in group["params"]]
-    stateful = isinstance(optimizer, torch.optim.Adam) and trained
+    stateful = trained and (
+        isinstance(optimizer, torch.optim.Adam) or optimizer.defaults.get("momentum", 0) > 0
+    )
     for p in params:
         state = optimizer.state.get(p, {})
         tensors = [v for v in state.values() if isinstance(v, Tensor) and v.dim()]

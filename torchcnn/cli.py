@@ -2,7 +2,9 @@
 
 import argparse
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, field, fields
@@ -36,6 +38,8 @@ def number(
 at_least_one = number(int, "a whole number from 1 to 2147483647", lambda n: 1 <= n < 2**31)
 pixels = number(int, "a whole number from 1 to 4096", lambda n: 1 <= n <= 4096)
 positive = number(float, "a number above 0, to 1e30", lambda x: 0 < x <= 1e30)
+not_negative = number(float, "a number from 0 to 1e30", lambda x: 0 <= x <= 1e30)
+count = number(int, "a whole number from 0 to 2147483647", lambda n: 0 <= n < 2**31)
 fraction = number(float, "a number from 0 to below 1", lambda x: 0 <= x < 1)
 seed = number(int, "a whole number from 0 to below 2**63", lambda n: 0 <= n < 2**63)
 
@@ -99,11 +103,42 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+class Stopped(Exception):
+    """A signal asked for the end, and the work is saved; the exit code tells which."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.exit_code = 128 + signum
+
+
+class StopRequest:
+    """The first SIGINT or SIGTERM is only noted, so that a step can end; a second acts at once."""
+
+    def __init__(self) -> None:
+        self.signum = 0
+
+    def __enter__(self) -> "StopRequest":
+        here = threading.current_thread() is threading.main_thread()  # elsewhere none can be caught
+        signals = (signal.SIGINT, signal.SIGTERM) if here else ()
+        self.before = {s: signal.signal(s, self._note) for s in signals}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for s, handler in self.before.items():
+            signal.signal(s, handler)
+
+    def _note(self, signum: int, _: object) -> None:
+        self.signum = signum
+        self.__exit__()
+
+
 @contextmanager
 def one_line_errors(prog: str) -> Iterator[None]:
     """What a user can mend ends the command with one line on stderr and exit code 2."""
     try:
         yield
+    except Stopped as stop:
+        sys.exit(stop.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:

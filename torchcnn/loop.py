@@ -1,17 +1,20 @@
 """The training loop, the only one: five visible lines, and nothing that makes a GPU wait."""
 
+import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 Batch = tuple[Tensor, Tensor]
+NOTHING: AbstractContextManager[Any] = nullcontext()
 
 
 class EpochResult(NamedTuple):
@@ -24,51 +27,111 @@ class EpochResult(NamedTuple):
     step_losses: Tensor  # (steps,) float32 on the CPU
 
 
+class Step(NamedTuple):
+    """What one step of training gave; the tensors stay on the device until the epoch ends."""
+
+    loss: Tensor  # (), mean over the batch
+    hits: Tensor  # (), right answers of the weights before the step
+    images: int
+
+
+def train_steps(
+    net: nn.Module,
+    train_iter: Iterable[Batch],
+    optimizer: torch.optim.Optimizer,
+    device: torch.device | str | None = None,
+    *,
+    learning_rates: Iterable[float] | None = None,
+    label_smoothing: float = 0.0,
+    clip: float = math.inf,
+    autocast: AbstractContextManager[Any] = NOTHING,
+    average: AveragedModel | None = None,
+) -> Iterator[Step]:
+    """Train on one batch after another, with cross-entropy; see `train_epoch`.
+
+    Args:
+        learning_rates: that of each step; None leaves the optimizer's.
+        label_smoothing: the share of the target that all classes have in equal parts.
+        clip: the largest norm of all gradients together.
+        autocast: a context for the forward pass, `torch.autocast(...)`, that may be entered again.
+        average: takes the weights in after every step, such as a moving average of them.
+    """
+    device = device or _device_of(net)
+    net.train()
+    rates = iter(learning_rates) if learning_rates is not None else None
+    for x, y in train_iter:
+        if rates:
+            set_learning_rate(optimizer, next(rates))
+        x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+        with autocast:
+            y_hat = net(x)
+            loss = F.cross_entropy(y_hat, y, label_smoothing=label_smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        if clip < math.inf:
+            nn.utils.clip_grad_norm_(net.parameters(), clip)
+        optimizer.step()
+        if average:
+            average.update_parameters(net)
+        yield Step(loss.detach(), (y_hat.detach().argmax(1) == y).sum(), len(y))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """In place where the rate is a tensor, as it is in a captured graph."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+
 def train_epoch(
     net: nn.Module,
     train_iter: Iterable[Batch],
     optimizer: torch.optim.Optimizer,
     device: torch.device | str | None = None,
+    **options: Any,
 ) -> EpochResult:
     """Train for one pass over `train_iter`, any iterable of `(x, y)`, with cross-entropy.
 
-    `device` is by default the one that the parameters are on. Losses and hits stay there and are
-    read once, at the end.
+    `device` is by default the one that the parameters are on; `options` are those of
+    `train_steps`. Losses and hits stay on the device and are read once, at the end.
 
     Raises:
         FloatingPointError: the loss became infinite or NaN; the message says at which step.
         ValueError: `train_iter` gave no batch, as a generator does that was used up before.
     """
-    device = device or _device_of(net)
-    net.train()
     began = time.perf_counter()
-    losses: list[Tensor] = []
-    hits: list[Tensor] = []
-    sizes: list[int] = []
+    steps = list(progress(train_steps(net, train_iter, optimizer, device, **options), train_iter))
+    return epoch_result(steps, lambda: time.perf_counter() - began)
+
+
+def progress(steps: Iterator[Step], train_iter: Iterable[Batch], done: int = 0) -> Iterable[Step]:
+    """Steps under a progress bar, unless stderr is no terminal. `done` were made before."""
+    total = len(train_iter) if isinstance(train_iter, Sized) else None
     silent = None if sys.stderr else True  # None: unless stderr is a terminal
-    for x, y in tqdm(train_iter, disable=silent, leave=False, unit="batch"):
-        x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
-        y_hat = net(x)
-        loss = F.cross_entropy(y_hat, y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-        hits.append((y_hat.detach().argmax(1) == y).sum())
-        sizes.append(len(y))
-    if not sizes:
+    return tqdm(steps, total=total, initial=done, disable=silent, leave=False, unit="batch")
+
+
+def epoch_result(steps: Sequence[Step], seconds: Callable[[], float]) -> EpochResult:
+    """The sums of an epoch; its only read from the device, and only then the time is taken.
+
+    Raises:
+        FloatingPointError, ValueError: as `train_epoch` does.
+    """
+    if not steps:
         raise ValueError("the training data gave no batch")
-    step_losses = torch.stack(losses).float().cpu()  # the one read
+    step_losses = torch.stack([step.loss for step in steps]).float().cpu()  # the one read
+    sizes = [step.images for step in steps]
     images = sum(sizes)
-    accuracy = int(torch.stack(hits).sum()) / images
-    seconds = time.perf_counter() - began
+    accuracy = int(torch.stack([step.hits for step in steps]).sum()) / images
     if not step_losses.isfinite().all():
         step = int(step_losses.isfinite().logical_not().nonzero()[0])
         raise FloatingPointError(
             f"the loss became {step_losses[step]} at step {step + 1} of {len(sizes)}"
         )
     mean = float(step_losses.double() @ torch.tensor(sizes).double()) / images
-    return EpochResult(mean, accuracy, images, seconds, step_losses)
+    return EpochResult(mean, accuracy, images, seconds(), step_losses)
 
 
 def _device_of(net: nn.Module | Callable[[Tensor], Tensor]) -> torch.device | None:

@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from torchcnn.checkpoint import FORMAT, load_checkpoint, save_checkpoint
-from torchcnn.loop import EpochResult, eval_mode
+from torchcnn.loop import EpochResult, Step, eval_mode
 
 RUNS = Path("runs")
 Record = dict[str, Any]  # one epoch: numbers, and "step_losses", a tensor
@@ -101,6 +102,35 @@ def check_resumable(path: Path, checkpoint: dict[str, Any]) -> None:
         raise ValueError(f"{path} cannot be written")
 
 
+def pack_steps(steps: list[Step], seconds: float) -> dict[str, Any]:
+    """The steps of an epoch that is not over, and the state of every source of randomness."""
+    return {
+        "losses": torch.stack([step.loss for step in steps]).cpu(),
+        "hits": torch.stack([step.hits for step in steps]).cpu(),
+        "images": [step.images for step in steps], "seconds": seconds,
+        "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }  # fmt: skip
+
+
+def unpack_steps(partial: dict[str, Any], device: torch.device) -> tuple[list[Step], float]:
+    """The steps that `pack_steps` packed, and their seconds; randomness goes on where it was.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    try:
+        losses, hits = partial["losses"].to(device), partial["hits"].to(device)
+        steps = [Step(*s) for s in zip(losses, hits, partial["images"], strict=True)]
+        seconds = float(partial["seconds"])
+        torch.set_rng_state(partial["rng"])
+        if device.type == "cuda" and partial["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(partial["cuda_rng"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"last.pt is damaged: its unfinished epoch ({error})") from error
+    return steps, seconds
+
+
 class Run:
     """An open run folder. `held_out` is what is watched beside the training data: val or test."""
 
@@ -156,14 +186,25 @@ class Run:
         })  # fmt: skip
         self._log_scalars(self.history[-1])
 
-    def save(self, net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Write `last.pt`, and before it `best.pt` if this epoch is the best so far."""
+    def save(
+        self,
+        net: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: AveragedModel | None = None,
+        partial: dict[str, Any] | None = None,
+    ) -> None:
+        """Write `last.pt`, and before it `best.pt` if this epoch is the best so far.
+
+        `partial` is what `pack_steps` makes of an epoch that is not over.
+        """
         checkpoint = {
             "torchcnn": FORMAT, "model": self.model, "weights": net.state_dict(),
             "optimizer": optimizer.state_dict(), "config": self.config, "classes": self.classes,
-            "history": self.history,
+            "history": self.history, "partial": partial,
+            "average": average and {"weights": average.module.state_dict(),
+                                    "count": int(average.n_averaged)},
         }  # fmt: skip
-        if self.history and self.best_epoch() == self.history[-1]["epoch"]:
+        if self.history and not partial and self.best_epoch() == self.history[-1]["epoch"]:
             save_checkpoint(self.path / "best.pt", checkpoint)
         save_checkpoint(self.path / "last.pt", checkpoint)
         if self.history:

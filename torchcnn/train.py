@@ -1,63 +1,46 @@
 """Train a network on images: `python -m torchcnn.train --arch densenet --device cuda`."""
 
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from torchcnn import cli
+from torchcnn.augment import AUGMENTATIONS
 from torchcnn.batches import Batches, hold_out, mix_seed
-from torchcnn.checkpoint import build_model, load_checkpoint, restore
-from torchcnn.cli import option
-from torchcnn.data import DATA_NAMES, ImageData, load_data
-from torchcnn.loop import accuracy, confusion_matrix, epoch_line, predict_logits, train_epoch
+from torchcnn.checkpoint import build_model, load_checkpoint, restore, restore_training
+from torchcnn.config import Config, check_steps, describe, print_config, resumed_config
+from torchcnn.data import ImageData, load_data
+from torchcnn.loop import (
+    EpochResult,
+    accuracy,
+    confusion_matrix,
+    epoch_line,
+    epoch_result,
+    predict_logits,
+    progress,
+    train_steps,
+)
 from torchcnn.models import find_model
-from torchcnn.run import RUNS, Run, check_out, check_resumable, claim_folder
+from torchcnn.run import (
+    RUNS,
+    Run,
+    check_out,
+    claim_folder,
+    pack_steps,
+    unpack_steps,
+)
+from torchcnn.schedule import learning_rate
 from torchcnn.scratch import from_scratch
 
 PROG = "python -m torchcnn.train"
-OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-MAY_CHANGE = {"resume", "epochs", "device", "root"}  # when a run is resumed
-
-
-@dataclass(kw_only=True)
-class Config:
-    """Train a network on images. What is not given comes from the network's own recipe."""
-
-    arch: str = option("network; python -m torchcnn.summary shows all", default="lenet")
-    data: str = option("images to train on", default="auto", choices=DATA_NAMES)
-    root: str = option("folder of the data sets", default="data")
-    device: str = option("auto, cpu, cuda, cuda:1, mps", default="auto")
-    epochs: int = option(
-        "passes over the training images, all in all (default: the recipe's)", type=cli.at_least_one
-    )
-    batch_size: int = option("images a step (default: the recipe's)", type=cli.at_least_one)
-    lr: float = option("learning rate (default: the recipe's)", type=cli.positive)
-    optimizer: str = option("the optimizer (default: the recipe's)", choices=tuple(OPTIMIZERS))
-    input_size: int = option(
-        "pixels a side that images are resized to (default: the recipe's)", type=cli.pixels
-    )
-    small_input: bool = option("a stem for images of about 30 pixels, where the network has one",
-                               default=False, action="store_true")  # fmt: skip
-    norm: str = option("batch norm: torch's, or the one from scratch", default="torch",
-                       choices=("torch", "scratch"))  # fmt: skip
-    layers: str = option("every layer: torch's, or the one from scratch, several times slower",
-                         default="torch", choices=("torch", "scratch"))  # fmt: skip
-    val_fraction: float = option(
-        "share of the training images held out to select on; 0 is the tutorials' protocol: all "
-        "of them train, and the test accuracy is shown after every epoch",
-        default=0.1, type=cli.fraction,
-    )  # fmt: skip
-    seed: int = option("seed of the weights, the order and the split", default=0, type=cli.seed)
-    out: str = option("run folder (default: runs/<arch>-<data>-<time>)", default="")
-    resume: str = option(
-        "run folder to go on with, from its last.pt; --epochs, --device and --root may change",
-        default="",
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -73,25 +56,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             config = Config(**(asdict(recipe) | given))
             config.out = str(Path(config.out).expanduser()) if config.out else ""
             train(config, given)
-
-
-def resumed_config(path: Path, checkpoint: dict[str, Any], given: dict[str, Any]) -> Config:
-    """The configuration of a run that goes on: its own, but for what may change."""
-    stored = checkpoint["config"]
-    cli.check(Config, stored, path / "last.pt")
-    check_resumable(path, checkpoint)
-    same = {"out": str(path), "data": "auto"}  # what may be given again in these words
-    for name in given.keys() - MAY_CHANGE:
-        if given[name] not in (stored[name], same.get(name)):
-            flag = f"--{name.replace('_', '-')}"
-            raise ValueError(f"{path} was run with {flag} {stored[name]}, got {given[name]}; "
-                             "a resumed run may change --epochs, --device and --root")  # fmt: skip
-    changed = {name: given[name] for name in given.keys() & MAY_CHANGE - {"resume"}}
-    config = Config(**(stored | changed | {"out": str(path)}))
-    done = len(checkpoint["history"])
-    if done > config.epochs or (done == config.epochs and (path / "result.json").exists()):
-        raise ValueError(f"{path} has finished {done} epochs; --epochs asks for more")
-    return config
 
 
 def train(config: Config, given: dict[str, Any], checkpoint: dict[str, Any] | None = None) -> None:
@@ -111,33 +75,46 @@ def train(config: Config, given: dict[str, Any], checkpoint: dict[str, Any] | No
     net = build_model(**model).to(device)
     if config.layers == "scratch":
         net = from_scratch(net)
-    optimizer = OPTIMIZERS[config.optimizer](net.parameters(), lr=config.lr)
+    if config.channels_last:
+        net = net.to(memory_format=torch.channels_last)
+    optimizer = make_optimizer(config, net)
+    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(config.ema),
+                            use_buffers=True) if config.ema else None  # fmt: skip
     if checkpoint:
-        restore(checkpoint, net, optimizer)
+        restore_training(checkpoint, net, optimizer, average)
     else:
         config.out = str(claim_folder(config.out, f"{config.arch}-{data.name}"))
+    if config.compile:
+        net.compile()  # in place: the names of the weights stay
     print_config(config, given, data.note)
+    partial = checkpoint["partial"] if checkpoint else None
     if checkpoint:
-        print(f"going on after epoch {len(checkpoint['history'])}", flush=True)
+        steps = f", step {len(partial['images'])}" if partial else ""
+        print(f"going on after epoch {len(checkpoint['history'])}{steps}", flush=True)
+    judged = average.module if average else net
     run = Run(Path(config.out), asdict(config), model, list(data.classes),
               checkpoint["history"] if checkpoint else [])  # fmt: skip
     try:
-        run.save(net, optimizer)
-        run.log_inputs(net, next(iter(train_iter))[0])
-        for epoch in range(len(run.history) + 1, config.epochs + 1):
-            torch.manual_seed(mix_seed(config.seed, epoch, 1))  # what is random inside the network
-            train_iter.epoch = epoch - 1  # they count from 0, so that this is train_ch5's order
-            began = time.perf_counter()
-            result = train_epoch(net, train_iter, optimizer)
-            logits, labels = predict_logits(net, held_out_iter)
-            loss, acc = float(F.cross_entropy(logits, labels)), accuracy(logits, labels)
-            run.add_epoch(result, loss, acc, optimizer.param_groups[0]["lr"])
-            run.save(net, optimizer)
-            line = epoch_line(epoch, result, run.held_out, acc, time.perf_counter() - began)
-            print(line, flush=True)
-        test(config, data, run, net)
-    except KeyboardInterrupt:
-        print(f"stopped after epoch {len(run.history)}; --resume {run.path} goes on", flush=True)
+        with cli.StopRequest() as stop:
+            if not checkpoint:
+                run.save(net, optimizer, average)
+            run.log_inputs(net, next(iter(held_out_iter))[0])
+            for epoch in range(len(run.history) + 1, config.epochs + 1):
+                began = time.perf_counter()
+                result = epoch_of(config, epoch, run, net, train_iter, optimizer, average,
+                                  partial, stop)  # fmt: skip
+                partial = None
+                logits, labels = predict_logits(judged, held_out_iter)
+                loss, acc = float(F.cross_entropy(logits, labels)), accuracy(logits, labels)
+                run.add_epoch(result, loss, acc, float(optimizer.param_groups[0]["lr"]))
+                run.save(net, optimizer, average)
+                seconds = time.perf_counter() - began
+                print(epoch_line(epoch, result, run.held_out, acc, seconds), flush=True)
+                if stop.signum:
+                    raise cli.Stopped(stop.signum)
+            test(config, data, run, judged)
+    except (KeyboardInterrupt, cli.Stopped):
+        print(f"stopped in epoch {len(run.history) + 1}; --resume {run.path} goes on", flush=True)
         raise
     except FloatingPointError as error:
         raise FloatingPointError(
@@ -148,7 +125,74 @@ def train(config: Config, given: dict[str, Any], checkpoint: dict[str, Any] | No
         run.close()
 
 
-def test(config: Config, data: ImageData, run: Run, net: torch.nn.Module) -> None:
+def epoch_of(
+    config: Config, epoch: int, run: Run, net: nn.Module, train_iter: Batches,
+    optimizer: torch.optim.Optimizer, average: AveragedModel | None,
+    partial: dict[str, Any] | None, stop: cli.StopRequest,
+) -> EpochResult:  # fmt: skip
+    """Train for an epoch, or for the rest of a `partial` one; write `last.pt` when it is time.
+
+    Raises:
+        FloatingPointError: the loss became infinite or NaN.
+        cli.Stopped: a signal asked for it; `last.pt` is written.
+    """
+    torch.manual_seed(mix_seed(config.seed, epoch, 1))  # what is random inside the network
+    device = torch.device(config.device)
+    steps, before = unpack_steps(partial, device) if partial else ([], 0.0)
+    train_iter.epoch, train_iter.start = (
+        epoch - 1,
+        len(steps),
+    )  # epochs count from 0, as train_ch5's
+    n, past = len(train_iter), (epoch - 1) * len(train_iter)
+    rates = [
+        learning_rate(config.schedule, config.lr, past + i, n * config.epochs, config.warmup)
+        for i in range(len(steps), n)
+    ]
+    options: dict[str, Any] = {
+        "learning_rates": rates, "label_smoothing": config.label_smoothing,
+        "clip": config.clip or math.inf, "average": average,
+    }  # fmt: skip
+    if config.amp == "bf16":
+        options["autocast"] = torch.autocast(device.type, torch.bfloat16)
+    began = time.perf_counter()
+
+    def seconds() -> float:
+        return before + time.perf_counter() - began
+
+    new = train_steps(net, train_iter, optimizer, device, **options)
+    for step in progress(new, train_iter, done=len(steps)):
+        steps.append(step)
+        due = config.checkpoint_every and len(steps) % config.checkpoint_every == 0
+        if (due or stop.signum) and len(steps) < n:  # the last step's is the epoch's
+            if not torch.stack([step.loss for step in steps]).isfinite().all():
+                break  # what is not worth saving
+            run.save(net, optimizer, average, pack_steps(steps, seconds()))
+            if stop.signum:
+                raise cli.Stopped(stop.signum)
+    return epoch_result(steps, seconds)
+
+
+def make_optimizer(config: Config, net: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of the flags; Adam and SGD take weight decay into the gradient, AdamW not.
+
+    Raises:
+        ValueError: momentum for another one than sgd, or Nesterov's form without momentum.
+    """
+    if config.optimizer != "sgd" and (config.momentum or config.nesterov):
+        raise ValueError(
+            f"--momentum and --nesterov are sgd's; the optimizer is {config.optimizer}"
+        )
+    if config.nesterov and not config.momentum:
+        raise ValueError("--nesterov needs a --momentum above 0")
+    params, lr, decay = net.parameters(), config.lr, config.weight_decay
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(params, lr, config.momentum, weight_decay=decay,
+                               nesterov=config.nesterov)  # fmt: skip
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return kind(params, lr, weight_decay=decay)
+
+
+def test(config: Config, data: ImageData, run: Run, net: nn.Module) -> None:
     """Read the test set, once, with the weights that were selected; without selection, the last."""
     name, epoch = "last.pt", len(run.history)
     if best := run.best_epoch():
@@ -175,54 +219,18 @@ def make_batches(config: Config, data: ImageData, device: torch.device) -> tuple
         x, y, x_held_out, y_held_out = x[kept], y[kept], x[held_out], y[held_out]
     size = config.input_size
     return (
-        Batches(x, y, config.batch_size, shuffle=True, seed=config.seed, size=size, device=device),
+        Batches(
+            x,
+            y,
+            config.batch_size,
+            shuffle=True,
+            seed=config.seed,
+            size=size,
+            device=device,
+            augment=[AUGMENTATIONS[name] for name in config.augment.split(",") if name],
+        ),
         Batches(x_held_out, y_held_out, config.batch_size, size=size, device=device),
     )
-
-
-def describe(config: Config, channels: int, classes: int) -> dict[str, Any]:
-    """What `build_model` needs to build the network again."""
-    return {
-        "arch": config.arch, "in_channels": channels, "num_classes": classes,
-        "input_size": config.input_size, "norm": config.norm, "small_input": config.small_input,
-    }  # fmt: skip
-
-
-def check_steps(config: Config, channels: int, classes: int, count: int | None = None) -> None:
-    """Go through a step on the meta device, which computes nothing, to fail before the first.
-
-    With the `count` of training images also through the last, which may have fewer of them.
-    """
-    sizes = {min(config.batch_size, 2)}
-    if count is not None:
-        held_out = round(count * config.val_fraction)
-        if config.val_fraction and not 0 < held_out < count:
-            raise ValueError(
-                f"--val-fraction {config.val_fraction} holds out {held_out} of {count} images"
-            )
-        count -= held_out
-        sizes = {min(config.batch_size, count), count % config.batch_size} - {0}
-    with torch.device("meta"):
-        net = build_model(**describe(config, channels, classes)).train()
-        for n in sizes:
-            try:
-                net(torch.empty(n, channels, config.input_size, config.input_size))
-            except ValueError as error:  # batch norm cannot train on a single value
-                raise ValueError(
-                    f"{config.arch} cannot train on a batch of {n}, which --batch-size "
-                    f"{config.batch_size} gives ({error})"
-                ) from error
-
-
-def print_config(config: Config, given: dict[str, Any], note: str) -> None:
-    recipe = asdict(find_model(config.arch).recipe)
-    for name, value in asdict(config).items():
-        from_recipe = name not in given and recipe.get(name) == value
-        source = f"({config.arch}'s recipe)" if from_recipe else ""
-        if name == "data":
-            source = f"({note})"
-        if value != "":
-            print(f"{name:<13} {value} {source}".rstrip(), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,158 @@
+"""What a run was asked for: the flags of `torchcnn.train`, and what can be known before it."""
+
+import argparse
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchcnn import cli
+from torchcnn.augment import AUGMENTATIONS
+from torchcnn.checkpoint import build_model
+from torchcnn.cli import option
+from torchcnn.data import DATA_NAMES
+from torchcnn.models import find_model
+from torchcnn.run import check_resumable
+from torchcnn.schedule import SCHEDULES
+
+OPTIMIZERS = ("adam", "adamw", "sgd")
+MAY_CHANGE = {"resume", "epochs", "device", "root", "checkpoint_every"}  # when a run is resumed
+
+
+def augmentations(text: str) -> str:
+    """A reader of names with commas between them."""
+    for name in text.split(",") if text else ():
+        if name not in AUGMENTATIONS:
+            raise argparse.ArgumentTypeError(
+                f"got {name!r}, allowed are {', '.join(AUGMENTATIONS)}, with commas between them"
+            )
+    return text
+
+
+@dataclass(kw_only=True)
+class Config:
+    """Train a network on images. What is not given comes from the network's own recipe."""
+
+    arch: str = option("network; python -m torchcnn.summary shows all", default="lenet")
+    data: str = option("images to train on", default="auto", choices=DATA_NAMES)
+    root: str = option("folder of the data sets", default="data")
+    device: str = option("auto, cpu, cuda, cuda:1, mps", default="auto")
+    epochs: int = option(
+        "passes over the training images, all in all (default: the recipe's)", type=cli.at_least_one
+    )
+    batch_size: int = option("images a step (default: the recipe's)", type=cli.at_least_one)
+    lr: float = option("learning rate (default: the recipe's)", type=cli.positive)
+    optimizer: str = option("the optimizer (default: the recipe's)", choices=tuple(OPTIMIZERS))
+    input_size: int = option(
+        "pixels a side that images are resized to (default: the recipe's)", type=cli.pixels
+    )
+    small_input: bool = option("a stem for images of about 30 pixels, where the network has one",
+                               default=False, action="store_true")  # fmt: skip
+    norm: str = option("batch norm: torch's, or the one from scratch", default="torch",
+                       choices=("torch", "scratch"))  # fmt: skip
+    layers: str = option("every layer: torch's, or the one from scratch, several times slower",
+                         default="torch", choices=("torch", "scratch"))  # fmt: skip
+    momentum: float = option("momentum of sgd", default=0.0, type=cli.fraction)
+    nesterov: bool = option("Nesterov's form of it", default=False, action="store_true")
+    weight_decay: float = option("weight decay; of adamw decoupled", default=0.0,
+                                 type=cli.not_negative)  # fmt: skip
+    schedule: str = option("learning rate over the run", default="constant",
+                           choices=tuple(SCHEDULES))  # fmt: skip
+    warmup: int = option("steps in which the learning rate rises at first", default=0,
+                         type=cli.count)  # fmt: skip
+    label_smoothing: float = option("share of the target that all classes have in equal parts",
+                                    default=0.0, type=cli.fraction)  # fmt: skip
+    clip: float = option("largest norm of all gradients; 0 is none", default=0.0,
+                         type=cli.not_negative)  # fmt: skip
+    ema: float = option(
+        "keep a moving average of the weights, this share of the old ones a step, and judge it",
+        default=0.0, type=cli.fraction,
+    )  # fmt: skip
+    augment: str = option("of " + ",".join(AUGMENTATIONS) + ", one after the other", default="",
+                          type=augmentations)  # fmt: skip
+    amp: str = option("bf16: multiply in bfloat16 (autocast)", default="off",
+                      choices=("off", "bf16"))  # fmt: skip
+    compile: bool = option("torch.compile the network; needs a C++ compiler on a CPU",
+                           default=False, action="store_true")  # fmt: skip
+    channels_last: bool = option("keep weights and images as (n, h, w, c) in memory",
+                                 default=False, action="store_true")  # fmt: skip
+    val_fraction: float = option(
+        "share of the training images held out to select on; 0 is the tutorials' protocol: all "
+        "of them train, and the test accuracy is shown after every epoch",
+        default=0.1, type=cli.fraction,
+    )  # fmt: skip
+    checkpoint_every: int = option("write last.pt every so many steps too; 0: after epochs only",
+                                   default=0, type=cli.count)  # fmt: skip
+    seed: int = option("seed of the weights, the order and the split", default=0, type=cli.seed)
+    out: str = option("run folder (default: runs/<arch>-<data>-<time>)", default="")
+    resume: str = option(
+        "run folder to go on with, from its last.pt, in mid-epoch too; --epochs, --device, --root "
+        "and --checkpoint-every may change",
+        default="",
+    )
+
+
+def resumed_config(path: Path, checkpoint: dict[str, Any], given: dict[str, Any]) -> Config:
+    """The configuration of a run that goes on: its own, but for what may change."""
+    stored = checkpoint["config"]
+    cli.check(Config, stored, path / "last.pt")
+    check_resumable(path, checkpoint)
+    same = {"out": str(path), "data": "auto"}  # what may be given again in these words
+    for name in given.keys() - MAY_CHANGE:
+        if given[name] not in (stored[name], same.get(name)):
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{path} was run with {flag} {stored[name]}, got {given[name]}; "
+                             "a resumed run may change --epochs, --device, --root and "
+                             "--checkpoint-every")  # fmt: skip
+    changed = {name: given[name] for name in given.keys() & MAY_CHANGE - {"resume"}}
+    config = Config(**(stored | changed | {"out": str(path)}))
+    done = len(checkpoint["history"])
+    if done > config.epochs or (done == config.epochs and (path / "result.json").exists()):
+        raise ValueError(f"{path} has finished {done} epochs; --epochs asks for more")
+    return config
+
+
+def describe(config: Config, channels: int, classes: int) -> dict[str, Any]:
+    """What `build_model` needs to build the network again."""
+    return {
+        "arch": config.arch, "in_channels": channels, "num_classes": classes,
+        "input_size": config.input_size, "norm": config.norm, "small_input": config.small_input,
+    }  # fmt: skip
+
+
+def check_steps(config: Config, channels: int, classes: int, count: int | None = None) -> None:
+    """Go through a step on the meta device, which computes nothing, to fail before the first.
+
+    With the `count` of training images also through the last, which may have fewer of them.
+    """
+    sizes = {min(config.batch_size, 2)}
+    if count is not None:
+        held_out = round(count * config.val_fraction)
+        if config.val_fraction and not 0 < held_out < count:
+            raise ValueError(
+                f"--val-fraction {config.val_fraction} holds out {held_out} of {count} images"
+            )
+        count -= held_out
+        sizes = {min(config.batch_size, count), count % config.batch_size} - {0}
+    with torch.device("meta"):
+        net = build_model(**describe(config, channels, classes)).train()
+        for n in sizes:
+            try:
+                net(torch.empty(n, channels, config.input_size, config.input_size))
+            except ValueError as error:  # batch norm cannot train on a single value
+                raise ValueError(
+                    f"{config.arch} cannot train on a batch of {n}, which --batch-size "
+                    f"{config.batch_size} gives ({error})"
+                ) from error
+
+
+def print_config(config: Config, given: dict[str, Any], note: str) -> None:
+    recipe = asdict(find_model(config.arch).recipe)
+    for name, value in asdict(config).items():
+        from_recipe = name not in given and recipe.get(name) == value
+        source = f"({config.arch}'s recipe)" if from_recipe else ""
+        if name == "data":
+            source = f"({note})"
+        if value != "":
+            print(f"{name:<13} {value} {source}".rstrip(), flush=True)
