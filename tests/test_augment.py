@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from torchcnn.augment import resize
+from torchcnn.augment import AUGMENTATIONS, colour, crop, erase, flip, resize, rotate
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -27,3 +27,67 @@ def test_resize_is_within_a_grey_level_of_pillow(channels, h, w, size):
 def test_resize_to_its_own_size_is_free():
     images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
     assert resize(images, 28) is images
+
+
+def drawn(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+IMAGES = torch.randint(0, 256, (64, 3, 16, 24), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("shape", [(64, 3, 16, 24), (5, 1, 28, 28), (1, 1, 9, 9)])
+def test_an_augmentation_is_a_function_of_its_generator(name, shape):
+    images, augment = torch.randint(0, 256, shape, dtype=torch.uint8), AUGMENTATIONS[name]
+    before = images.clone()
+    a, b = augment(images, drawn()), augment(images, drawn())
+    assert a.shape == shape and a.dtype == torch.uint8
+    assert torch.equal(a, b) and torch.equal(images, before)
+    if len(images) > 1:
+        assert not torch.equal(a, augment(images, drawn(1))) and not torch.equal(a, images)
+
+
+def test_a_crop_is_a_slice_of_the_padded_image():
+    for image, moved in zip(IMAGES, crop(IMAGES, drawn()), strict=True):
+        padded = torch.zeros(3, 20, 30, dtype=torch.uint8)  # 16 / 8 and 24 / 8 on each side
+        padded[:, 2:18, 3:27] = image
+        windows = [padded[:, y : y + 16, x : x + 24] for y in range(5) for x in range(7)]
+        assert any(torch.equal(moved, window) for window in windows)
+
+
+def test_a_flip_mirrors_about_half_of_the_images():
+    y = flip(IMAGES, drawn())
+    mirrored = [torch.equal(a, b.flip(2)) for a, b in zip(IMAGES, y, strict=True)]
+    kept = [torch.equal(a, b) for a, b in zip(IMAGES, y, strict=True)]
+    assert all(m != k for m, k in zip(mirrored, kept, strict=True)) and 16 < sum(mirrored) < 48
+
+
+def test_a_rotation_turns_as_torchvision_does():
+    image = torch.zeros(1, 1, 33, 33, dtype=torch.uint8)
+    image[0, 0, 4:29, 16] = 255  # an upright line
+    turned = rotate(image, drawn(3), degrees=40)[0, 0] > 100
+    ys, xs = turned.nonzero().double().T
+    slope = float(((ys - 16) * (xs - 16)).sum() / ((ys - 16) ** 2).sum())
+    angle = (torch.rand(1, generator=drawn(3)) * 80 - 40) * torch.pi / 180
+    assert slope == pytest.approx(float(angle.tan()), abs=0.05) and abs(slope) > 0.1
+    assert torch.equal(rotate(IMAGES, drawn(), degrees=0), IMAGES)
+
+
+def test_colour_multiplies_and_nothing_changes_without_strength():
+    assert torch.equal(colour(IMAGES, drawn(), strength=0), IMAGES)
+    grey = torch.full((8, 1, 4, 4), 100, dtype=torch.uint8)  # no contrast: brightness alone
+    y = colour(grey, drawn()).float()
+    factors = torch.rand(8, generator=drawn()) * 0.6 + 0.7
+    torch.testing.assert_close(y[:, 0, 0, 0], (factors * 100).round())
+
+
+def test_erase_blackens_one_rectangle_in_half_of_the_images():
+    white = torch.full((200, 1, 30, 30), 255, dtype=torch.uint8)
+    black = erase(white, drawn())[:, 0] == 0
+    touched = black.flatten(1).any(1)
+    assert 70 < int(touched.sum()) < 130
+    for hole in black[touched]:
+        rows, columns = hole.any(1), hole.any(0)
+        assert int(hole.sum()) == int(rows.sum()) * int(columns.sum())  # a rectangle
+        assert int(rows.sum()) <= 11 and int(columns.sum()) <= 11

@@ -348,3 +348,126 @@ def test_to_keras_and_back(name, tmp_path):
     last = create_model(name, **options).double()
     load_keras_weights(last, path)
     same_weights(net, last)
+
+
+# --- what only looks alike ----------------------------------------------------------------------
+
+
+def graph_of(*layers, shape=(8, 8, 3)):
+    return keras.Sequential([keras.Input(shape), *layers])
+
+
+class Function(nn.Module):
+    """Layers `a` and `b` of equal shapes, and any function of them."""
+
+    def __init__(self, function, a=None, b=None):
+        super().__init__()
+        self.function = function
+        self.a = a or nn.Conv2d(3, 3, 3, padding=1)
+        self.b = b or nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x):
+        return self.function(self.a, self.b, x)
+
+
+def two_convs(**options):
+    L = keras.layers
+    return graph_of(L.Conv2D(3, 3, padding="same", name="a"),
+                    L.Conv2D(3, 3, padding="same", name="b", **options))  # fmt: skip
+
+
+CHAIN = Function(lambda a, b, x: b(a(x)))
+DENSE = Function(lambda a, b, x: b(a(x).flatten(1)), b=nn.Linear(192, 5))
+
+
+def lookalikes():
+    L = keras.layers
+    i, j = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
+    conv = L.Conv2D(3, 3, padding="same")
+    join = Function(lambda a, b, x: torch.cat((a(x), b(x)), 1))
+    branches = [L.Conv2D(3, 3, padding="same")(x) for x in (i, j)]
+    return {
+        "a stride": (CHAIN, two_convs(strides=2), "b has strides"),
+        "a dilation": (CHAIN, two_convs(dilation_rate=2), "b has dilation"),
+        "a padding in front of a pooling": (
+            Function(lambda a, b, x: b(F.max_pool2d(a(x), 2))),
+            graph_of(conv, L.ZeroPadding2D(1), L.MaxPooling2D(2), L.Conv2D(3, 3)),
+            "its zero_padding2d is a padding"),
+        "a permutation": (
+            DENSE, graph_of(L.Conv2D(3, 3, padding="same"), L.Permute((3, 1, 2)), L.Flatten(),
+                            L.Dense(5)), "permutes the axes"),
+        "another order of Flatten": (
+            DENSE, graph_of(L.Conv2D(3, 3, padding="same"),
+                            L.Flatten(data_format="channels_first"), L.Dense(5)),
+            "has its channels first"),
+        "a norm of rows": (
+            Function(lambda a, b, x: b(a(x)), b=nn.BatchNorm2d(8, 1e-3), a=nn.Conv2d(3, 8, 1)),
+            graph_of(L.Conv2D(8, 1), L.BatchNormalization(axis=1)), "works along axis 1"),
+        "two inputs": (join, keras.Model([i, j], L.Concatenate()(branches)), "has not one input"),
+        "a method": (Function(lambda a, b, x: b(a(x).exp())), two_convs(), "computes exp"),
+        "a gate": (Function(lambda a, b, x: a(x) * b(x)), two_convs(), "computes mul"),
+        "a layer called twice": (Function(lambda a, b, x: a(a(x))), two_convs(), "a twice"),
+        "another axis": (Function(lambda a, b, x: torch.cat((a(x), b(x)), 2)), two_convs(),
+                         "computes cat"),
+        "reflected padding": (
+            Function(lambda a, b, x: b(a(x)), b=nn.Conv2d(3, 3, 3, padding=1,
+                                                          padding_mode="reflect")),
+            two_convs(), "pads with 'reflect'"),
+        "a scale": (CHAIN, graph_of(L.Rescaling(2.0), *two_convs().layers), "is a Rescaling"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("case", range(13))
+def test_lookalikes_are_refused(case):
+    net, model, match = list(lookalikes().values())[case]
+    net = net.double()
+    before = [p.clone() for p in net.parameters()]
+    with pytest.raises(ValueError, match=match):
+        load_keras_weights(net, model)
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+
+
+def test_a_shortcut_that_was_made_first_is_not_taken_for_its_neighbour(tmp_path):
+    """A bottleneck: its last convolution and its shortcut have equal shapes."""
+    L = keras.layers
+    image = keras.Input((8, 8, 4))
+    shortcut = L.Conv2D(6, 1)(image)
+    y = L.Conv2D(6, 1)(L.Conv2D(4, 3, padding="same")(image))
+    model = randomize(keras.Model(image, L.Add()([shortcut, y])))
+    net = Function(
+        lambda a, b, x: b(a(x)), a=nn.Identity(), b=nn.Identity()
+    )  # fmt: skip
+    net.c1, net.c2 = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 6, 1)
+    net.down = nn.Conv2d(4, 6, 1)
+    net.function = lambda a, b, x: net.c2(net.c1(x)) + net.down(x)
+    net = net.double()
+    with pytest.raises(ValueError, match="both fit the network's"):
+        load_keras_weights(net, saved(model, tmp_path / "m.weights.h5"))
+    load_keras_weights(net, saved(model, tmp_path / "m.keras"))
+    x = np.random.default_rng(0).random((2, 8, 8, 4))
+    theirs = keras.ops.convert_to_numpy(model(x)).transpose(0, 3, 1, 2)
+    with torch.no_grad():
+        np.testing.assert_allclose(net(torch.tensor(x).movedim(3, 1)), theirs, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("ending", ["m.keras", "m.weights.h5"])
+def test_a_trained_model_inside_another_loads(ending, tmp_path):
+    """The usual "probability model", with random flips in front."""
+    inner = graph_of(*mlp_layers())
+    randomize(inner).compile("adam", "mse")
+    inner.optimizer.build(inner.trainable_variables)
+    outer = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.RandomFlip(), inner,
+                              keras.layers.Softmax()])  # fmt: skip
+    net = Function(lambda a, b, x: b(F.relu(a(x.flatten(1)))), nn.Linear(192, 6), nn.Linear(6, 4))
+    net = net.double()
+    load_keras_weights(net, saved(outer, tmp_path / ending))
+    x = np.random.default_rng(0).random((2, 8, 8, 3))
+    theirs = outputs(outer, x)
+    with torch.no_grad():
+        y = net(torch.tensor(x).movedim(3, 1)).softmax(1)
+    torch.testing.assert_close(y, theirs, rtol=0, atol=1e-10)
+
+
+def mlp_layers():
+    return [keras.layers.Flatten(), keras.layers.Dense(6, activation="relu"),
+            keras.layers.Dense(4)]  # fmt: skip

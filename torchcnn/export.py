@@ -148,7 +148,8 @@ def export(checkpoint: str, to: str, out: Path) -> None:
         with needs(form.needs, to), quiet():
             form.write(net, images[:2], about, temporary)
             difference = check(net, images, about, *form.load(temporary, model))
-        temporary.chmod(0o644)  # safetensors makes it unreadable to others
+        os.umask(mask := os.umask(0))
+        temporary.chmod(0o666 & ~mask)  # safetensors makes it unreadable to others
         os.replace(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
@@ -179,7 +180,8 @@ def check(
     Raises:
         RuntimeError: it is too large, or what describes the network did not arrive.
     """
-    assert read == about
+    if read != json.loads(json.dumps(about)):
+        raise RuntimeError("what the file says of the network is not what was written")
     largest = 0.0
     for n in (1, 2, 5):
         y, theirs = net(images[:n]), run(images[:n])

@@ -94,6 +94,11 @@ def check_resumable(path: Path, checkpoint: dict[str, Any]) -> None:
             or record["epoch"] != epoch
         ):
             raise ValueError(f"{path / 'last.pt'} is damaged: epoch {epoch} of its history")
+    if checkpoint["partial"] is not None:
+        try:
+            check_partial(checkpoint["partial"])
+        except ValueError as error:
+            raise ValueError(f"{path / 'last.pt'} is damaged: {error}") from error
     if best := best_epoch(history, held_out):
         times = [r.get("time") for r in load_checkpoint(path / "best.pt")["history"]]
         if times != [record["time"] for record in history[:best]]:
@@ -113,22 +118,36 @@ def pack_steps(steps: list[Step], seconds: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def unpack_steps(partial: dict[str, Any], device: torch.device) -> tuple[list[Step], float]:
-    """The steps that `pack_steps` packed, and their seconds; randomness goes on where it was.
+def check_partial(partial: dict[str, Any]) -> None:
+    """Hold an unfinished epoch against what `pack_steps` makes.
 
     Raises:
-        ValueError: they are damaged.
+        ValueError: it is damaged.
     """
-    try:
-        losses, hits = partial["losses"].to(device), partial["hits"].to(device)
-        steps = [Step(*s) for s in zip(losses, hits, partial["images"], strict=True)]
-        seconds = float(partial["seconds"])
-        torch.set_rng_state(partial["rng"])
-        if device.type == "cuda" and partial["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(partial["cuda_rng"])
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"last.pt is damaged: its unfinished epoch ({error})") from error
-    return steps, seconds
+    losses, hits, images = (partial.get(key) for key in ("losses", "hits", "images"))
+    rng, cuda_rng = partial.get("rng"), partial.get("cuda_rng")
+    state = torch.get_rng_state()
+    good = (
+        isinstance(losses, Tensor) and isinstance(hits, Tensor) and isinstance(images, list)
+        and losses.shape == hits.shape == (len(images),) and len(images) > 0
+        and all(isinstance(n, int) and n > 0 for n in images)
+        and losses.is_floating_point() and hits.dtype == torch.int64
+        and isinstance(partial.get("seconds"), float)
+        and isinstance(rng, Tensor) and rng.dtype == state.dtype and rng.shape == state.shape
+        and (cuda_rng is None or isinstance(cuda_rng, Tensor))
+    )  # fmt: skip
+    if not good:
+        raise ValueError("its unfinished epoch")
+
+
+def unpack_steps(partial: dict[str, Any], device: torch.device) -> tuple[list[Step], float]:
+    """The steps that `pack_steps` packed, and their seconds; randomness goes on where it was."""
+    losses, hits = partial["losses"].to(device), partial["hits"].to(device)
+    torch.set_rng_state(partial["rng"])
+    if device.type == "cuda" and partial["cuda_rng"] is not None:
+        torch.cuda.set_rng_state(partial["cuda_rng"])
+    steps = [Step(*s) for s in zip(losses, hits, partial["images"], strict=True)]
+    return steps, partial["seconds"]
 
 
 class Run:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import Node
 
-from torchcnn.keras_io.graphs import conv_padding, keras_name, kind_of
+from torchcnn.keras_io.graphs import conv_padding, keras_name, kind_of, torch_ops
 from torchcnn.keras_io.layout import keras_views
 from torchcnn.layers import (
     BatchNorm,
@@ -52,6 +52,7 @@ def to_keras(net: nn.Module, input_size: tuple[int, int, int] | None = None) -> 
         ValueError: a layer that has no counterpart in Keras, or Keras is not installed.
     """
     keras, graph = _keras(), layer_graph(net)
+    torch_ops(net, graph)  # refuses what is not known to be the same there
     views = keras_views(net, graph, input_size[0] if input_size else None)
     channels, height, width = input_size or (_channels(net, graph.nodes), None, None)
     builder = _Builder(keras, net)
@@ -62,9 +63,9 @@ def to_keras(net: nn.Module, input_size: tuple[int, int, int] | None = None) -> 
             made[node] = source = keras.Input((height, width, channels), dtype=builder.dtype)
         elif node.op == "call_module":
             made[node] = builder.module(node, inputs[0])
-        elif node.op == "call_function":
+        elif node.op in ("call_function", "call_method"):
             made[node] = builder.function(node, inputs)
-        else:
+        else:  # the output; torch_ops has refused all else
             made[node] = inputs[0]
     model = keras.Model(source, made[next(iter(reversed(graph.nodes)))])
     for name, weights in views.items():
@@ -84,7 +85,7 @@ def _channels(net: nn.Module, nodes: Any) -> int | None:
 def save_keras_weights(net: nn.Module, path: str | Path) -> None:
     """Write the weights of `to_keras(net)`, as `keras.Model.load_weights` reads them.
 
-    They fit every functional or sequential Keras model of the same layers.
+    They fit that model, and others of the same layers that list them in the same order.
 
     Raises:
         ValueError: the name does not end in `.weights.h5`, or as `to_keras` does.
@@ -107,7 +108,8 @@ class _Builder:
     def __init__(self, keras: Any, net: nn.Module) -> None:
         self.keras, self.net = keras, net
         self.calls: Counter[str] = Counter()  # a ReLU called twice is two layers of Keras
-        self.dtype = str(next(net.parameters()).dtype).removeprefix("torch.")
+        first = next(net.parameters(), torch.empty(0))
+        self.dtype = str(first.dtype).removeprefix("torch.")
 
     def make(self, kind: str, x: Any, name: str, **settings: Any) -> Any:
         layer = getattr(self.keras.layers, kind)(name=name, dtype=self.dtype, **settings)
@@ -169,6 +171,8 @@ class _Builder:
         )  # fmt: skip
 
     def norm(self, norm: Any, x: Any, name: str, block: str) -> Any:
+        if norm.momentum is None:
+            raise ValueError(f"layer {name} averages all batches alike, which Keras does not")
         kept = norm.momentum if isinstance(norm, BatchNorm) else 1 - norm.momentum
         layer = self.keras.layers.BatchNormalization(
             epsilon=norm.eps, momentum=kept, name=name, dtype=self.dtype
@@ -185,8 +189,12 @@ class _Builder:
         make = partial(self.make, kind, data_format=LAST)
         if isinstance(pool, SameMaxPool2d | SameAvgPool2d):
             return make(x, name, pool_size=size, strides=stride, padding="same")
-        if pool.ceil_mode or getattr(pool, "dilation", 1) not in (1, (1, 1)):
-            raise ValueError(f"layer {name} has a ceil_mode or dilation, unknown to Keras")
+        if (
+            pool.ceil_mode
+            or getattr(pool, "dilation", 1) not in (1, (1, 1))
+            or getattr(pool, "divisor_override", None)
+        ):
+            raise ValueError(f"layer {name} has a ceil_mode, dilation or divisor, unknown to Keras")
         if pad == (0, 0):
             return make(x, name, pool_size=size, strides=stride, padding="valid")
         symmetric = all(k == 2 * p + 1 for k, p in zip(size, pad, strict=True))

@@ -14,7 +14,14 @@ from typing import IO, Any, NamedTuple, cast
 Config = dict[str, Any]
 SMALL = 2**26  # bytes that are read without a question
 KINDS = {"conv": "convolution", "dense": "dense layer", "norm": "batch norm", "add": "sum",
-         "concat": "concatenation", "pad": "padding", "input": "input"}  # fmt: skip
+         "concat": "concatenation", "pad": "padding", "input": "input",
+         "channels": "padding of channels", "after": "layer behind a padding",
+         "swapped": "permutation"}  # fmt: skip
+
+
+OTHERS = {  # whose weights could be taken for a convolution's, by their ranks
+    "conv2d_transpose", "depthwise_conv2d", "separable_conv2d", "embedding", "normalization",
+}  # fmt: skip
 
 
 class KerasLayer(NamedTuple):
@@ -27,6 +34,9 @@ class KerasLayer(NamedTuple):
     @property
     def kind(self) -> str:
         """What Keras's own layers look like: conv, dense, norm; anything else is empty."""
+        base = re.sub(r"_\d+$", "", self.name or self.path.split("/")[-1])
+        if base in OTHERS:
+            return ""
         ranks = [len(w.shape) for w in self.weights]
         kinds = {(4,): "conv", (4, 1): "conv", (2,): "dense", (2, 1): "dense", (1,) * 4: "norm"}
         return kinds.get(tuple(ranks), "")
@@ -156,11 +166,10 @@ def _layers(group: Any, path: str, seen: set[Any]) -> Iterator[KerasLayer]:
     seen.add(group)
     for key in group:
         child = _member(group, key)
-        if not isinstance(child, h5py.Group) or (not path and key.startswith("optimizer")):
-            continue
-        if key == "seed_generator":  # the state of a dropout
-            continue
+        if not isinstance(child, h5py.Group) or key in ("optimizer", "seed_generator"):
+            continue  # the state of training, and of a dropout
         if key != "vars":
+            key = key.replace("_layer_checkpoint_dependencies", "layers")  # Keras 2.12
             yield from _layers(child, f"{path}/{key}".lstrip("/"), seen)
         elif len(child):
             arrays = [_member(child, str(i)) for i in range(len(child))]
@@ -181,11 +190,9 @@ def _legacy_layers(group: Any, path: str) -> Iterator[KerasLayer]:
         if not weights.keys() <= set(order):
             raise Refused(f"layer {layer} has weights {', '.join(weights)}, which no "
                                  "convolution, dense layer or batch norm has")  # fmt: skip
-        name = layer.split("/")[-1]
-        yield KerasLayer(
-            path if name == path else f"{path}/{name}", name,
-            [weights[key] for key in order if key in weights],
-        )  # fmt: skip
+        inside = "" if layer == path else f"/{layer.removeprefix(f'{path}/')}"
+        arrays = [weights[key] for key in order if key in weights]
+        yield KerasLayer(path + inside, layer.split("/")[-1], arrays)
 
 
 def layer_paths(layers: list[Config], legacy: bool) -> list[str]:

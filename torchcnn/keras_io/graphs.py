@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.fx import Graph, Node
 
@@ -19,20 +20,25 @@ Facts = dict[str, Any]  # what must be the same in both, by its name in an error
 class Op:
     """A node of a reduced graph."""
 
-    kind: str  # input, conv, dense, norm, pad, add, concat
+    kind: str  # input, conv, dense, norm, pad, channels, after, add, concat
     name: str
     facts: Facts = field(default_factory=dict)
     inputs: list["Op"] = field(default_factory=list)
     depth: int = 0  # nodes on the longest way from the input
+    signature: int = 0  # equal for all that is computed alike
+    weights: KerasLayer | None = None  # of a node of Keras's
 
     def __post_init__(self) -> None:
         self.depth = 1 + max((op.depth for op in self.inputs), default=0)
+        below = [op.signature for op in self.inputs]
+        below = sorted(below) if self.kind == "add" else below
+        self.signature = hash((self.kind, repr(self.facts), tuple(below)))
 
 
 def listed(output: Op) -> list[tuple[Op, list[int]]]:
     """Every node after its inputs, with their places in the list; equal for equal graphs.
 
-    A sum's longer branch comes first: which of its terms is written first does not matter.
+    A sum's longest branch comes first: which of its terms is written first does not matter.
     """
     place: dict[Op, int] = {}
     rows: list[tuple[Op, list[int]]] = []
@@ -40,7 +46,9 @@ def listed(output: Op) -> list[tuple[Op, list[int]]]:
     def visit(op: Op) -> None:
         if op in place:
             return
-        inputs = sorted(op.inputs, key=lambda i: -i.depth) if op.kind == "add" else op.inputs
+        inputs = op.inputs
+        if op.kind == "add":
+            inputs = sorted(inputs, key=lambda i: (-i.depth, i.signature))
         for i in inputs:
             visit(i)
         place[op] = len(rows)
@@ -95,22 +103,63 @@ def _unpadded(source: Op) -> tuple[Op, tuple[int, ...]]:
     return source, (0, 0, 0, 0)
 
 
+def through(name: str, source: Op) -> Op:
+    """A layer without weights: nothing, unless it keeps a padding from its convolution."""
+    return Op("after", name, inputs=[source]) if source.kind == "pad" else source
+
+
+WEIGHTLESS = {  # functions and methods that may stand between layers, and change no weights
+    F.relu, torch.relu, torch.sigmoid, torch.tanh, F.max_pool2d, F.avg_pool2d,
+    F.adaptive_avg_pool2d, F.dropout, "relu", "sigmoid", "tanh", "mean",
+}  # fmt: skip
+
+
 def torch_ops(net: nn.Module, graph: Graph) -> Op:
-    """The reduced graph of a network."""
+    """The reduced graph of a network.
+
+    Raises:
+        Refused: it computes something between its layers whose counterpart in Keras is not known.
+    """
     ops: dict[Node, Op] = {}
+    called: set[nn.Module] = set()
     for node in graph.nodes:
         before = [ops[n] for n in node.all_input_nodes]
         if node.op == "placeholder":
             ops[node] = Op("input", node.name)
         elif node.op == "call_module":
-            ops[node] = _torch_op(str(node.target), net.get_submodule(str(node.target)), before)
-        elif node.target in (operator.add, torch.add):
-            ops[node] = Op("add", node.name, inputs=before)
-        elif node.target is torch.cat:
-            ops[node] = Op("concat", node.name, inputs=before)
-        elif node.op != "get_attr":
-            ops[node] = before[0]  # slices, zeros for new channels, the output
+            module = net.get_submodule(str(node.target))
+            if kind_of(module) and module in called:
+                raise Refused(f"the network calls its layer {node.target} twice")
+            called.add(module)
+            ops[node] = _torch_op(str(node.target), module, before)
+        elif node.op == "output" and len(before) == 1:
+            ops[node] = before[0]
+        else:
+            ops[node] = _torch_function(node, before)
     return ops[next(iter(reversed(graph.nodes)))]
+
+
+def _torch_function(node: Node, before: list[Op]) -> Op:
+    args: Any = node.args
+    dim = node.kwargs.get("dim", args[1] if len(args) > 1 else 0)
+    if node.target in (operator.add, torch.add) and len(before) == 2:
+        return Op("add", node.name, inputs=before)
+    if node.target is torch.cat and dim == 1:
+        return Op("concat", node.name, inputs=before)
+    if len(before) == 1:
+        if node.target is F.pad and len(args[1]) == 6 and not any(args[1][:4]):
+            return _new_channels(node.name, tuple(args[1][4:]), before[0])
+        flattens = node.target in (torch.flatten, "flatten") and args[1:] == (1,)
+        slices = node.target is operator.getitem and args[1][:2] == (slice(None),) * 2
+        if flattens or slices or node.target in WEIGHTLESS:
+            return through(node.name, before[0])
+    what = getattr(node.target, "__name__", node.target)
+    raise Refused(f"the network computes {what} between its layers, unknown to Keras's")
+
+
+def _new_channels(name: str, zeros: tuple[int, int], source: Op) -> Op:
+    """Channels of zeros before and behind those that there are."""
+    return Op("channels", name, {"zeros": zeros}, [source]) if any(zeros) else source
 
 
 def _torch_op(name: str, module: Any, before: list[Op]) -> Op:
@@ -123,9 +172,13 @@ def _torch_op(name: str, module: Any, before: list[Op]) -> Op:
             f"layer {name} is a {type(module).__name__}; weights are known of convolutions, dense "
             "layers and batch norms"
         )
+    if isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) != (1, -1):
+        raise Refused(f"layer {name} flattens another axis than all but the first")
     if not kind:
-        return before[0]
+        return through(name, before[0])
     (source,) = before
+    if kind == "conv" and module.padding_mode != "zeros":
+        raise Refused(f"layer {name} pads with {module.padding_mode!r}, Keras with zeros")
     if kind == "conv":
         kernel = (*module.kernel_size, module.in_channels // module.groups, module.out_channels)
         source, zeros = _unpadded(source)
@@ -136,16 +189,17 @@ def _torch_op(name: str, module: Any, before: list[Op]) -> Op:
                  "bias": module.bias is not None}  # fmt: skip
     else:
         features = module.gamma.numel() if isinstance(module, BatchNorm) else module.num_features
-        facts = {"features": features, "epsilon": module.eps}
+        facts = {"features": int(features), "epsilon": float(module.eps)}
     return Op(kind, name, facts, [source])
 
 
 # --- Keras --------------------------------------------------------------------------------------
 
-THROUGH = {
-    "Activation", "ReLU", "LeakyReLU", "ELU", "Softmax", "Relu", "Sigmoid", "Tanh", "Dropout",
-    "SpatialDropout2D", "GaussianNoise", "GaussianDropout", "MaxPooling2D", "AveragePooling2D",
-    "GlobalAveragePooling2D", "GlobalMaxPooling2D", "Flatten", "Reshape", "Permute", "Identity",
+THROUGH = {  # without weights, and in inference without a say in where the weights belong
+    "Activation", "ReLU", "LeakyReLU", "ELU", "Softmax", "Relu", "Sigmoid", "Tanh", "Identity",
+    "Dropout", "SpatialDropout2D", "GaussianNoise", "GaussianDropout", "MaxPooling2D",
+    "AveragePooling2D", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "Flatten", "RandomFlip",
+    "RandomRotation", "RandomTranslation", "RandomZoom", "RandomContrast", "RandomBrightness",
 }  # fmt: skip
 JOINS = {"Add": "add", "Concatenate": "concat"}
 MODELS = {"Sequential", "Functional", "Model"}
@@ -155,13 +209,15 @@ class KerasGraph:
     """Reads the configuration of a functional or sequential model into a reduced graph."""
 
     def __init__(self, file: KerasFile) -> None:
-        self.legacy = file.legacy
+        self.legacy, self.flat = file.legacy, False
         self.layers = {layer.path: layer for layer in file.layers}
-        self.found: dict[str, KerasLayer] = {}  # by the name of its Op
 
     def model(self, model: Config, source: Op, path: str) -> Op:
         config = model["config"]
         layers = config if isinstance(config, list) else config["layers"]  # a list: early Keras 2
+        functional = isinstance(config, dict) and "output_layers" in config
+        if functional and sum(layer["class_name"] == "InputLayer" for layer in layers) != 1:
+            raise Refused("it has not one input")
         ops: dict[str, Op] = {}
         last = source
         for layer, where in zip(layers, layer_paths(layers, self.legacy), strict=True):
@@ -170,8 +226,10 @@ class KerasGraph:
             if nodes and len(nodes) > 1:
                 raise Refused(f"its layer {name} is used twice")
             before = [ops[n] for n in _parents(nodes[0])] if nodes else [last]
+            if functional and not nodes and layer["class_name"] != "InputLayer":
+                raise Refused(f"its layer {name} has no input")
             last = ops[name] = self.op(layer, name, f"{path}/{where}".lstrip("/"), before)
-        if isinstance(config, dict) and "output_layers" in config:
+        if functional:
             outputs = config["output_layers"]
             names = [outputs[0]] if isinstance(outputs[0], str) else [o[0] for o in outputs]
             if len(names) != 1:
@@ -185,36 +243,64 @@ class KerasGraph:
             return before[0]
         if kind in MODELS:
             return self.model(layer, before[0], path)
-        if kind in JOINS:
+        if config.get("data_format") == "channels_first":
+            raise Refused(f"its layer {name} has its channels first")
+        if config.get("axis", -1) not in (-1, 3, [-1], [3], *([1, [1]] if self.flat else [])):
+            raise Refused(f"its layer {name} works along axis {config['axis']}, not the last")
+        if kind in JOINS and len(before) > 1:
             return Op(JOINS[kind], name, inputs=before)
+        (source,) = before
+        self.flat = self.flat or kind in ("Flatten", "GlobalAveragePooling2D")
+        if kind == "Permute":
+            return self.permute(config["dims"], name, source)
+        if kind == "Reshape" and sum(n != 1 for n in config["target_shape"]) == 1:
+            return through(name, source)  # a vector, or an image of one pixel
         if kind in THROUGH:
-            return before[0]
+            return through(name, source)
         if kind == "ZeroPadding2D":
             (top, bottom), (left, right) = config["padding"]
             return Op("pad", name, {"zeros": (top, bottom, left, right)}, before)
         if kind not in ("Conv2D", "Dense", "BatchNormalization"):
             raise Refused(f"its layer {name} is a {kind}, which no network here has")
-        if path not in self.layers:
+        weights = self.weights(path)
+        if weights is None:
             raise Refused(f"it has no weights for its layer {name}")
-        weights = self.layers[path]
-        (source,), shape = before, weights.weights[0].shape
-        if config.get("data_format") == "channels_first":
-            raise Refused(f"its layer {name} has its channels first")
+        shape = weights.weights[0].shape
         if kind == "BatchNormalization":
-            facts: Facts = {"features": shape[0], "epsilon": config["epsilon"]}
+            facts: Facts = {"features": int(shape[0]), "epsilon": float(config["epsilon"])}
         elif kind == "Dense":
             facts = {"kernel": shape, "bias": config["use_bias"]}
         else:
             source, zeros = _unpadded(source)
-            strides, dilation = tuple(config["strides"]), tuple(config["dilation_rate"])
+            strides, dilation = (
+                (value, value) if isinstance(value, int) else tuple(value)
+                for value in (config["strides"], config["dilation_rate"])
+            )
             padding = _padding(config["padding"].lower(), shape[:2], strides, dilation, zeros)
             facts = {"kernel": shape, "bias": config["use_bias"], "strides": strides,
                      "dilation": dilation, "padding": padding}  # fmt: skip
-        self.found[path] = weights
         wanted = {"Conv2D": "conv", "Dense": "dense", "BatchNormalization": "norm"}[kind]
         if weights.kind != wanted:
             raise Refused(f"its layer {name} has not the weights of a {KINDS[wanted]}")
-        return Op(wanted, path, facts, [source])
+        return Op(wanted, name, facts, [source], weights=weights)
+
+    def permute(self, dims: list[int], name: str, source: Op) -> Op:
+        """Only to add channels of zeros, as `to_keras` does: swap, pad the width, swap again."""
+        if list(dims) == [1, 3, 2] and source.kind != "pad":
+            return Op("swapped", name, inputs=[source])
+        if list(dims) == [1, 3, 2] and source.inputs[0].kind == "swapped":
+            top, bottom, *zeros = source.facts["zeros"]
+            if not top and not bottom:
+                return _new_channels(name, tuple(zeros), source.inputs[0].inputs[0])
+        raise Refused(f"its layer {name} permutes the axes of an image")
+
+    def weights(self, path: str) -> KerasLayer | None:
+        """The weights under a path; in a legacy file models within models leave their names out."""
+        if path in self.layers or not self.legacy:
+            return self.layers.get(path)
+        first, last = path.split("/")[0], path.split("/")[-1]
+        near = [p for p in self.layers if (p.split("/")[0], p.split("/")[-1]) == (first, last)]
+        return self.layers[near[0]] if len(near) == 1 else None
 
 
 def _parents(node: Any) -> Iterator[str]:

@@ -22,8 +22,10 @@ def load_keras_weights(net: nn.Module, source: Any) -> None:
     statistics. Files are read with h5py alone: neither Keras nor anything in the file is executed.
 
     Where the model has a graph (functional, sequential) the two graphs must be the same, with
-    their strides, paddings and epsilons; what has none (subclassed models, files of weights) is
-    matched by the order of its layers, and refused if that leaves a choice.
+    their strides, paddings and epsilons; activations and poolings, which have no weights, are not
+    compared. What has no graph (subclassed models, files of weights) is matched by the order in
+    which its layers were made and are listed, and refused where these leave a choice. A dense layer
+    on the image itself takes it for a square of 1 or 3 channels, unless the file says what it is.
 
     Args:
         source: a Keras model, or the path of a `.keras`, `.weights.h5` or legacy `.h5` file.
@@ -47,10 +49,12 @@ def load_keras_weights(net: nn.Module, source: Any) -> None:
     except FileNotFoundError:
         raise
     except Refused as error:
-        raise ValueError(f"{name} cannot be loaded: {error}") from error
+        raise ValueError(f"{name} cannot be loaded: {str(error)[:1000]}") from error
     except Exception as error:  # whatever a damaged or hostile file provokes in its readers
         what = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        raise ValueError(f"{name} is damaged, or not a file of Keras ({what})") from error
+        kind = "is damaged, or not a file of Keras"
+        kind = kind if isinstance(source, str | Path) else "cannot be read; was it built?"
+        raise ValueError(f"{name} {kind} ({what})") from error
     for view, values in new:
         view.copy_(values)
 

@@ -4,9 +4,11 @@ Both graphs are written down from the output backwards, a branch after the other
 equal networks. A file without a graph says less: there every order that it suggests must agree.
 """
 
+import operator
 import re
 from collections.abc import Callable, Iterator
 
+import torch
 from torch import nn
 from torch.fx import Graph, Node
 
@@ -25,22 +27,19 @@ def match(net: nn.Module, graph: Graph, file: KerasFile) -> list[Pair]:
     output = torch_ops(net, graph)
     ours = {op.name: op for op, _ in listed(output) if op.facts and op.kind != "pad"}
     theirs = {layer.name: layer for layer in file.layers}
-    for layer in file.layers:
-        if not layer.kind:
-            raise Refused(f"its layer {layer.path} is no {', '.join(list(KINDS.values())[:3])}")
-    if theirs.keys() == set(map(keras_name, ours)) and len(theirs) == len(file.layers):
-        pairs = [(name, theirs[keras_name(name)]) for name in ours]
-        for name, layer in pairs:
-            compare(ours[name], layer)
-        return pairs
     if file.config and file.config.get("class_name") in MODELS:
         reader = KerasGraph(file)
         other = reader.model(file.config, Op("input", "its input"), "")
-        return [
-            (op.name, reader.found[twin.name])
-            for op, twin in _same(output, other)
-            if twin.name in reader.found
-        ]
+        return [(op.name, twin.weights) for op, twin in _same(output, other) if twin.weights]
+    for layer in file.layers:
+        if not layer.kind:
+            raise Refused(f"its layer {layer.path} is no {', '.join(list(KINDS.values())[:3])} "
+                          "with all its weights")  # fmt: skip
+    names = {keras_name(name): name for name in ours}
+    if theirs.keys() == names.keys() and len(file.layers) == len(ours) == len(names):
+        for name, layer in theirs.items():
+            compare(ours[names[name]], layer)
+        return [(names[name], layer) for name, layer in theirs.items()]
     return _by_order(net, graph, ours, file)
 
 
@@ -88,18 +87,19 @@ def compare(op: Op, layer: KerasLayer) -> None:
 def _by_order(net: nn.Module, graph: Graph, ours: dict[str, Op], file: KerasFile) -> list[Pair]:
     """A file without a graph: weights alone, or a model that is code.
 
-    It suggests up to three orders: as its layers were made, which their numbers tell (conv2d_7),
+    It suggests several orders: as its layers were made, which their numbers tell (conv2d_7),
     against the order in which ours were; and as they are listed, against ours, and against the
     order in which Keras lists the layers of a graph. Those that fit must agree.
     """
     made = [name for name, _ in net.named_modules() if name in ours]
-    by_depth = [name for name in _keras_order(graph) if name in ours]
     functional = all(re.fullmatch("layers/[^/]+", layer.path) for layer in file.layers)
     orders: list[tuple[list[str], Callable[[KerasLayer], int] | None]] = []
     if all(NUMBER.fullmatch(layer.name) for layer in file.layers):
         orders.append((made, _number))
     if file.legacy or functional:
-        orders.append((by_depth, None))
+        for backwards in (False, True):  # a sum may be written either way
+            listed_so = [name for name in _keras_order(graph, backwards) if name in ours]
+            orders.append((listed_so, None))
     if file.legacy or not functional:
         orders.append((made, None))
     fitting: list[list[Pair]] = []
@@ -112,8 +112,10 @@ def _by_order(net: nn.Module, graph: Graph, ours: dict[str, Op], file: KerasFile
     if not fitting:
         raise first_error or Refused("it holds no layers")
     for other in fitting[1:]:
-        for (name, layer), (_, twin) in zip(sorted(fitting[0]), sorted(other), strict=True):
-            if layer.path != twin.path:
+        others = dict(other)
+        for name, layer in fitting[0]:
+            twin = others[name]
+            if layer is not twin:
                 raise Refused(
                     f"its {layer.path} and {twin.path} both fit the network's {name}: give the "
                     "model, or its .keras file, which holds the graph"
@@ -150,8 +152,11 @@ def _in_order(
     return pairs
 
 
-def _keras_order(graph: Graph) -> list[str]:
-    """Layers as Keras lists those of a graph: by steps to the output, then as met from there."""
+def _keras_order(graph: Graph, backwards: bool) -> list[str]:
+    """Layers as Keras lists those of a graph: by steps to the output, then as met from there.
+
+    `backwards` takes the terms of all sums the other way round.
+    """
     steps: dict[Node, int] = {}
     for node in reversed(graph.nodes):
         steps[node] = max((steps[user] + 1 for user in node.users), default=0)
@@ -161,6 +166,7 @@ def _keras_order(graph: Graph) -> list[str]:
         node = waiting.pop()
         if node not in met:
             met[node] = len(met)
-            waiting += reversed(node.all_input_nodes)
+            turn = backwards and node.target in (operator.add, torch.add)
+            waiting += node.all_input_nodes if turn else reversed(node.all_input_nodes)
     order = sorted(met, key=lambda node: (-steps[node], met[node]))
     return [str(node.target) for node in order]

@@ -1,0 +1,158 @@
+"""A run that was stopped anywhere, by anything, ends with the bits of one that was not."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from torchcnn import run, train
+from torchcnn.checkpoint import load_checkpoint, load_model
+
+ALL = ["--arch", "tf_baseline", "--input-size", "16", "--batch-size", "500", "--augment",
+       "crop,flip,rotate,colour,erase", "--ema", "0.9", "--optimizer", "sgd", "--lr", "0.05",
+       "--momentum", "0.9", "--nesterov", "--schedule", "one-cycle", "--warmup", "5",
+       "--label-smoothing", "0.1", "--clip", "1", "--weight-decay", "1e-4", "--epochs", "2",
+       "--checkpoint-every", "2", "--device", "cpu", "--data", "sample"]  # fmt: skip
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The uninterrupted run: dropout, augmentation, moving average, schedule, momentum."""
+    folder = tmp_path_factory.mktemp("whole") / "r"
+    train.main([*ALL, "--out", str(folder)])
+    return folder
+
+
+def contents(folder):
+    """All that must be equal: weights, optimizer, average, history and TensorBoard's points."""
+    checkpoint = load_checkpoint(folder / "last.pt")
+    clock = {"time", "seconds", "images_per_second"}
+    history = [{k: v for k, v in r.items() if k not in clock} for r in checkpoint["history"]]
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    points = {
+        tag: [(e.step, e.value) for e in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"] if tag != "images per second"
+    }  # fmt: skip
+    return {key: checkpoint[key] for key in ("weights", "optimizer", "average", "partial")} | {
+        "history": history, "points": points, "result": (folder / "result.json").read_text(),
+    }  # fmt: skip
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def check_same(a, b):
+    for key, value in contents(a).items():
+        assert same(value, contents(b)[key]), key
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_killed_after_random_checkpoints(seed, whole, tmp_path, monkeypatch):
+    """Each life ends right after a checkpoint is written; the next goes on from it."""
+    dice, save, left = random.Random(seed), run.save_checkpoint, [0]
+
+    def save_and_die(path, checkpoint):
+        save(path, checkpoint)
+        left[0] -= path.name == "last.pt"
+        if not left[0]:
+            raise Killed
+
+    monkeypatch.setattr(run, "save_checkpoint", save_and_die)
+    folder, lives, middles = tmp_path / "r", 0, 0
+    while not (folder / "result.json").exists():
+        left[0] = dice.randint(1, 4)
+        lives += 1
+        begin = ["--resume", str(folder)] if lives > 1 else [*ALL, "--out", str(folder)]
+        try:
+            train.main(begin)
+        except Killed:
+            middles += load_checkpoint(folder / "last.pt")["partial"] is not None
+    assert lives > 3 and middles > 1
+    check_same(whole, folder)
+
+
+def command(*argv):
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", "torchcnn.train", *argv],
+        stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_step_and_saves_it(signum, code, whole, tmp_path):
+    folder = tmp_path / "r"
+    with command(*ALL[:-6], "--checkpoint-every", "0", *ALL[-4:], "--out", str(folder)) as process:
+        for line in process.stdout:
+            if line.startswith("epoch 1,"):
+                time.sleep(0.05)  # into the second epoch
+                process.send_signal(signum)
+            last = line
+    assert process.returncode == code
+    assert re.match(r"stopped in epoch 2; --resume .*r goes on", last)
+    partial = load_checkpoint(folder / "last.pt")["partial"]
+    assert partial is None or 0 < len(partial["images"]) < 9
+    train.main(["--resume", str(folder)])
+    check_same(whole, folder)
+
+
+def test_an_unfinished_epoch_that_is_damaged_is_refused(whole, tmp_path, capsys):
+    checkpoint = load_checkpoint(whole / "last.pt")
+    steps = {"losses": torch.ones(2), "hits": torch.ones(2), "images": [500], "seconds": 1.0,
+             "rng": torch.get_rng_state(), "cuda_rng": None}  # fmt: skip
+    checkpoint["history"] = checkpoint["history"][:1]
+    good = steps | {"images": [500, 500], "hits": torch.ones(2, dtype=torch.int64)}
+    for partial in (steps, {}, good | {"rng": torch.ones(3)}, good | {"losses": torch.ones(3)}):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        for name in ("last.pt", "best.pt"):
+            torch.save(checkpoint | {"partial": partial}, folder / name)
+        with pytest.raises(SystemExit) as stop:
+            train.main(["--resume", str(folder)])
+        error = capsys.readouterr().err
+        assert stop.value.code == 2 and error.count("\n") == 1
+        assert "damaged: its unfinished epoch" in error
+        assert sorted(p.name for p in folder.iterdir()) == ["best.pt", "last.pt"]
+
+
+def test_the_moving_average_is_what_is_judged_and_loaded(whole):
+    checkpoint, net = load_checkpoint(whole / "best.pt"), load_model(whole)
+    assert same(dict(net.state_dict()), dict(checkpoint["average"]["weights"]))
+    assert not same(checkpoint["weights"], checkpoint["average"]["weights"])
+    assert checkpoint["average"]["count"] in (9, 18)  # steps
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--momentum", "0.9"], "--momentum and --nesterov are sgd's; the optimizer is adam"),
+        (["--optimizer", "sgd", "--nesterov"], "--nesterov needs a --momentum above 0"),
+        (["--augment", "crop,spin"], "got 'spin', allowed are crop, flip, rotate, colour, erase"),
+        (["--schedule", "linear"], "invalid choice: 'linear'"),
+        (["--ema", "1"], "got 1, allowed is a number from 0 to below 1"),
+        (["--warmup", "-1"], "got -1, allowed is a whole number from 0"),
+    ],
+)
+def test_flags_that_cannot_be_meant_are_refused(flags, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--data", "sample", "--out", str(tmp_path / "r"), *flags])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and message in error and error.count("\n") == 1
+    assert not (tmp_path / "r").exists()
