@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "data": set(),
     "batches": {"data", "augment"},
     "checkpoint": {"scratch", "layers", "models"},
-    "images": {"augment"},
+    "images": {"augment", "data"},
     "plots": set(),
     "run": {"checkpoint", "loop", "plots"},
     "config": {"cli", "augment", "schedule", "data", "models", "checkpoint", "run"},

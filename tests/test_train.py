@@ -275,7 +275,7 @@ def test_the_seed_is_what_tells_runs_apart(finished_run, tmp_path):
         (["--arch", "densnet"], "unknown network 'densnet'; did you mean densenet"),
         (["--epochs", "0"], "--epochs: got 0, allowed is a whole number from 1"),
         (["--batch-size", "-3"], "--batch-size: got -3, allowed is a whole number from 1"),
-        (["--data", "mnist"], "invalid choice: 'mnist' (choose from"),
+        (["--data", "mnist"], "--data: got mnist, allowed is auto, fashion-mnist, cifar10"),
         (["--data", "sample", "--input-size", "12"], "lenet takes images of at least 16 pixels"),
         (["--arch", "densenet", "--input-size", "28"], "the least input size is 29"),
         (["--data", "sample", "--batch-size", "1"], "cannot train on a batch of 1"),

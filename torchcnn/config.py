@@ -20,6 +20,18 @@ OPTIMIZERS = ("adam", "adamw", "sgd")
 MAY_CHANGE = {"resume", "epochs", "device", "root", "checkpoint_every"}  # when a run is resumed
 
 
+def data_name(text: str) -> str:
+    """A reader of the name of a data set, or of a folder of images, which becomes absolute."""
+    path = Path(text).expanduser()
+    if text in DATA_NAMES:
+        return text
+    if not path.is_dir() and not path.is_absolute():
+        raise argparse.ArgumentTypeError(
+            f"got {text}, allowed is {', '.join(DATA_NAMES)}, or a folder of images"
+        )
+    return str(path.absolute())
+
+
 def augmentations(text: str) -> str:
     """A reader of names with commas between them."""
     for name in text.split(",") if text else ():
@@ -35,7 +47,10 @@ class Config:
     """Train a network on images. What is not given comes from the network's own recipe."""
 
     arch: str = option("network; python -m torchcnn.summary shows all", default="lenet")
-    data: str = option("images to train on", default="auto", choices=DATA_NAMES)
+    data: str = option(
+        f"images to train on: {', '.join(DATA_NAMES)}, or a folder with train/<class>/* and "
+        "test/<class>/*, or <class>/* alone", default="auto", type=data_name,
+    )  # fmt: skip
     root: str = option("folder of the data sets", default="data")
     device: str = option("auto, cpu, cuda, cuda:1, mps", default="auto")
     epochs: int = option(

@@ -12,7 +12,8 @@ from torchcnn import cli
 from torchcnn.batches import Batches
 from torchcnn.checkpoint import open_checkpoint
 from torchcnn.cli import option
-from torchcnn.data import DATA_NAMES, load_data
+from torchcnn.config import data_name
+from torchcnn.images import load_images
 from torchcnn.loop import accuracy, confusion_matrix, predict_logits
 from torchcnn.shapes import table
 
@@ -28,8 +29,8 @@ class Config:
     """Judge a trained network on the test images of the set that it was trained on."""
 
     checkpoint: str = option("a run's best.pt or last.pt, or the run's folder", required=True)
-    data: str = option("images to judge it on (default: the run's)", default="",
-                       choices=DATA_NAMES)  # fmt: skip
+    data: str = option("images to judge it on, as train takes them (default: the run's)",
+                       default="", type=data_name)  # fmt: skip
     root: str = option("folder of the data sets (default: the run's)", default="")
     device: str = option("auto, cpu, cuda, cuda:1, mps", default="auto")
     out: str = option("folder for confusion.png and mistakes.png; none are drawn without it",
@@ -45,7 +46,8 @@ def evaluate(config: Config) -> None:
     device = cli.pick_device(config.device)
     net, checkpoint = open_checkpoint(config.checkpoint)
     run, classes = checkpoint["config"], checkpoint["classes"]
-    data = load_data(config.data or run["data"], config.root or run["root"])
+    data = load_images(config.data or run["data"], config.root or run["root"], run["input_size"],
+                       run["seed"])  # fmt: skip
     if list(data.classes) != classes:
         raise ValueError(f"{config.checkpoint} was trained on the classes {', '.join(classes)}; "
                          f"{data.name} has {', '.join(data.classes)}")  # fmt: skip

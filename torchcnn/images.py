@@ -1,12 +1,18 @@
-"""Pictures on disk: any that Pillow can decode, as uint8 tensors."""
+"""Pictures on disk: any that Pillow can decode, alone or in a folder for each class."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from torchcnn.augment import resize
+from torchcnn.data import DATA_NAMES, ImageData, load_data
+
+ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+TEST_SHARE = 0.2  # of a folder that has no part for it
 
 
 def read_image(path: str | Path, channels: int, size: int | None = None) -> Tensor:
@@ -17,24 +23,107 @@ def read_image(path: str | Path, channels: int, size: int | None = None) -> Tens
 
     Raises:
         ValueError: another number of channels, or a file that is no picture; the message names it.
-        OSError: it cannot be read.
+        FileNotFoundError: there is no such file.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     if channels not in (1, 3):
         raise ValueError(f"a picture has 1 or 3 channels, not {channels}")
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I"):  # 16 bits, of which Pillow would keep the lower 8
-                deep = np.asarray(image).astype(np.int64)
-                image = Image.fromarray((deep.clip(0, 65535) // 257).astype(np.uint8))
-            image = image.convert("L" if channels == 1 else "RGB")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no picture {path}") from None
-    except (UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError,
-            OSError) as error:  # fmt: skip
-        raise ValueError(f"{path} cannot be decoded as a picture ({error})") from error
+
+    def decode(file: Any) -> Any:
+        image = ImageOps.exif_transpose(file)
+        if image.mode.startswith("I"):  # 16 bits, of which Pillow would keep the lower 8
+            deep = np.asarray(image).astype(np.int64)
+            image = Image.fromarray((deep.clip(0, 65535) // 257).astype(np.uint8))
+        return image.convert("L" if channels == 1 else "RGB")
+
+    image = _open(path, decode)
     pixels = torch.from_numpy(np.array(image)).view(image.height, image.width, channels)
     pixels = pixels.permute(2, 0, 1).contiguous()
     return pixels if size is None else resize(pixels[None], size)[0]
+
+
+def _open(path: str | Path, use: Any) -> Any:
+    """What `use` makes of a picture; whatever is wrong with the file names it."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as file:
+            return use(file)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no picture {path}") from None
+    except (SyntaxError, ValueError, Image.DecompressionBombError, OSError) as error:
+        raise ValueError(f"{path} cannot be decoded as a picture ({error})") from error
+
+
+def load_images(name: str, root: str | Path, size: int, seed: int) -> ImageData:
+    """A data set by its name, as `load_data` gives it, or a folder, as `load_folder` does."""
+    if name in DATA_NAMES:
+        return load_data(name, root)
+    return load_folder(Path(name), size, seed)
+
+
+def load_folder(root: Path, size: int, seed: int) -> ImageData:
+    """Your own images: `train/<class>/*` and `test/<class>/*`, or `<class>/*` alone.
+
+    Without a part to test on, a fifth of each class is drawn for it, by `seed`. Every picture is
+    decoded once, to a square of `size` pixels; all are grey if all files are, else all are colour.
+
+    Raises:
+        ValueError: no classes, a class without pictures, a test class that is not trained, or a
+            picture that cannot be decoded; the message names it.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no folder {root}")
+    parts = {part: root / part for part in ("train", "test")}
+    split = all(path.is_dir() for path in parts.values())
+    train = _pictures(parts["train"] if split else root)
+    classes = list(train)
+    if split:
+        test = _pictures(parts["test"])
+        if unknown := test.keys() - train.keys():
+            raise ValueError(f"{parts['test']} holds {', '.join(sorted(unknown))}, "
+                             f"which {parts['train']} does not")  # fmt: skip
+    else:
+        test = {}
+        for i, (name, paths) in enumerate(train.items()):
+            generator = torch.Generator().manual_seed(seed * 100_003 + i)
+            order = [paths[j] for j in torch.randperm(len(paths), generator=generator).tolist()]
+            count = max(1, round(len(paths) * TEST_SHARE))
+            train[name], test[name] = sorted(order[count:]), sorted(order[:count])
+            if not train[name]:
+                raise ValueError(f"{root / name} holds one picture; at least 2 are needed")
+    every = [path for part in (train, test) for paths in part.values() for path in paths]
+    grey = all(_open(path, lambda file: file.mode in ("1", "L", "I", "I;16")) for path in every)
+    channels = 1 if grey else 3
+    x_train, y_train = _decode(train, classes, channels, size)
+    x_test, y_test = _decode(test, classes, channels, size)
+    note = f"{len(y_train):,} images to train, {len(y_test):,} to test, of {len(classes)} classes"
+    return ImageData(str(root), tuple(classes), x_train, y_train, x_test, y_test, note)
+
+
+def _pictures(folder: Path) -> dict[str, list[Path]]:
+    """The pictures of every class, in the order of their names."""
+    found = {
+        place.name: sorted(p for p in place.rglob("*") if p.suffix.lower() in ENDINGS)
+        for place in sorted(folder.iterdir()) if place.is_dir() and place.name[0] != "."
+    }  # fmt: skip
+    empty = [name for name, paths in found.items() if not paths]
+    if len(found) < 2 or empty:
+        what = f"holds no pictures in {', '.join(empty)}" if empty else (
+            f"holds {len(found)} folders of pictures; there must be one for each class, 2 or more"
+        )  # fmt: skip
+        raise ValueError(f"{folder} {what}")
+    return found
+
+
+def _decode(
+    part: dict[str, list[Path]], classes: Sequence[str], channels: int, size: int
+) -> tuple[Tensor, Tensor]:
+    images = torch.empty(sum(map(len, part.values())), channels, size, size, dtype=torch.uint8)
+    labels: list[int] = []
+    for name, paths in part.items():
+        for path in paths:
+            images[len(labels)] = read_image(path, channels, size)
+            labels.append(classes.index(name))
+    return images, torch.tensor(labels, dtype=torch.int64)

@@ -17,7 +17,8 @@ from torchcnn.augment import AUGMENTATIONS
 from torchcnn.batches import Batches, hold_out, mix_seed
 from torchcnn.checkpoint import build_model, load_checkpoint, restore, restore_training
 from torchcnn.config import Config, check_steps, describe, print_config, resumed_config
-from torchcnn.data import ImageData, load_data
+from torchcnn.data import ImageData
+from torchcnn.images import load_images
 from torchcnn.loop import (
     EpochResult,
     accuracy,
@@ -64,7 +65,7 @@ def train(config: Config, given: dict[str, Any], checkpoint: dict[str, Any] | No
         check_out(Path(config.out or RUNS / "new"))
     device = cli.pick_device(config.device)
     check_steps(config, find_model(config.arch).input[0], 10)  # before a set is read, or downloaded
-    data = load_data(config.data, config.root)
+    data = load_images(config.data, config.root, config.input_size, config.seed)
     config.device, config.data = str(device), data.name
     channels, classes = data.train_images.shape[1], len(data.classes)
     check_steps(config, channels, classes, len(data.train_labels))
@@ -83,7 +84,7 @@ def train(config: Config, given: dict[str, Any], checkpoint: dict[str, Any] | No
     if checkpoint:
         restore_training(checkpoint, net, optimizer, average)
     else:
-        config.out = str(claim_folder(config.out, f"{config.arch}-{data.name}"))
+        config.out = str(claim_folder(config.out, f"{config.arch}-{Path(data.name).name}"))
     if config.compile:
         net.compile()  # in place: the names of the weights stay
     print_config(config, given, data.note)
