@@ -2,13 +2,14 @@
 
 import os
 import pickle
+import random
 import zipfile
 
 import pytest
 import torch
 
 from torchcnn import create_model
-from torchcnn.checkpoint import load_checkpoint, load_model, restore, save_checkpoint
+from torchcnn.checkpoint import FORMAT, load_checkpoint, load_model, restore, save_checkpoint
 
 
 def test_a_checkpoint_gives_its_network_back(finished_run):
@@ -40,7 +41,7 @@ def make_bad(path, good, kind):
         content = pickle.dumps(Evil())
     path.write_bytes(content)
     if kind == "evil":
-        torch.save({"torchcnn": 1, "model": Evil()}, path)
+        torch.save({"torchcnn": FORMAT, "model": Evil()}, path)
     elif kind == "foreign":
         torch.save({"state_dict": {"w": torch.zeros(2)}}, path)
     elif kind == "version":
@@ -48,7 +49,7 @@ def make_bad(path, good, kind):
     elif kind == "tensor":
         torch.save(torch.zeros(2), path)
     elif kind == "lacking":
-        torch.save({"torchcnn": 1, "model": {}}, path)
+        torch.save({"torchcnn": FORMAT, "model": {}}, path)
     elif kind == "zip":
         with zipfile.ZipFile(path, "w") as file:
             file.writestr("../../evil", "x")
@@ -68,6 +69,35 @@ def test_a_bad_checkpoint_is_refused_in_one_line_and_nothing_executed(
         load_checkpoint(path)
     assert "\n" not in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["bad.pt"]
+
+
+def test_a_checkpoint_cut_at_any_kilobyte_is_refused(finished_run, tmp_path):
+    content, path = (finished_run / "last.pt").read_bytes(), tmp_path / "a.pt"
+    for size in range(0, len(content), 1024):
+        path.write_bytes(content[:size])
+        with pytest.raises(ValueError, match=r"a\.pt is (damaged|not a checkpoint)"):
+            load_checkpoint(path)
+
+
+def test_a_flipped_bit_is_refused_or_was_never_read(finished_run, tmp_path):
+    """Only what stands between the records of the archive may change unnoticed."""
+    content, path = (finished_run / "last.pt").read_bytes(), tmp_path / "a.pt"
+    whole, dice, refused = torch.load(finished_run / "last.pt"), random.Random(0), 0
+    for _ in range(500):
+        damaged = bytearray(content)
+        damaged[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            checkpoint = load_checkpoint(path)
+        except ValueError as error:
+            assert "\n" not in str(error)
+            refused += 1
+        else:
+            assert repr(checkpoint) == repr(whole)
+            assert all(
+                torch.equal(w, whole["weights"][k]) for k, w in checkpoint["weights"].items()
+            )
+    assert refused > 400
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):
