@@ -113,6 +113,24 @@ def test_a_signal_ends_the_step_and_saves_it(signum, code, whole, tmp_path):
     check_same(whole, folder)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits on the size of files")
+def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_later(whole, tmp_path):
+    """No file may grow to the size of the checkpoint that holds the momentum too."""
+    import resource
+
+    folder, size = tmp_path / "r", (whole / "last.pt").stat().st_size - 5_000
+    done = subprocess.run(
+        [sys.executable, "-m", "torchcnn.train", *ALL, "--out", str(folder)],
+        capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert re.search("cannot write .*(File too large|the disk may be full)", done.stderr)
+    assert load_checkpoint(folder / "last.pt")["history"] == []
+    train.main(["--resume", str(folder)])
+    check_same(whole, folder)
+
+
 def test_an_unfinished_epoch_that_is_damaged_is_refused(whole, tmp_path, capsys):
     checkpoint = load_checkpoint(whole / "last.pt")
     steps = {"losses": torch.ones(2), "hits": torch.ones(2), "images": [500], "seconds": 1.0,

@@ -50,7 +50,8 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into the latter
         temporary.unlink(missing_ok=True)
-        raise OSError(f"cannot write {path}: {error}") from error
+        why = error if isinstance(error, OSError) else f"the disk may be full ({error})"
+        raise OSError(f"cannot write {path}: {why}") from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
