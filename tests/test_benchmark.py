@@ -1,5 +1,7 @@
 """The benchmark: the three ways train the same network on the same images."""
 
+import json
+
 import pytest
 import torch
 
@@ -10,15 +12,27 @@ def test_it_compares_three_ways_round_by_round(capsys, monkeypatch):
     monkeypatch.setattr(benchmark, "TUTORIAL_WORKERS", 0)
     benchmark.main(["--data", "sample", "--images", "600", "--rounds", "2", "--device", "cpu"])
     out = capsys.readouterr().out.splitlines()
-    assert out[0].startswith(f"lenet, torch {torch.__version__}, ")
-    assert [line.split()[0] for line in out[1:4]] == ["tutorial", "torchcnn", "bound"]
-    assert out[4].startswith("torchcnn / tutorial") and out[5].startswith("torchcnn / bound")
+    assert out[0].startswith(f"torch {torch.__version__}, n = 2 rounds") and out[2] == "lenet"
+    assert [line.split()[0] for line in out[3:6]] == ["tutorial", "torchcnn", "bound"]
+    assert out[6].startswith("torchcnn / tutorial") and out[7].startswith("torchcnn / bound")
+
+
+def test_several_networks_as_json_at_another_size(capsys, monkeypatch):
+    monkeypatch.setattr(benchmark, "TUTORIAL_WORKERS", 0)
+    benchmark.main(["--arch", "mlp,resnet18", "--data", "sample", "--images", "8", "--rounds", "2",
+                    "--device", "cpu", "--batch-size", "4", "--input-size", "28", "--small-input",
+                    "--json"])  # fmt: skip
+    result = json.loads(capsys.readouterr().out)
+    assert result["rounds"] == 2 and list(result["images per second"]) == ["mlp", "resnet18"]
+    for speeds in result["images per second"].values():
+        assert list(speeds) == ["tutorial", "torchcnn", "bound"]
+        assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in speeds.values())
 
 
 def test_all_three_pass_over_as_many_images(monkeypatch):
     monkeypatch.setattr(benchmark, "TUTORIAL_WORKERS", 0)
     config = benchmark.Config(data="sample", images=512, device="cpu")
-    assert {name: epoch() for name, epoch in benchmark.contenders(config).items()} == {
+    assert {name: epoch() for name, epoch in benchmark.contenders("lenet", config).items()} == {
         "tutorial": 512,
         "torchcnn": 512,
         "bound": 512,
@@ -31,7 +45,7 @@ def test_it_compares_the_layers(capsys, monkeypatch):
     benchmark.main(["--layers", "scratch", "--data", "sample", "--images", "300", "--rounds", "1",
                     "--device", "cpu"])  # fmt: skip
     assert len(compiled) == 2
-    out = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[1:]]
+    out = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[3:]]
     assert out == ["torch", "by hand", "torch, compiled", "by hand, compiled", "by hand / torch",
                    "by hand, compiled / torch", "by hand, compiled / torch, compiled"]  # fmt: skip
 

@@ -7,6 +7,9 @@ ones, eager and compiled, each in this package's loop. Speeds drift from minute 
 counts are the ratios, taken round by round.
 """
 
+import argparse
+import inspect
+import json
 import statistics
 import time
 import warnings
@@ -22,28 +25,45 @@ from torch.utils.data import DataLoader, Dataset
 
 from torchcnn import cli
 from torchcnn.batches import Batches
+from torchcnn.checkpoint import build_model
 from torchcnn.cli import option
 from torchcnn.data import DATA_NAMES, load_data
 from torchcnn.loop import train_epoch
-from torchcnn.models import create_model, find_model
+from torchcnn.models import find_model
 from torchcnn.scratch import from_scratch
 
 PROG = "python -m torchcnn.benchmark"
 TUTORIAL_WORKERS = 4  # what the tutorial's load_data_fashion_mnist asks for
 
 
+def networks(text: str) -> str:
+    """A reader of names of networks with commas between them."""
+    for name in text.split(","):
+        try:
+            find_model(name)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
 @dataclass(kw_only=True)
 class Config:
     """Compare the speed of training with the tutorial's way and with the bound, side by side."""
 
-    arch: str = option("network", default="lenet")
+    arch: str = option("networks, with commas between them", default="lenet", type=networks)
     data: str = option("images to train on", default="auto", choices=DATA_NAMES)
     root: str = option("folder of the data sets", default="data")
     device: str = option("auto, cpu, cuda, cuda:1, mps", default="auto")
     layers: str = option("scratch: compare the hand-written layers with torch's instead",
                          default="torch", choices=("torch", "scratch"))  # fmt: skip
     images: int = option("images an epoch, at most", default=10_000, type=cli.at_least_one)
+    batch_size: int = option("images a step (default: the recipe's)", default=0,
+                             type=cli.at_least_one)  # fmt: skip
+    input_size: int = option("pixels a side (default: the recipe's)", default=0, type=cli.pixels)
+    small_input: bool = option("a stem for images of about 30 pixels, where the network has one",
+                               default=False, action="store_true")  # fmt: skip
     rounds: int = option("measured rounds, after one to warm up", default=7, type=cli.at_least_one)
+    json: bool = option("print JSON, every round of it", default=False, action="store_true")
 
 
 class TutorialImages(Dataset[tuple[Tensor, int]]):
@@ -97,23 +117,25 @@ class OneBatch:
         return self.count
 
 
-def contenders(config: Config) -> dict[str, Callable[[], int]]:
+def contenders(arch: str, config: Config) -> dict[str, Callable[[], int]]:
     """The ways to compare, each with a network of its own; calling one trains: -> images."""
     device = cli.pick_device(config.device)
-    recipe = find_model(config.arch).recipe
+    recipe, builder = find_model(arch).recipe, find_model(arch).builder
     data = load_data(config.data, config.root)
+    size = config.input_size or recipe.input_size
+    batch_size = config.batch_size or recipe.batch_size
     count = min(config.images, len(data.train_labels))
-    count -= count % recipe.batch_size  # whole batches, so that all do the same steps
+    count -= count % batch_size  # whole batches, so that all do the same steps
     if not count:
-        raise ValueError(f"--images must be at least a batch of {recipe.batch_size}")
+        raise ValueError(f"--images must be at least a batch of {batch_size}")
     images, labels = data.train_images[:count], data.train_labels[:count]
-    size = recipe.input_size
-    ours = Batches(images, labels, recipe.batch_size, shuffle=True, size=size, device=device)
+    ours = Batches(images, labels, batch_size, shuffle=True, size=size, device=device)
 
     def new() -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
-        net = create_model(config.arch, size, in_channels=images.shape[1],
-                           num_classes=len(data.classes)).to(device)  # fmt: skip
+        small = config.small_input and "small_input" in inspect.signature(builder).parameters
+        net = build_model(arch, images.shape[1], len(data.classes), size, "torch", small)
+        net = net.to(device)
         return net, torch.optim.Adam(net.parameters(), lr=recipe.lr)
 
     if config.layers == "scratch":
@@ -128,7 +150,7 @@ def contenders(config: Config) -> dict[str, Callable[[], int]]:
             "by hand, compiled": lambda: train_epoch(both, ours, opt4).images,
         }
     (net1, opt1), (net2, opt2), (net3, opt3) = new(), new(), new()
-    loader = DataLoader(TutorialImages(images, labels, size), recipe.batch_size, shuffle=True,
+    loader = DataLoader(TutorialImages(images, labels, size), batch_size, shuffle=True,
                         num_workers=TUTORIAL_WORKERS)  # fmt: skip
     bound = OneBatch(ours)
     return {
@@ -145,9 +167,9 @@ RATIOS = {
 }  # fmt: skip
 
 
-def measure(config: Config) -> dict[str, list[float]]:
+def measure(arch: str, config: Config) -> dict[str, list[float]]:
     """Images per second of every contender, round by round."""
-    ways = contenders(config)
+    ways = contenders(arch, config)
     speeds: dict[str, list[float]] = {name: [] for name in ways}
     for round in range(config.rounds + 1):
         for name, epoch in ways.items():
@@ -168,14 +190,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     with cli.one_line_errors(PROG):
         config = Config(**cli.parse(Config, PROG, argv))
         warnings.filterwarnings("ignore", "This DataLoader will create 4 worker")  # it is meant so
-        speeds = measure(config)
-        print(f"{config.arch}, torch {torch.__version__}, n = {config.rounds} rounds, "
-              "median (min to max)")  # fmt: skip
-        for name, values in speeds.items():
-            print(f"{name:<38}{spread(values, 0)} images/s")
-        for name, other in RATIOS[config.layers]:
-            ratios = [a / b for a, b in zip(speeds[name], speeds[other], strict=True)]
-            print(f"{f'{name} / {other}':<38}{spread(ratios, 2)}")
+        results = {arch: measure(arch, config) for arch in config.arch.split(",")}
+        if config.json:
+            print(json.dumps({"torch": torch.__version__, "device": config.device,
+                              "rounds": config.rounds, "images per second": results}))  # fmt: skip
+            return
+        print(f"torch {torch.__version__}, n = {config.rounds} rounds, median (min to max)")
+        for arch, speeds in results.items():
+            print(f"\n{arch}")
+            for name, values in speeds.items():
+                print(f"{name:<38}{spread(values, 0)} images/s")
+            for name, other in RATIOS[config.layers]:
+                ratios = [a / b for a, b in zip(speeds[name], speeds[other], strict=True)]
+                print(f"{f'{name} / {other}':<38}{spread(ratios, 2)}")
 
 
 if __name__ == "__main__":
