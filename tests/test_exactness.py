@@ -174,3 +174,37 @@ def test_flags_that_cannot_be_meant_are_refused(flags, message, tmp_path, capsys
     error = capsys.readouterr().err
     assert stop.value.code == 2 and message in error and error.count("\n") == 1
     assert not (tmp_path / "r").exists()
+
+
+def test_bf16_and_channels_last_reach_the_convolutions(tmp_path, monkeypatch):
+    conv2d, seen = torch.nn.functional.conv2d, []
+
+    def watched(x, weight, *rest):
+        y = conv2d(x, weight, *rest)
+        if not x.is_meta and y.requires_grad:
+            last = weight.is_contiguous(memory_format=torch.channels_last)
+            seen.append((y.dtype, last))
+        return y
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", watched)
+    flags = ["--data", "sample", "--device", "cpu", "--epochs", "1", "--batch-size", "1000"]
+    for name, more, expected in (
+        ("plain", [], (torch.float32, False)),
+        ("fast", ["--amp", "bf16", "--channels-last"], (torch.bfloat16, True)),
+    ):
+        seen.clear()
+        train.main([*flags, *more, "--out", str(tmp_path / name)])
+        assert set(seen) == {expected}
+        weights = load_checkpoint(tmp_path / name / "last.pt")["weights"]
+        assert {w.dtype for w in weights.values()} == {torch.float32, torch.int64}
+
+
+def test_compile_compiles_in_place_and_names_stay(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda net: compiled.append(type(net)))
+    train.main(["--data", "sample", "--device", "cpu", "--epochs", "1", "--batch-size", "1000",
+                "--compile", "--ema", "0.5", "--out", str(tmp_path / "r")])  # fmt: skip
+    assert compiled == [torch.nn.Sequential]
+    checkpoint = load_checkpoint(tmp_path / "r" / "last.pt")
+    assert all(key.startswith(("stage", "head")) for key in checkpoint["weights"])
+    assert checkpoint["weights"].keys() == checkpoint["average"]["weights"].keys()
