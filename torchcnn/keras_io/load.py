@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchcnn.keras_io.configs import input_channels
 from torchcnn.keras_io.files import Refused, open_keras
-from torchcnn.keras_io.graphs import input_channels
 from torchcnn.keras_io.layout import keras_views
 from torchcnn.keras_io.match import match
 from torchcnn.shapes import layer_graph

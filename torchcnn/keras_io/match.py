@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from torch.fx import Graph, Node
 
+from torchcnn.keras_io.configs import MODELS, KerasGraph
 from torchcnn.keras_io.files import KINDS, KerasFile, KerasLayer, Refused
-from torchcnn.keras_io.graphs import MODELS, KerasGraph, Op, keras_name, listed, torch_ops
+from torchcnn.keras_io.graphs import Op, keras_name, listed, torch_ops
 
 Pair = tuple[str, KerasLayer]  # a layer of the torch network, and its weights
 
