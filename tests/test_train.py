@@ -58,7 +58,7 @@ def test_the_larger_networks_train(arch, tmp_path, monkeypatch, capsys):
     whole = data.load_data("sample")
     part = data.ImageData("sample", whole.classes, whole.train_images[:20], whole.train_labels[:20],
                           whole.test_images[:10], whole.test_labels[:10])  # fmt: skip
-    monkeypatch.setattr(train, "load_data", lambda name, root: part)
+    monkeypatch.setattr(train, "load_images", lambda *_: part)
     run("--arch", arch, "--epochs", 1, "--batch-size", 8, "--out", "r")
     assert (tmp_path / "r" / "best.pt").exists()
 
@@ -400,7 +400,7 @@ def test_every_network_trains_by_the_command(arch, tmp_path, monkeypatch):
     whole = data.load_data("sample")
     part = data.ImageData("sample", whole.classes, whole.train_images[:20], whole.train_labels[:20],
                           whole.test_images[:10], whole.test_labels[:10])  # fmt: skip
-    monkeypatch.setattr(train, "load_data", lambda name, root: part)
+    monkeypatch.setattr(train, "load_images", lambda *_: part)
     size = TRAIN_AT.get(arch, 32)
     # SGD: to write Adam's state would take longer than to train.
     run("--arch", arch, "--epochs", 1, "--batch-size", 6, "--input-size", size, "--out", "r",
