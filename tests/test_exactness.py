@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+from comparing import same
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from torchcnn import run, train
@@ -47,16 +48,6 @@ def contents(folder):
     return {key: checkpoint[key] for key in ("weights", "optimizer", "average", "partial")} | {
         "history": history, "points": points, "result": (folder / "result.json").read_text(),
     }  # fmt: skip
-
-
-def same(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 def check_same(a, b):

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from comparing import same
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from torchcnn import create_model, data, train, train_ch5
@@ -166,16 +167,6 @@ def test_selection_never_sees_the_test_set():
 def without_times(history):
     vary = {"time", "seconds", "images_per_second", "step_losses"}
     return [{k: v for k, v in record.items() if k not in vary} for record in history]
-
-
-def same(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished_run, tmp_path):

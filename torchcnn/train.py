@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -71,49 +71,26 @@ def train(config: Config, given: dict[str, Any], checkpoint: dict[str, Any] | No
     check_steps(config, channels, classes, len(data.train_labels))
 
     train_iter, held_out_iter = make_batches(config, data, device)
-    torch.manual_seed(config.seed)
     model = describe(config, channels, classes)
-    net = build_model(**model).to(device)
-    if config.layers == "scratch":
-        net = from_scratch(net)
-    if config.channels_last:
-        net = net.to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(config, net)
-    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(config.ema),
-                            use_buffers=True) if config.ema else None  # fmt: skip
+    learner = make_learner(config, model, device)
     if checkpoint:
-        restore_training(checkpoint, net, optimizer, average)
+        restore_training(checkpoint, *learner)
     else:
         config.out = str(claim_folder(config.out, f"{config.arch}-{Path(data.name).name}"))
     if config.compile:
-        net.compile()  # in place: the names of the weights stay
+        learner.net.compile()  # in place: the names of the weights stay
     print_config(config, given, data.note)
-    partial = checkpoint["partial"] if checkpoint else None
+    history, partial = (checkpoint["history"], checkpoint["partial"]) if checkpoint else ([], None)
     if checkpoint:
         steps = f", step {len(partial['images'])}" if partial else ""
-        print(f"going on after epoch {len(checkpoint['history'])}{steps}", flush=True)
-    judged = average.module if average else net
-    run = Run(Path(config.out), asdict(config), model, list(data.classes),
-              checkpoint["history"] if checkpoint else [])  # fmt: skip
+        print(f"going on after epoch {len(history)}{steps}", flush=True)
+    run = Run(Path(config.out), asdict(config), model, list(data.classes), history)
     try:
-        with cli.StopRequest() as stop:
-            if not checkpoint:
-                run.save(net, optimizer, average)
-            run.log_inputs(net, next(iter(held_out_iter))[0])
-            for epoch in range(len(run.history) + 1, config.epochs + 1):
-                began = time.perf_counter()
-                result = epoch_of(config, epoch, run, net, train_iter, optimizer, average,
-                                  partial, stop)  # fmt: skip
-                partial = None
-                logits, labels = predict_logits(judged, held_out_iter)
-                loss, acc = float(F.cross_entropy(logits, labels)), accuracy(logits, labels)
-                run.add_epoch(result, loss, acc, float(optimizer.param_groups[0]["lr"]))
-                run.save(net, optimizer, average)
-                seconds = time.perf_counter() - began
-                print(epoch_line(epoch, result, run.held_out, acc, seconds), flush=True)
-                if stop.signum:
-                    raise cli.Stopped(stop.signum)
-            test(config, data, run, judged)
+        if not checkpoint:
+            run.save(*learner)
+        run.log_inputs(learner.net, next(iter(held_out_iter))[0])
+        train_epochs(config, run, learner, train_iter, held_out_iter, partial)
+        test(config, data, run, learner.judged)
     except (KeyboardInterrupt, cli.Stopped):
         print(f"stopped in epoch {len(run.history) + 1}; --resume {run.path} goes on", flush=True)
         raise
@@ -126,17 +103,63 @@ def train(config: Config, given: dict[str, Any], checkpoint: dict[str, Any] | No
         run.close()
 
 
-def epoch_of(
-    config: Config, epoch: int, run: Run, net: nn.Module, train_iter: Batches,
-    optimizer: torch.optim.Optimizer, average: AveragedModel | None,
-    partial: dict[str, Any] | None, stop: cli.StopRequest,
-) -> EpochResult:  # fmt: skip
-    """Train for an epoch, or for the rest of a `partial` one; write `last.pt` when it is time.
+class Learner(NamedTuple):
+    """What learns: a network, its optimizer, and the moving average of its weights, if any."""
+
+    net: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: AveragedModel | None
+
+    @property
+    def judged(self) -> nn.Module:
+        return self.average.module if self.average else self.net
+
+
+def make_learner(config: Config, model: dict[str, Any], device: torch.device) -> Learner:
+    """The network that `model` describes, with new weights, ready to train as the flags say."""
+    torch.manual_seed(config.seed)
+    net = build_model(**model).to(device)
+    if config.layers == "scratch":
+        net = from_scratch(net)
+    if config.channels_last:
+        net = net.to(memory_format=torch.channels_last)
+    average = None
+    if config.ema:
+        keep = get_ema_multi_avg_fn(config.ema)
+        average = AveragedModel(net, multi_avg_fn=keep, use_buffers=True)
+    return Learner(net, make_optimizer(config, net), average)
+
+
+def train_epochs(
+    config: Config, run: Run, learner: Learner, train_iter: Batches, held_out_iter: Batches,
+    partial: dict[str, Any] | None,
+) -> None:  # fmt: skip
+    """Epoch after epoch: train, judge, write down. `partial` is of one that was not over.
 
     Raises:
         FloatingPointError: the loss became infinite or NaN.
         cli.Stopped: a signal asked for it; `last.pt` is written.
     """
+    with cli.StopRequest() as stop:
+        for epoch in range(len(run.history) + 1, config.epochs + 1):
+            began = time.perf_counter()
+            result = epoch_of(config, epoch, run, learner, train_iter, partial, stop)
+            partial = None
+            logits, labels = predict_logits(learner.judged, held_out_iter)
+            loss, acc = float(F.cross_entropy(logits, labels)), accuracy(logits, labels)
+            run.add_epoch(result, loss, acc, float(learner.optimizer.param_groups[0]["lr"]))
+            run.save(*learner)
+            seconds = time.perf_counter() - began
+            print(epoch_line(epoch, result, run.held_out, acc, seconds), flush=True)
+            if stop.signum:
+                raise cli.Stopped(stop.signum)
+
+
+def epoch_of(
+    config: Config, epoch: int, run: Run, learner: Learner, train_iter: Batches,
+    partial: dict[str, Any] | None, stop: cli.StopRequest,
+) -> EpochResult:  # fmt: skip
+    """Train for an epoch, or for the rest of a `partial` one; write `last.pt` when it is time."""
     torch.manual_seed(mix_seed(config.seed, epoch, 1))  # what is random inside the network
     device = torch.device(config.device)
     steps, before = unpack_steps(partial, device) if partial else ([], 0.0)
@@ -151,7 +174,7 @@ def epoch_of(
     ]
     options: dict[str, Any] = {
         "learning_rates": rates, "label_smoothing": config.label_smoothing,
-        "clip": config.clip or math.inf, "average": average,
+        "clip": config.clip or math.inf, "average": learner.average,
     }  # fmt: skip
     if config.amp == "bf16":
         options["autocast"] = torch.autocast(device.type, torch.bfloat16)
@@ -160,14 +183,14 @@ def epoch_of(
     def seconds() -> float:
         return before + time.perf_counter() - began
 
-    new = train_steps(net, train_iter, optimizer, device, **options)
+    new = train_steps(learner.net, train_iter, learner.optimizer, device, **options)
     for step in progress(new, train_iter, done=len(steps)):
         steps.append(step)
         due = config.checkpoint_every and len(steps) % config.checkpoint_every == 0
         if (due or stop.signum) and len(steps) < n:  # the last step's is the epoch's
             if not torch.stack([step.loss for step in steps]).isfinite().all():
                 break  # what is not worth saving
-            run.save(net, optimizer, average, pack_steps(steps, seconds()))
+            run.save(*learner, pack_steps(steps, seconds()))
             if stop.signum:
                 raise cli.Stopped(stop.signum)
     return epoch_result(steps, seconds)
