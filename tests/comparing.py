@@ -1,6 +1,9 @@
-"""Nested results, compared to the last bit."""
+"""Results, nested ones and whole runs, compared to the last bit."""
 
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from torchcnn.checkpoint import load_checkpoint
 
 
 def same(a, b):
@@ -12,3 +15,23 @@ def same(a, b):
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))
     return a == b
+
+
+def contents(folder):
+    """All that must be equal: weights, optimizer, average, history and TensorBoard's points."""
+    checkpoint = load_checkpoint(folder / "last.pt")
+    clock = {"time", "seconds", "images_per_second"}
+    history = [{k: v for k, v in r.items() if k not in clock} for r in checkpoint["history"]]
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    points = {
+        tag: [(e.step, e.value) for e in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"] if tag != "images per second"
+    }  # fmt: skip
+    return {key: checkpoint[key] for key in ("weights", "optimizer", "average", "partial")} | {
+        "history": history, "points": points, "result": (folder / "result.json").read_text(),
+    }  # fmt: skip
+
+
+def check_same(a, b):
+    for key, value in contents(a).items():
+        assert same(value, contents(b)[key]), key

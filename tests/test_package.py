@@ -24,15 +24,17 @@ MAY_IMPORT = {
     "shapes": {"layers"},
     "keras_io": {"layers", "shapes"},
     "data": set(),
-    "batches": {"data", "augment"},
+    "batches": {"data", "augment", "images"},
     "checkpoint": {"scratch", "layers", "models"},
     "images": {"augment", "data"},
+    "ranks": {"layers"},
     "plots": set(),
-    "run": {"checkpoint", "loop", "plots"},
+    "run": {"checkpoint", "loop", "plots", "ranks"},
     "config": {"cli", "augment", "schedule", "data", "models", "checkpoint", "run"},
+    "learner": {"config", "checkpoint", "ranks", "scratch"},
     "sample": {"data"},
 }
-LIBRARY = set(MAY_IMPORT) - {"cli", "config", "run", "sample"}
+LIBRARY = set(MAY_IMPORT) - {"cli", "config", "learner", "run", "sample"}
 
 
 def imports(path):

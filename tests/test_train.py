@@ -16,6 +16,7 @@ from torchcnn import create_model, data, train, train_ch5
 from torchcnn.batches import Batches
 from torchcnn.checkpoint import load_checkpoint, load_model
 from torchcnn.models import MODELS
+from torchcnn.ranks import Ranks
 from torchcnn.run import Run
 
 
@@ -75,7 +76,7 @@ def test_the_larger_networks_train_on_the_whole_sample(arch, tmp_path):
 def test_auto_says_loudly_that_it_took_the_sample(capsys, tmp_path):
     train.main(["--epochs", "1", "--device", "cpu"])
     out = capsys.readouterr().out
-    assert "data          sample (only the embedded 5,000 + 1,000 images: " in out
+    assert "data             sample (only the embedded 5,000 + 1,000 images: " in out
     assert next((tmp_path / "runs").iterdir()).name.startswith("lenet-sample-")
 
 
@@ -155,7 +156,7 @@ def test_selection_never_sees_the_test_set():
                               val_fraction=val_fraction)  # fmt: skip
         seen = [
             torch.cat([(x * 255).round().int().flatten() for x, _ in batches]).tolist()
-            for batches in train.make_batches(config, part, torch.device("cpu"))
+            for batches in train.make_batches(config, part, torch.device("cpu"), Ranks())
         ]
         assert len(seen[1]) == held_out
         if val_fraction:

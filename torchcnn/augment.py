@@ -89,7 +89,49 @@ def erase(images: Tensor, generator: Generator) -> Tensor:
     return images.masked_fill(inside, 0)
 
 
+def mixup(
+    images: Tensor, labels: Tensor, generator: Generator, num_classes: int
+) -> tuple[Tensor, Tensor]:
+    """Lay another image of the batch over each, in a share that is drawn from [0, 1].
+
+    (n, c, h, w) uint8, (n,) int64 -> (n, c, h, w) uint8, (n, num_classes) float32: the target has
+    both classes, by their shares. Zhang et al. 2017, arXiv:1710.09412, with alpha 1.
+    """
+    other = torch.randperm(len(images), generator=generator).to(images.device)
+    share = _uniform(images, generator, 0, 1)
+    mixed = torch.lerp(images[other].float(), images.float(), share)
+    return mixed.round_().to(torch.uint8), _targets(labels, other, share, num_classes)
+
+
+def cutmix(
+    images: Tensor, labels: Tensor, generator: Generator, num_classes: int
+) -> tuple[Tensor, Tensor]:
+    """Put a rectangle of another image of the batch into each; types as `mixup` has them.
+
+    Its area is drawn from [0, 1], its middle from the image, beyond which it is cut off.
+    Yun et al. 2019, arXiv:1905.04899.
+    """
+    n, _, h, w = images.shape
+    other = torch.randperm(n, generator=generator).to(images.device)
+    side = _uniform(images, generator, 0, 1).sqrt()
+    r = torch.rand(2, n, 1, 1, 1, generator=generator).to(images.device)
+    y = torch.arange(h, device=images.device).view(h, 1)
+    x = torch.arange(w, device=images.device)
+    top, left = r[0] * h - side * h / 2, r[1] * w - side * w / 2
+    inside = (y >= top) & (y < top + side * h) & (x >= left) & (x < left + side * w)
+    kept = 1 - inside.float().mean((2, 3), keepdim=True)
+    mixed = torch.where(inside, images[other], images)
+    return mixed, _targets(labels, other, kept, num_classes)
+
+
+def _targets(labels: Tensor, other: Tensor, share: Tensor, num_classes: int) -> Tensor:
+    one_hot = F.one_hot(labels, num_classes).float()
+    return torch.lerp(one_hot[other], one_hot, share.view(-1, 1))
+
+
 Augmentation = Callable[[Tensor, Generator], Tensor]
 AUGMENTATIONS: dict[str, Augmentation] = {
     "crop": crop, "flip": flip, "rotate": rotate, "colour": colour, "erase": erase,
 }  # fmt: skip
+Mix = Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]  # with num_classes bound
+MIXES = {"mixup": mixup, "cutmix": cutmix}

@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from torchcnn.augment import Augmentation, resize
+from torchcnn.augment import Augmentation, Mix, resize
 from torchcnn.data import load_data
+from torchcnn.images import Pictures, decoded
 
 RESIZE_ONCE_BYTES = 2**30  # a resized set up to this size is kept; a larger one is made batchwise
 
@@ -33,17 +34,21 @@ def hold_out(count: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
 class Batches:
     """A set that lives on a device as uint8, given out in batches of float32 in [0, 1].
 
-    Iterating gives `(x, y)`: x (n, c, size, size) float32, y (n,) int64; n is `batch_size`, but
-    for the last batch. With `shuffle` the order is drawn from (seed, epoch), so it is the same on
-    every device and in every resumed run; `epoch` counts up by itself and may be set. `start` is
-    the batch that the next pass begins with; after it, passes are whole again.
+    Iterating gives `(x, y)`: x (n, c, size, size) float32, y (n,) int64, or (n, classes) float32
+    where images are mixed; n is `batch_size`, but for the last batch. With `shuffle` the order is
+    drawn from (seed, epoch), so it is the same on every device and in every resumed run; `epoch`
+    counts up by itself and may be set. `start` is the batch that the next pass begins with; after
+    it, passes are whole again.
 
     Args:
-        images: (n, c, h, w) uint8.
+        images: (n, c, h, w) uint8; `torchcnn.images.Pictures` are decoded as they are needed.
         labels: (n,) integers.
         size: resize to squares of this many pixels, as `torchcnn.augment.resize` does.
         augment: functions of `torchcnn.augment`, one after the other; what they draw follows from
-            (seed, epoch, batch).
+            (seed, epoch, batch, rank).
+        mix: `torchcnn.augment.mixup` or `cutmix` with its `num_classes`, after them.
+        share: (rank, ranks): of every batch an equal share; what is left over of the last one is
+            left out.
         device: where the set lives; default: where it is.
 
     Raises:
@@ -52,7 +57,7 @@ class Batches:
 
     def __init__(
         self,
-        images: Tensor,
+        images: Tensor | Pictures,
         labels: Tensor,
         batch_size: int,
         *,
@@ -60,28 +65,36 @@ class Batches:
         seed: int = 0,
         size: int | None = None,
         augment: Sequence[Augmentation] = (),
+        mix: Mix | None = None,
+        share: tuple[int, int] = (0, 1),
         device: torch.device | str | None = None,
     ) -> None:
-        if images.dim() != 4 or images.dtype != torch.uint8 or len(images) != len(labels):
+        if len(images.shape) != 4 or images.dtype != torch.uint8 or len(images) != len(labels):
             raise ValueError(
                 f"expected (n, c, h, w) uint8 images and n labels, got {tuple(images.shape)} "
                 f"{images.dtype} images and {len(labels)} labels"
             )
         if batch_size < 1 or (size is not None and size < 1):
             raise ValueError(f"batch size and size must be at least 1, got {batch_size} and {size}")
-        self.images, self.labels = images.to(device), labels.to(device, torch.int64)
+        if batch_size % share[1]:
+            raise ValueError(f"{share[1]} ranks cannot share a batch of {batch_size} equally")
+        self.images = images.to(device) if isinstance(images, Tensor) else images
+        self.labels = labels.to(device, torch.int64)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
-        self.epoch, self.start, self.augment = 0, 0, augment
+        self.epoch, self.start, self.augment, self.mix, self.share = 0, 0, augment, mix, share
+        self.count = len(labels) // share[1] * share[1]
         n, c, h, w = images.shape
         self.size = None if (h, w) == (size, size) else size
-        if self.size and n * c * self.size**2 <= RESIZE_ONCE_BYTES:
+        if isinstance(self.images, Tensor) and self.size and (
+            n * c * self.size**2 <= RESIZE_ONCE_BYTES
+        ):  # fmt: skip
             resized = self.images.new_empty(n, c, self.size, self.size)
             for part, target in zip(self.images.split(1024), resized.split(1024), strict=True):
                 target.copy_(resize(part, self.size))
             self.images, self.size = resized, None
 
     def __len__(self) -> int:
-        return math.ceil(len(self.labels) / self.batch_size)
+        return math.ceil(self.count / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.arange(len(self.labels))
@@ -90,16 +103,24 @@ class Batches:
             order = torch.randperm(len(order), generator=generator)
         epoch, start = self.epoch, self.start
         self.epoch, self.start = epoch + 1, 0
-        indices = order.to(self.labels.device).split(self.batch_size)
-        for i, index in enumerate(indices[start:], start):
-            x = self.images[index]  # (n, c, h, w) uint8
+        (rank, ranks), device = self.share, self.labels.device
+        batches = order[: self.count].to(device).split(self.batch_size)[start:]
+        indices = [index[rank::ranks] for index in batches]
+        images: Iterator[Tensor] = (
+            decoded(self.images, indices) if isinstance(self.images, Pictures)
+            else map(self.images.__getitem__, indices)
+        )  # fmt: skip
+        for i, (index, x) in enumerate(zip(indices, images, strict=True), start):
+            x, y = x.to(device), self.labels[index]  # (n, c, h, w) uint8, (n,)
             if self.size:
                 x = resize(x, self.size)
-            if self.augment:
-                generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch, i, 2))
+            if self.augment or self.mix:
+                generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch, i, 2, rank))
                 for augment in self.augment:
                     x = augment(x, generator)
-            yield x.float().div_(255), self.labels[index]
+                if self.mix:
+                    x, y = self.mix(x, y, generator)
+            yield x.float().div_(255), y
 
 
 def load_data_fashion_mnist(

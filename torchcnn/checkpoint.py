@@ -14,9 +14,9 @@ from torch.optim.swa_utils import AveragedModel
 from torchcnn.layers import BatchNorm
 from torchcnn.models import create_model
 
-FORMAT = 2
+FORMAT = 3
 CONTENT = {"torchcnn": int, "model": dict, "weights": dict, "optimizer": dict, "config": dict,
-           "classes": list, "history": list,
+           "classes": list, "history": list, "scaler": dict,
            "average": dict | None,  # the moving average of the weights, which is what is judged
            "partial": dict | None}  # what an unfinished epoch has gathered  # fmt: skip
 NORMS = {"torch": {}, "scratch": {"norm_layer": BatchNorm}}  # what create_model is given for each
@@ -95,9 +95,10 @@ def restore_training(
     checkpoint: dict[str, Any],
     net: nn.Module,
     optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
     average: AveragedModel | None,
 ) -> None:
-    """Put all that training needs back where it was: weights, optimizer, moving average.
+    """Put all that training needs back where it was: weights, optimizer, scaler, moving average.
 
     Raises:
         ValueError: they do not fit.
@@ -106,6 +107,8 @@ def restore_training(
         net.load_state_dict(checkpoint["weights"])
         optimizer.load_state_dict(checkpoint["optimizer"])
         check_optimizer(optimizer, trained=bool(checkpoint["history"] or checkpoint["partial"]))
+        if scaler.is_enabled():
+            scaler.load_state_dict(checkpoint["scaler"])
         if average:
             average.module.load_state_dict(checkpoint["average"]["weights"])
             average.n_averaged.fill_(checkpoint["average"]["count"])

@@ -143,8 +143,8 @@ def one_line_errors(prog: str) -> Iterator[None]:
         sys.exit(130)
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         text = " ".join(str(error).split())
-        memory = re.search("can't allocate memory|out of memory", text)
-        if isinstance(error, RuntimeError) and not memory:
+        outside = re.search("can't allocate memory|out of memory|Connection closed by peer", text)
+        if isinstance(error, RuntimeError) and not outside:
             raise  # ours to mend
         print(f"{prog}: {text}", file=sys.stderr)
         sys.exit(2)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from torchcnn import cli
-from torchcnn.augment import AUGMENTATIONS
+from torchcnn.augment import AUGMENTATIONS, MIXES
 from torchcnn.checkpoint import build_model
 from torchcnn.cli import option
 from torchcnn.data import DATA_NAMES
@@ -86,12 +86,22 @@ class Config:
     )  # fmt: skip
     augment: str = option("of " + ",".join(AUGMENTATIONS) + ", one after the other", default="",
                           type=augmentations)  # fmt: skip
-    amp: str = option("bf16: multiply in bfloat16 (autocast)", default="off",
-                      choices=("off", "bf16"))  # fmt: skip
+    mix: str = option("mix images, and their labels, in pairs", default="off",
+                      choices=("off", *MIXES))  # fmt: skip
+    accumulate: int = option("cut a batch into so many parts, whose gradients add up: less memory",
+                             default=1, type=cli.at_least_one)  # fmt: skip
+    amp: str = option("multiply in bfloat16, or in float16 with scaled gradients (autocast)",
+                      default="off", choices=("off", "bf16", "fp16"))  # fmt: skip
     compile: bool = option("torch.compile the network; needs a C++ compiler on a CPU",
                            default=False, action="store_true")  # fmt: skip
     channels_last: bool = option("keep weights and images as (n, h, w, c) in memory",
                                  default=False, action="store_true")  # fmt: skip
+    deterministic: bool = option(
+        "the same bits in every run on a GPU too; slower there (a CPU's are always the same)",
+        default=False, action="store_true",
+    )  # fmt: skip
+    sync_bn: bool = option("batch norm over the batch of all ranks (torchrun), not of each",
+                           default=False, action="store_true")  # fmt: skip
     val_fraction: float = option(
         "share of the training images held out to select on; 0 is the tutorials' protocol: all "
         "of them train, and the test accuracy is shown after every epoch",
@@ -136,23 +146,35 @@ def describe(config: Config, channels: int, classes: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def check_steps(config: Config, channels: int, classes: int, count: int | None = None) -> None:
+def check_steps(
+    config: Config, channels: int, classes: int, ranks: int, count: int | None = None
+) -> None:
     """Go through a step on the meta device, which computes nothing, to fail before the first.
 
     With the `count` of training images also through the last, which may have fewer of them.
     """
-    sizes = {min(config.batch_size, 2)}
+    if config.batch_size % ranks:
+        raise ValueError(f"--batch-size {config.batch_size} cannot be shared by {ranks} ranks")
+    sizes = {min(config.batch_size, 2 * ranks * config.accumulate)}
     if count is not None:
         held_out = round(count * config.val_fraction)
         if config.val_fraction and not 0 < held_out < count:
             raise ValueError(
                 f"--val-fraction {config.val_fraction} holds out {held_out} of {count} images"
             )
-        count -= held_out
+        count = (count - held_out) // ranks * ranks
+        if not count:
+            raise ValueError(f"{ranks} ranks cannot share fewer images")
         sizes = {min(config.batch_size, count), count % config.batch_size} - {0}
     with torch.device("meta"):
         net = build_model(**describe(config, channels, classes)).train()
-        for n in sizes:
+        for n in sorted(
+            {
+                len(part)
+                for size in sizes
+                for part in torch.arange(size // ranks).chunk(config.accumulate)
+            }
+        ):
             try:
                 net(torch.empty(n, channels, config.input_size, config.input_size))
             except ValueError as error:  # batch norm cannot train on a single value
@@ -162,7 +184,7 @@ def check_steps(config: Config, channels: int, classes: int, count: int | None =
                 ) from error
 
 
-def print_config(config: Config, given: dict[str, Any], note: str) -> None:
+def print_config(config: Config, given: dict[str, Any], note: str, ranks: int) -> None:
     recipe = asdict(find_model(config.arch).recipe)
     for name, value in asdict(config).items():
         from_recipe = name not in given and recipe.get(name) == value
@@ -170,4 +192,6 @@ def print_config(config: Config, given: dict[str, Any], note: str) -> None:
         if name == "data":
             source = f"({note})"
         if value != "":
-            print(f"{name:<13} {value} {source}".rstrip(), flush=True)
+            print(f"{name:<16} {value} {source}".rstrip(), flush=True)
+    if ranks > 1:
+        print(f"{'ranks':<16} {ranks}, each with {config.batch_size // ranks} images of a batch")

@@ -48,7 +48,10 @@ DOWNLOAD_TIMEOUT = 20.0  # seconds without an answer
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set in memory: images (n, c, h, w) uint8, labels (n,) int64."""
+    """A data set in memory: images (n, c, h, w) uint8, labels (n,) int64.
+
+    Of a folder that memory does not hold, the images are `torchcnn.images.Pictures`.
+    """
 
     name: str
     classes: tuple[str, ...]

@@ -47,7 +47,7 @@ def evaluate(config: Config) -> None:
     net, checkpoint = open_checkpoint(config.checkpoint)
     run, classes = checkpoint["config"], checkpoint["classes"]
     data = load_images(config.data or run["data"], config.root or run["root"], run["input_size"],
-                       run["seed"])  # fmt: skip
+                       run["seed"], device)  # fmt: skip
     if list(data.classes) != classes:
         raise ValueError(f"{config.checkpoint} was trained on the classes {', '.join(classes)}; "
                          f"{data.name} has {', '.join(data.classes)}")  # fmt: skip
@@ -57,9 +57,9 @@ def evaluate(config: Config) -> None:
                       size=run["input_size"], device=device)  # fmt: skip
     logits, labels = (t.cpu() for t in predict_logits(net.to(device), batches))
     confusion = confusion_matrix(logits, labels)
-    loss, right = float(F.cross_entropy(logits, labels)), int(confusion.diag().sum())
+    loss, right = float(F.cross_entropy(logits.double(), labels)), int(confusion.diag().sum())
     print(f"{len(labels):,} test images of {data.name} ({data.note})")
-    print(f"test acc {accuracy(logits, labels):.4f} ({right:,} right), loss {loss:.4f}\n")
+    print(f"test acc {accuracy(confusion):.4f} ({right:,} right), loss {loss:.4f}\n")
     print(by_class(confusion, classes), end="\n\n")
     print(confusion_text(confusion, classes))
     if config.out:

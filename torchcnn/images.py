@@ -1,6 +1,8 @@
 """Pictures on disk: any that Pillow can decode, alone or in a folder for each class."""
 
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,18 +58,79 @@ def _open(path: str | Path, use: Any) -> Any:
         raise ValueError(f"{path} cannot be decoded as a picture ({error})") from error
 
 
-def load_images(name: str, root: str | Path, size: int, seed: int) -> ImageData:
+def load_images(
+    name: str, root: str | Path, size: int, seed: int, device: torch.device
+) -> ImageData:
     """A data set by its name, as `load_data` gives it, or a folder, as `load_folder` does."""
     if name in DATA_NAMES:
         return load_data(name, root)
-    return load_folder(Path(name), size, seed)
+    return load_folder(Path(name), size, seed, free_memory(device) // 2)
 
 
-def load_folder(root: Path, size: int, seed: int) -> ImageData:
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on the device and on the machine, whichever are fewer."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # neither Windows nor macOS tells
+        free = 2**32
+    return min(free, torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free
+
+
+class Pictures(torch.utils.data.Dataset[Tensor]):
+    """Pictures that stay on disk: as an (n, channels, size, size) uint8 tensor, to the eye.
+
+    An index gives a picture, decoded; a tensor of indices, or a slice, gives some of the pictures.
+    """
+
+    dtype = torch.uint8
+
+    def __init__(self, paths: Sequence[Path], channels: int, size: int) -> None:
+        self.paths, self.channels, self.size = paths, channels, size
+        self.shape = torch.Size((len(paths), channels, size, size))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, int):
+            return read_image(self.paths[index], self.channels, self.size)
+        chosen = torch.arange(len(self))[index].tolist()
+        return Pictures([self.paths[i] for i in chosen], self.channels, self.size)
+
+    def __getitems__(self, indices: list[int]) -> Tensor | Exception:
+        """A batch, for `DataLoader`; an error is returned, since workers wrap what they raise."""
+        try:
+            return torch.stack([self[i] for i in indices])
+        except (ValueError, OSError) as error:
+            return error
+
+
+def decoded(pictures: Pictures, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+    """The pictures of each batch of indices, decoded by worker processes, a few batches ahead.
+
+    Raises:
+        ValueError, FileNotFoundError: as `read_image` does.
+    """
+    loader = torch.utils.data.DataLoader(
+        pictures, batch_sampler=[batch.tolist() for batch in batches], collate_fn=_as_it_is,
+        num_workers=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4,
+    )  # fmt: skip
+    for batch in loader:
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def load_folder(root: Path, size: int, seed: int, room: float = math.inf) -> ImageData:
     """Your own images: `train/<class>/*` and `test/<class>/*`, or `<class>/*` alone.
 
     Without a part to test on, a fifth of each class is drawn for it, by `seed`. Every picture is
-    decoded once, to a square of `size` pixels; all are grey if all files are, else all are colour.
+    decoded once, to a square of `size` pixels, into memory if `room` bytes hold them all, else in
+    every pass, as it is needed. All are grey if all files are, else all are colour.
 
     Raises:
         ValueError: no classes, a class without pictures, a test class that is not trained, or a
@@ -96,9 +159,15 @@ def load_folder(root: Path, size: int, seed: int) -> ImageData:
     every = [path for part in (train, test) for paths in part.values() for path in paths]
     grey = all(_open(path, lambda file: file.mode in ("1", "L", "I", "I;16")) for path in every)
     channels = 1 if grey else 3
-    x_train, y_train = _decode(train, classes, channels, size)
-    x_test, y_test = _decode(test, classes, channels, size)
+    x_train: Any
+    x_test: Any
+    x_train, y_train = _of_classes(train, classes, channels, size)
+    x_test, y_test = _of_classes(test, classes, channels, size)
     note = f"{len(y_train):,} images to train, {len(y_test):,} to test, of {len(classes)} classes"
+    if len(every) * channels * size**2 > room:
+        note += f"; decoded in every pass, since memory holds {room / 2**30:.1f} GiB of images"
+        return ImageData(str(root), tuple(classes), x_train, y_train, x_test, y_test, note)
+    x_train, x_test = _decode(x_train), _decode(x_test)
     return ImageData(str(root), tuple(classes), x_train, y_train, x_test, y_test, note)
 
 
@@ -117,13 +186,16 @@ def _pictures(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _decode(
+def _of_classes(
     part: dict[str, list[Path]], classes: Sequence[str], channels: int, size: int
-) -> tuple[Tensor, Tensor]:
-    images = torch.empty(sum(map(len, part.values())), channels, size, size, dtype=torch.uint8)
-    labels: list[int] = []
-    for name, paths in part.items():
-        for path in paths:
-            images[len(labels)] = read_image(path, channels, size)
-            labels.append(classes.index(name))
-    return images, torch.tensor(labels, dtype=torch.int64)
+) -> tuple[Pictures, Tensor]:
+    labels = [classes.index(name) for name, paths in part.items() for _ in paths]
+    every = [path for paths in part.values() for path in paths]
+    return Pictures(every, channels, size), torch.tensor(labels, dtype=torch.int64)
+
+
+def _decode(pictures: Pictures) -> Tensor:
+    images = torch.empty(pictures.shape, dtype=torch.uint8)
+    for i in range(len(pictures)):
+        images[i] = pictures[i]
+    return images

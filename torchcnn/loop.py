@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 Batch = tuple[Tensor, Tensor]
 NOTHING: AbstractContextManager[Any] = nullcontext()
+UNSCALED = torch.amp.GradScaler(enabled=False)
 
 
 class EpochResult(NamedTuple):
@@ -44,7 +46,9 @@ def train_steps(
     learning_rates: Iterable[float] | None = None,
     label_smoothing: float = 0.0,
     clip: float = math.inf,
+    parts: int = 1,
     autocast: AbstractContextManager[Any] = NOTHING,
+    scaler: torch.amp.GradScaler = UNSCALED,
     average: AveragedModel | None = None,
 ) -> Iterator[Step]:
     """Train on one batch after another, with cross-entropy; see `train_epoch`.
@@ -53,7 +57,10 @@ def train_steps(
         learning_rates: that of each step; None leaves the optimizer's.
         label_smoothing: the share of the target that all classes have in equal parts.
         clip: the largest norm of all gradients together.
+        parts: into so many a batch is cut, whose gradients add up: less memory, the same step, but
+            for what looks at the batch as a whole, as batch norm does.
         autocast: a context for the forward pass, `torch.autocast(...)`, that may be entered again.
+        scaler: lifts the gradients into the range of float16, and leaves out steps that overflow.
         average: takes the weights in after every step, such as a moving average of them.
     """
     device = device or _device_of(net)
@@ -63,17 +70,26 @@ def train_steps(
         if rates:
             set_learning_rate(optimizer, next(rates))
         x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
-        with autocast:
-            y_hat = net(x)
-            loss = F.cross_entropy(y_hat, y, label_smoothing=label_smoothing)
         optimizer.zero_grad()
-        loss.backward()
+        losses, hits = [], []
+        for x_part, y_part in zip(x.chunk(parts), y.chunk(parts), strict=True):
+            with autocast:
+                y_hat = net(x_part)
+                loss = F.cross_entropy(y_hat, y_part, label_smoothing=label_smoothing)
+            if parts > 1:
+                loss = loss * (len(y_part) / len(y))
+            scaler.scale(loss).backward()
+            losses.append(loss.detach())
+            labels = y_part if y_part.dim() == 1 else y_part.argmax(1)  # of mixed images
+            hits.append((y_hat.detach().argmax(1) == labels).sum())
         if clip < math.inf:
+            scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(net.parameters(), clip)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         if average:
             average.update_parameters(net)
-        yield Step(loss.detach(), (y_hat.detach().argmax(1) == y).sum(), len(y))
+        yield Step(reduce(torch.add, losses), reduce(torch.add, hits), len(y))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -106,10 +122,12 @@ def train_epoch(
     return epoch_result(steps, lambda: time.perf_counter() - began)
 
 
-def progress(steps: Iterator[Step], train_iter: Iterable[Batch], done: int = 0) -> Iterable[Step]:
+def progress(
+    steps: Iterator[Step], train_iter: Iterable[Batch], done: int = 0, hidden: bool = False
+) -> Iterable[Step]:
     """Steps under a progress bar, unless stderr is no terminal. `done` were made before."""
     total = len(train_iter) if isinstance(train_iter, Sized) else None
-    silent = None if sys.stderr else True  # None: unless stderr is a terminal
+    silent = None if sys.stderr and not hidden else True  # None: unless stderr is a terminal
     return tqdm(steps, total=total, initial=done, disable=silent, leave=False, unit="batch")
 
 
@@ -173,9 +191,15 @@ def predict_logits(
     return torch.cat(logits), torch.cat(labels)
 
 
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """The share of rows whose largest logit is the label's: (n, num_classes), (n,) -> [0, 1]."""
-    return int((logits.argmax(1) == labels).sum()) / len(labels)
+def judge(
+    net: nn.Module | Callable[[Tensor], Tensor],
+    data_iter: Iterable[Batch],
+    device: torch.device | str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The sum of all images' losses, () float64, and the confusion matrix, both on the CPU."""
+    logits, labels = (t.cpu() for t in predict_logits(net, data_iter, device))
+    loss = F.cross_entropy(logits.double(), labels, reduction="sum")
+    return loss, confusion_matrix(logits, labels)
 
 
 def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
@@ -183,6 +207,11 @@ def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
     k = logits.shape[1]
     pairs = (labels * k + logits.argmax(1)).cpu()
     return torch.bincount(pairs, minlength=k * k).view(k, k)
+
+
+def accuracy(confusion: Tensor) -> float:
+    """The share of images that were taken for what they are."""
+    return int(confusion.diag().sum()) / int(confusion.sum())
 
 
 def evaluate_accuracy(
@@ -194,7 +223,7 @@ def evaluate_accuracy(
 
     `device` is by default the one that the parameters are on.
     """
-    return accuracy(*predict_logits(net, data_iter, device))
+    return accuracy(judge(net, data_iter, device)[1])
 
 
 def epoch_line(
@@ -230,8 +259,8 @@ def train_ch5(
     for epoch in range(1, num_epochs + 1):
         began = time.perf_counter()
         result = train_epoch(net, train_iter, optimizer, device)
-        logits, labels = predict_logits(net, test_iter, device)
-        test_loss, test_acc = float(F.cross_entropy(logits, labels)), accuracy(logits, labels)
+        loss_sum, confusion = judge(net, test_iter, device)
+        test_loss, test_acc = float(loss_sum / confusion.sum()), accuracy(confusion)
         print(epoch_line(epoch, result, "test", test_acc, time.perf_counter() - began), flush=True)
         history.append({
             "epoch": epoch, "train_loss": result.loss, "train_acc": result.accuracy,

@@ -21,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from torchcnn.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from torchcnn.loop import EpochResult, Step, eval_mode
+from torchcnn.ranks import Ranks
 
 RUNS = Path("runs")
 Record = dict[str, Any]  # one epoch: numbers, and "step_losses", a tensor
@@ -107,14 +108,15 @@ def check_resumable(path: Path, checkpoint: dict[str, Any]) -> None:
         raise ValueError(f"{path} cannot be written")
 
 
-def pack_steps(steps: list[Step], seconds: float) -> dict[str, Any]:
-    """The steps of an epoch that is not over, and the state of every source of randomness."""
+def pack_steps(steps: list[Step], seconds: float, ranks: Ranks) -> dict[str, Any]:
+    """The steps of an epoch that is not over, and the state of every rank's randomness."""
+    cuda = torch.cuda.is_available()
     return {
         "losses": torch.stack([step.loss for step in steps]).cpu(),
         "hits": torch.stack([step.hits for step in steps]).cpu(),
         "images": [step.images for step in steps], "seconds": seconds,
-        "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "rng": ranks.gather(torch.get_rng_state()),
+        "cuda_rng": ranks.gather(torch.cuda.get_rng_state()) if cuda else [],
     }  # fmt: skip
 
 
@@ -127,31 +129,46 @@ def check_partial(partial: dict[str, Any]) -> None:
     losses, hits, images = (partial.get(key) for key in ("losses", "hits", "images"))
     rng, cuda_rng = partial.get("rng"), partial.get("cuda_rng")
     state = torch.get_rng_state()
+
+    def states(x: Any) -> bool:
+        return isinstance(x, list) and all(
+            isinstance(one, Tensor) and one.dtype == state.dtype for one in x
+        )
+
     good = (
         isinstance(losses, Tensor) and isinstance(hits, Tensor) and isinstance(images, list)
         and losses.shape == hits.shape == (len(images),) and len(images) > 0
         and all(isinstance(n, int) and n > 0 for n in images)
         and losses.is_floating_point() and hits.dtype == torch.int64
         and isinstance(partial.get("seconds"), float)
-        and isinstance(rng, Tensor) and rng.dtype == state.dtype and rng.shape == state.shape
-        and (cuda_rng is None or isinstance(cuda_rng, Tensor))
+        and states(rng) and all(one.shape == state.shape for one in partial["rng"])
+        and states(cuda_rng)
     )  # fmt: skip
     if not good:
         raise ValueError("its unfinished epoch")
 
 
-def unpack_steps(partial: dict[str, Any], device: torch.device) -> tuple[list[Step], float]:
-    """The steps that `pack_steps` packed, and their seconds; randomness goes on where it was."""
+def unpack_steps(
+    partial: dict[str, Any], device: torch.device, ranks: Ranks
+) -> tuple[list[Step], float]:
+    """The steps that `pack_steps` packed, and their seconds.
+
+    Randomness goes on where it was, if there are as many ranks as there were.
+    """
     losses, hits = partial["losses"].to(device), partial["hits"].to(device)
-    torch.set_rng_state(partial["rng"])
-    if device.type == "cuda" and partial["cuda_rng"] is not None:
-        torch.cuda.set_rng_state(partial["cuda_rng"])
+    if len(partial["rng"]) == ranks.count:
+        torch.set_rng_state(partial["rng"][ranks.rank])
+    if device.type == "cuda" and len(partial["cuda_rng"]) == ranks.count:
+        torch.cuda.set_rng_state(partial["cuda_rng"][ranks.rank])
     steps = [Step(*s) for s in zip(losses, hits, partial["images"], strict=True)]
     return steps, partial["seconds"]
 
 
 class Run:
-    """An open run folder. `held_out` is what is watched beside the training data: val or test."""
+    """An open run folder. `held_out` is what is watched beside the training data: val or test.
+
+    One that does not `write` keeps the history alone, as all ranks but the first do.
+    """
 
     def __init__(
         self,
@@ -160,14 +177,17 @@ class Run:
         model: dict[str, Any],
         classes: list[str],
         history: list[Record],
+        write: bool = True,
     ) -> None:
+        self.path, self.config, self.model, self.classes = path, config, model, classes
+        self.history, self.held_out, self.write = history, held_out_name(config), write
+        if not write:
+            return
         # TensorBoard takes this module's existence as the wish not to load TensorFlow, which
         # costs seconds, prints on stderr, and is not needed to write events.
         sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
         from torch.utils.tensorboard import SummaryWriter
 
-        self.path, self.config, self.model, self.classes = path, config, model, classes
-        self.history, self.held_out = history, held_out_name(config)
         _write_text(path / "config.json", json.dumps(config, indent=2) + "\n")
         old_events = list(path.glob("events.out.tfevents.*"))
         (path / "result.json").unlink(missing_ok=True)  # of the epochs before a resumption
@@ -203,12 +223,14 @@ class Run:
             "seconds": result.seconds, "images_per_second": result.images / result.seconds,
             "step_losses": result.step_losses,
         })  # fmt: skip
-        self._log_scalars(self.history[-1])
+        if self.write:
+            self._log_scalars(self.history[-1])
 
     def save(
         self,
         net: nn.Module,
         optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
         average: AveragedModel | None = None,
         partial: dict[str, Any] | None = None,
     ) -> None:
@@ -216,10 +238,13 @@ class Run:
 
         `partial` is what `pack_steps` makes of an epoch that is not over.
         """
+        if not self.write:
+            return
         checkpoint = {
             "torchcnn": FORMAT, "model": self.model, "weights": net.state_dict(),
             "optimizer": optimizer.state_dict(), "config": self.config, "classes": self.classes,
             "history": self.history, "partial": partial,
+            "scaler": scaler.state_dict(),
             "average": average and {"weights": average.module.state_dict(),
                                     "count": int(average.n_averaged)},
         }  # fmt: skip
@@ -231,6 +256,8 @@ class Run:
 
     def log_inputs(self, net: nn.Module, x: Tensor) -> None:
         """A grid of inputs and the network's graph, as TensorBoard shows them."""
+        if not self.write:
+            return
         from torchvision.utils import make_grid
 
         self.writer.add_image("inputs", make_grid(x[:32].cpu(), nrow=8))
@@ -243,6 +270,8 @@ class Run:
 
     def finish(self, confusion: Tensor, result: dict[str, Any]) -> None:
         """Write what the test set said: `result.json` and the confusion matrix."""
+        if not self.write:
+            return
         from torchcnn.plots import plot_confusion
 
         self.writer.add_figure("confusion matrix", plot_confusion(confusion, self.classes))
@@ -251,6 +280,8 @@ class Run:
         _write_text(self.path / "result.json", json.dumps(result, indent=2) + "\n")
 
     def close(self) -> None:
+        if not self.write:
+            return
         if self.history:
             from torchcnn.plots import plot_curves
 

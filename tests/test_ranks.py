@@ -1,0 +1,170 @@
+"""Several ranks do what one does: the same batch, dealt out."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import two_ranks
+from comparing import check_same, contents
+from torch import nn
+
+from torchcnn import create_model, train
+from torchcnn.batches import Batches
+from torchcnn.checkpoint import load_checkpoint
+from torchcnn.config import Config
+from torchcnn.data import load_data
+from torchcnn.ranks import Ranks, sync_batch_norm
+
+NETWORKS = ["mlp", "tf_lenet5", "lenet+", "tf_inception10+"]  # +: with --sync-bn
+ALONE = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+
+
+def torchrun(*argv):
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+            *map(str, argv)]  # fmt: skip
+
+
+def environment():
+    # The store of addresses anew for each restart, or a rank may find a dead one's in it.
+    return ALONE | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1",
+                    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def two():
+    script = Path(two_ranks.__file__)
+    done = subprocess.run(torchrun(script, *NETWORKS, "lenet"), capture_output=True, text=True,
+                          env=environment(), timeout=120)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_two_ranks_and_one_with_the_same_batch_have_the_same_losses(name, two):
+    """In float64, ten steps of momentum; with batch norm its layers see the batch of both."""
+    one = two_ranks.train(name.rstrip("+"), "+" in name, Ranks())
+    for key in ("losses", "weights", "statistics"):
+        assert two[name][key] == pytest.approx(one[key], rel=1e-9, abs=1e-9), key
+    assert two[name]["hits"] == one["hits"] and two[name]["images"] == [100] * 10
+
+
+def test_without_sync_bn_batch_norm_sees_the_share_alone(two):
+    one = two_ranks.train("lenet", False, Ranks())
+    assert two["lenet"]["losses"][0] != pytest.approx(one["losses"][0], rel=1e-6)
+
+
+def test_what_the_first_rank_has_all_have_and_all_agree(two):
+    assert two["copied"] is True and two["largest"] == 6
+
+
+@pytest.mark.parametrize(("ranks", "sizes"), [(2, [3, 3, 3, 1]), (3, [2, 2, 2])])
+def test_shares_are_equal_and_make_the_batch(ranks, sizes):
+    """Of 20 images in batches of 6: the 2 images of the last cannot be shared by 3 ranks."""
+    images, labels = torch.zeros(20, 1, 2, 2, dtype=torch.uint8), torch.arange(20)
+    whole = [y for _, y in Batches(images, labels, 6, shuffle=True)]
+    every = [Batches(images, labels, 6, shuffle=True, share=(r, ranks)) for r in range(ranks)]
+    shares = [[y for _, y in batches] for batches in every]
+    assert [len(batches) for batches in every] == [len(sizes)] * ranks
+    for i, size in enumerate(sizes):
+        parts = [share[i] for share in shares]
+        assert {len(part) for part in parts} == {size}
+        assert sorted(torch.cat(parts).tolist()) == sorted(whole[i].tolist())
+
+
+def test_to_judge_every_image_is_on_one_rank():
+    data, config = load_data("sample"), Config(**vars_of_lenet())
+    parts = [
+        train.to_judge(config, data.test_images, torch.arange(1000), "cpu", Ranks(rank, 3))
+        for rank in range(3)
+    ]
+    labels = torch.cat([y for part in parts for _, y in part])
+    assert sorted(labels.tolist()) == list(range(1000))
+
+
+def vars_of_lenet():
+    return {"epochs": 1, "batch_size": 9, "lr": 0.1, "optimizer": "sgd", "input_size": 28}
+
+
+def test_what_cannot_be_shared_is_refused():
+    with pytest.raises(ValueError, match="2 ranks cannot share a batch of 9 equally"):
+        Batches(torch.zeros(9, 1, 2, 2, dtype=torch.uint8), torch.arange(9), 9, share=(0, 2))
+    with pytest.raises(ValueError, match="--batch-size 9 cannot be shared by 2 ranks"):
+        train.check_steps(Config(**vars_of_lenet()), 1, 10, 2)
+    with pytest.raises(ValueError, match="no batch norm of torch's kind"):
+        sync_batch_norm(create_model("mlp"), 2)
+
+
+def test_the_names_of_the_weights_stay():
+    net = create_model("tf_inception10")
+    names = list(net.state_dict())
+    assert list(sync_batch_norm(net, 2).state_dict()) == names
+    assert not any(type(m) is nn.BatchNorm2d for m in net.modules())
+
+
+FLAGS = ["-m", "torchcnn.train", "--arch", "tf_baseline", "--input-size", "16", "--epochs", "3",
+         "--batch-size", "100", "--augment", "crop,flip", "--mix", "cutmix", "--ema", "0.9",
+         "--data", "sample", "--device", "cpu", "--checkpoint-every", "7"]  # fmt: skip
+
+
+def children(process):
+    """The ranks: the processes that torchrun started."""
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    return [int(pid) for pid in found.split()]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
+def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on(tmp_path):
+    """Dropout, augmentation and moving average: to the bits of two ranks that nothing befell."""
+    whole, killed, folder = tmp_path / "whole", tmp_path / "killed", tmp_path / "r"
+    subprocess.run(torchrun(*FLAGS, "--out", whole), check=True, env=environment(),
+                   capture_output=True, timeout=120)  # fmt: skip
+
+    def run_and_kill(out, *options):
+        with subprocess.Popen(
+            torchrun(*options, *FLAGS, "--out", out), text=True, env=environment(),
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        ) as process:  # fmt: skip
+            text = ""
+            for line in process.stdout:
+                text += line
+                if line.startswith("epoch 1,"):
+                    time.sleep(0.2)
+                    os.kill(children(process)[1], signal.SIGKILL)
+        return process.returncode, text
+
+    code, _ = run_and_kill(killed)
+    assert code == 1 and not (killed / "result.json").exists()
+    assert len(load_checkpoint(killed / "last.pt")["history"]) in (1, 2)
+    code, text = run_and_kill(folder, "--max-restarts=1")
+    assert code == 0 and re.search(r"going on after epoch 1(, step \d+)?\n", text)
+    check_same(whole, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
+def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path):
+    whole, folder = tmp_path / "whole", tmp_path / "r"
+    flags = [*FLAGS[:-1], "0"]
+    subprocess.run(torchrun(*flags, "--out", whole), check=True, env=environment(),
+                   capture_output=True, timeout=120)  # fmt: skip
+    with subprocess.Popen(
+        torchrun(*flags, "--out", folder), text=True, env=environment(),
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        for line in process.stdout:
+            if line.startswith("epoch 1,"):
+                os.kill(children(process)[1], signal.SIGTERM)
+            last = line
+    assert process.returncode and re.match(r"stopped in epoch [23]; --resume .* goes on", last)
+    subprocess.run(torchrun("-m", "torchcnn.train", "--resume", folder), check=True,
+                   env=environment(), capture_output=True, timeout=120)  # fmt: skip
+    check_same(whole, folder)
+    assert contents(folder)["partial"] is None

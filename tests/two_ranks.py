@@ -1,0 +1,50 @@
+"""What `test_ranks` runs under torchrun, and by itself for one rank; prints JSON."""
+
+import json
+import sys
+
+import torch
+from torch import nn
+
+from torchcnn import create_model
+from torchcnn.batches import Batches
+from torchcnn.data import load_data
+from torchcnn.loop import train_steps
+from torchcnn.ranks import Ranks, join, sync_batch_norm
+from torchcnn.train import of_all_ranks
+
+
+def train(arch: str, sync_bn: bool, ranks: Ranks) -> dict[str, list[float]]:
+    """Ten steps in float64: the loss of each, and sums over the weights and the statistics."""
+    torch.manual_seed(0)
+    data = load_data("sample")
+    net = create_model(arch, in_channels=1, input_size=28).double()
+    if sync_bn:
+        net = sync_batch_norm(net, ranks.count)
+    batches = Batches(data.train_images[:1000], data.train_labels[:1000], 100, shuffle=True,
+                      share=(ranks.rank, ranks.count))  # fmt: skip
+    # Not Adam: it makes a step of the noise in the zero gradients of biases before a batch norm.
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.5)
+    doubles = ((x.double(), y) for x, y in batches)
+    steps = of_all_ranks(list(train_steps(ranks.parallel(net), doubles, optimizer)), ranks)
+    sums = [float(p.detach().square().sum()) for p in net.parameters()]
+    statistics = [float(b.double().sum()) for b in net.buffers()]
+    return {"losses": [float(s.loss) for s in steps], "hits": [int(s.hits) for s in steps],
+            "images": [s.images for s in steps], "weights": sums,
+            "statistics": statistics if sync_bn else []}  # fmt: skip
+
+
+def same_on_all(net: nn.Module, ranks: Ranks) -> bool:
+    ranks.copy_first(net)
+    return all(torch.equal(*ranks.gather(p.detach())) for p in (*net.parameters(), *net.buffers()))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with join(torch.device("cpu")) as ranks:
+        results = {name: train(name.rstrip("+"), "+" in name, ranks) for name in sys.argv[1:]}
+        torch.manual_seed(ranks.rank)
+        net = create_model("lenet")
+        print(json.dumps(results | {
+            "copied": same_on_all(net, ranks), "largest": ranks.largest(ranks.rank + 5),
+        }))  # fmt: skip

@@ -1,0 +1,174 @@
+"""Several processes at one training, as `torchrun` starts them: what they have to agree on.
+
+A batch is dealt out: each rank computes the gradients of its share, DistributedDataParallel takes
+their mean, so that all weights stay equal. A process alone is one rank, for which nothing is done.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from torchcnn.layers import KerasBatchNorm2d
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among its equals."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """The one that writes."""
+        return self.rank == 0
+
+    def sum(self, x: Tensor) -> Tensor:
+        """The sum of what the ranks have, on all of them; in place."""
+        if self.count > 1:
+            dist.all_reduce(x)
+        return x
+
+    def largest(self, number: int) -> int:
+        if self.count == 1:
+            return number
+        numbers = torch.tensor(number)
+        dist.all_reduce(numbers, dist.ReduceOp.MAX)
+        return int(numbers)
+
+    def gather(self, x: Tensor) -> list[Tensor]:
+        """What each rank has; equal shapes."""
+        if self.count == 1:
+            return [x]
+        every = [torch.empty_like(x) for _ in range(self.count)]
+        dist.all_gather(every, x)
+        return every
+
+    def copy_first(self, net: nn.Module | None, buffers_only: bool = False) -> None:
+        """Give all ranks the first one's weights and statistics; between steps only the latter,
+        such as those of batch norm, differ."""
+        if self.count > 1 and net is not None:
+            parameters = [] if buffers_only else list(net.parameters())
+            for tensor in (*parameters, *net.buffers()):
+                dist.broadcast(tensor.data, 0)
+
+    def parallel(self, net: nn.Module) -> nn.Module:
+        """The network whose `backward` takes the mean of all ranks' gradients."""
+        return DistributedDataParallel(net) if self.count > 1 else net
+
+    @contextmanager
+    def first_goes_first(self) -> Iterator[None]:
+        """The others wait for the first: what it downloads, they find."""
+        if self.count > 1 and not self.first:
+            dist.barrier()
+        yield
+        if self.count > 1 and self.first:
+            dist.barrier()
+
+
+def device_of_rank(name: str) -> str:
+    """Under torchrun, `cuda` is the GPU of this rank."""
+    local = os.environ.get("LOCAL_RANK")
+    cuda = name == "cuda" or (name == "auto" and torch.cuda.is_available())
+    return f"cuda:{local}" if cuda and local else name
+
+
+def launched() -> bool:
+    """Whether torchrun has started this process, perhaps anew, after a rank had died."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+@contextmanager
+def join(device: torch.device) -> Iterator[Ranks]:
+    """Become a rank of those that torchrun started, if it did; only the first one prints."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield Ranks()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    with ExitStack() as stack:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        ranks = Ranks(dist.get_rank(), count)
+        if not ranks.first:
+            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        yield ranks
+        dist.barrier()
+        dist.destroy_process_group()  # not after an error: the others may be waiting, or gone
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over the ranks; what flows back to it is the sum of what flows back on each."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(grad)
+        return grad
+
+
+class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm with the statistics of the whole batch, of which each rank has an equal share.
+
+    (n, c, ...) -> (n, c, ...). `nn.SyncBatchNorm` is for GPUs only, and keeps the unbiased
+    variance where Keras keeps the biased one.
+    """
+
+    def __init__(self, norm: nn.modules.batchnorm._BatchNorm, count: int) -> None:
+        super().__init__(norm.num_features, norm.eps, norm.momentum, device="meta")
+        self.count, self.biased = count, isinstance(norm, KerasBatchNorm2d)
+        self.weight, self.bias = norm.weight, norm.bias
+        self.running_mean, self.running_var = norm.running_mean, norm.running_var
+        self.num_batches_tracked = norm.num_batches_tracked
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        pass
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        layer: Any = self  # whose statistics are never None
+        dims = [0, *range(2, x.dim())]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        n, dtype = x.numel() // x.shape[1] * self.count, x.dtype
+        x = x.to(torch.promote_types(dtype, torch.float32))
+        mean = _Sum.apply(x.sum(dims)) / n
+        centred = x - mean.view(shape)
+        var = _Sum.apply(centred.square().sum(dims)) / n
+        with torch.no_grad():
+            layer.num_batches_tracked.add_(not self.biased)  # Keras counts none
+            layer.running_mean.lerp_(mean.to(layer.running_mean), layer.momentum)
+            kept = var if self.biased else var * (n / (n - 1))
+            layer.running_var.lerp_(kept.to(layer.running_var), layer.momentum)
+        scale = self.weight * (var + self.eps).rsqrt()
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(dtype)
+
+
+def sync_batch_norm(net: nn.Module, count: int) -> nn.Module:
+    """Let every batch norm of `net` see the batch of all ranks; same parameters, same names.
+
+    Raises:
+        ValueError: there is none, or one that is not torch's kind.
+    """
+    found = [name for name, module in net.named_modules()
+             if isinstance(module, nn.modules.batchnorm._BatchNorm)]  # fmt: skip
+    if not found:
+        raise ValueError("--sync-bn finds no batch norm of torch's kind in this network")
+    for name in found if count > 1 else ():
+        parent, _, child = name.rpartition(".")
+        norm: Any = net.get_submodule(name)
+        setattr(net.get_submodule(parent), child, SyncBatchNorm(norm, count))
+    return net
