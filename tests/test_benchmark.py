@@ -1,20 +1,27 @@
 """The benchmark: the three ways train the same network on the same images."""
 
 import json
+import sys
 
 import pytest
 import torch
 
-from torchcnn import benchmark
+from torchcnn import benchmark, roofline
 
 
 def test_it_compares_three_ways_round_by_round(capsys, monkeypatch):
     monkeypatch.setattr(benchmark, "TUTORIAL_WORKERS", 0)
-    benchmark.main(["--data", "sample", "--images", "600", "--rounds", "2", "--device", "cpu"])
-    out = capsys.readouterr().out.splitlines()
-    assert out[0].startswith(f"torch {torch.__version__}, n = 2 rounds") and out[2] == "lenet"
-    assert [line.split()[0] for line in out[3:6]] == ["tutorial", "torchcnn", "bound"]
-    assert out[6].startswith("torchcnn / tutorial") and out[7].startswith("torchcnn / bound")
+    benchmark.main(["--data", "sample", "--images", "600", "--rounds", "2", "--device", "cpu",
+                    "--roofline"])  # fmt: skip
+    about, roof, _, head, row = capsys.readouterr().out.splitlines()
+    assert about.startswith(f"torch {torch.__version__}, cpu, ") and "n = 2 rounds" in about
+    assert roof.startswith("roofline: ")
+    assert [name.strip() for name in head.split("  ") if name] == [
+        "batch", "pixels", "tutorial", "torchcnn", "bound", "torchcnn / tutorial",
+        "torchcnn / bound", "MiB, tutorial", "MiB, torchcnn", "of roofline",
+    ]  # fmt: skip
+    assert row.split()[:3] == ["lenet", "256", "28"]
+    assert 0 < float(row.split()[-1]) < 1  # nothing is faster than the machine
 
 
 def test_several_networks_as_json_at_another_size(capsys, monkeypatch):
@@ -23,10 +30,32 @@ def test_several_networks_as_json_at_another_size(capsys, monkeypatch):
                     "--device", "cpu", "--batch-size", "4", "--input-size", "28", "--small-input",
                     "--json"])  # fmt: skip
     result = json.loads(capsys.readouterr().out)
-    assert result["rounds"] == 2 and list(result["images per second"]) == ["mlp", "resnet18"]
-    for speeds in result["images per second"].values():
-        assert list(speeds) == ["tutorial", "torchcnn", "bound"]
+    assert result["rounds"] == 2 and list(result["networks"]) == ["mlp", "resnet18"]
+    for network in result["networks"].values():
+        speeds, memory = network["images_per_second"], network["peak_mib"]
+        assert list(speeds) == ["tutorial", "torchcnn", "bound"] == list(memory)
         assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in speeds.values())
+        assert network["roofline"] is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process restart its peak")
+def test_peak_memory_is_of_what_comes_after_the_restart():
+    peak = benchmark.PeakMemory(torch.device("cpu"))
+    big = torch.ones(2**26)  # 256 MiB
+    del big
+    peak.restart()
+    before = peak.read()
+    big = torch.ones(2**25)
+    assert 120 < peak.read() - before < 140 and len(big)
+
+
+def test_operations_and_bytes_of_a_matrix_product():
+    """2·3·4·5 operations; 12 + 20 numbers read and 15 written, of 4 bytes; views cost nothing."""
+    a, b = torch.ones(3, 4), torch.ones(5, 4)
+    assert roofline.count(lambda: a @ b.T) == (2 * 3 * 4 * 5, 4 * (12 + 20 + 15))
+    assert roofline.least_seconds(200, 100, (100.0, 20.0)) == 5
+    assert roofline.least_seconds(200, 10, (100.0, 20.0)) == 2
+    assert min(roofline.machine_rates(torch.device("cpu"), repeats=1)) > 1e8
 
 
 def test_all_three_pass_over_as_many_images(monkeypatch):
@@ -45,9 +74,10 @@ def test_it_compares_the_layers(capsys, monkeypatch):
     benchmark.main(["--layers", "scratch", "--data", "sample", "--images", "300", "--rounds", "1",
                     "--device", "cpu"])  # fmt: skip
     assert len(compiled) == 2
-    out = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[3:]]
-    assert out == ["torch", "by hand", "torch, compiled", "by hand, compiled", "by hand / torch",
-                   "by hand, compiled / torch", "by hand, compiled / torch, compiled"]  # fmt: skip
+    head = [name.strip() for name in capsys.readouterr().out.splitlines()[2].split("  ") if name]
+    assert head[2:9] == ["torch", "by hand", "torch, compiled", "by hand, compiled",
+                         "by hand / torch", "by hand, compiled / torch",
+                         "by hand, compiled / torch, compiled"]  # fmt: skip
 
 
 def test_the_tutorials_images_are_ours():

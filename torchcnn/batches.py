@@ -17,6 +17,7 @@ from torchcnn.data import load_data
 from torchcnn.images import Pictures, decoded
 
 RESIZE_ONCE_BYTES = 2**30  # a resized set up to this size is kept; a larger one is made batchwise
+FETCH_BYTES = 2**18  # of uint8 that one call fetches: small batches are mostly calls
 
 
 def mix_seed(*numbers: int) -> int:
@@ -104,14 +105,11 @@ class Batches:
         epoch, start = self.epoch, self.start
         self.epoch, self.start = epoch + 1, 0
         (rank, ranks), device = self.share, self.labels.device
-        batches = order[: self.count].to(device).split(self.batch_size)[start:]
-        indices = [index[rank::ranks] for index in batches]
-        images: Iterator[Tensor] = (
-            decoded(self.images, indices) if isinstance(self.images, Pictures)
-            else map(self.images.__getitem__, indices)
-        )  # fmt: skip
-        for i, (index, x) in enumerate(zip(indices, images, strict=True), start):
-            x, y = x.to(device), self.labels[index]  # (n, c, h, w) uint8, (n,)
+        mine = order[start * self.batch_size : self.count].to(device)[rank::ranks]
+        size = self.batch_size // ranks
+        labels = self.labels.index_select(0, mine).split(size)
+        for i, (x, y) in enumerate(zip(self._images(mine, size), labels, strict=True), start):
+            x = x.to(device)  # (n, c, h, w) uint8
             if self.size:
                 x = resize(x, self.size)
             if self.augment or self.mix:
@@ -120,7 +118,16 @@ class Batches:
                     x = augment(x, generator)
                 if self.mix:
                     x, y = self.mix(x, y, generator)
-            yield x.float().div_(255), y
+            yield x / 255, y
+
+    def _images(self, indices: Tensor, size: int) -> Iterator[Tensor]:
+        """As uint8, `size` at a time; out of memory several batches are fetched with one call."""
+        if isinstance(self.images, Pictures):
+            yield from decoded(self.images, indices.split(size))
+            return
+        batch_bytes = size * math.prod(self.images.shape[1:])
+        for some in indices.split(size * max(1, FETCH_BYTES // batch_bytes)):
+            yield from self.images.index_select(0, some).split(size)
 
 
 def load_data_fashion_mnist(

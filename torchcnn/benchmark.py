@@ -1,22 +1,24 @@
 """How fast the loop is: `python -m torchcnn.benchmark --arch lenet --device cpu`.
 
 Three ways to train the same network on the same images, in turn, in one process: the tutorial's
-way, this package's, and the bound, which is this package's loop fed one batch that is already in
-place. With `--layers scratch` it is the layers that are compared: torch's and the hand-written
-ones, eager and compiled, each in this package's loop. Speeds drift from minute to minute, so what
-counts are the ratios, taken round by round.
+way, this package's, and the bound, which is the same steps on one batch that is already in place.
+With `--layers scratch` it is the layers that are compared: torch's and the hand-written ones,
+eager and compiled, each in this package's loop. Speeds drift from minute to minute, so what counts
+are the ratios, taken round by round.
 """
 
 import argparse
 import inspect
 import json
+import re
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +32,9 @@ from torchcnn.cli import option
 from torchcnn.data import DATA_NAMES, load_data
 from torchcnn.loop import train_epoch
 from torchcnn.models import find_model
+from torchcnn.roofline import count, least_seconds, machine_rates
 from torchcnn.scratch import from_scratch
+from torchcnn.shapes import table
 
 PROG = "python -m torchcnn.benchmark"
 TUTORIAL_WORKERS = 4  # what the tutorial's load_data_fashion_mnist asks for
@@ -62,6 +66,8 @@ class Config:
     input_size: int = option("pixels a side (default: the recipe's)", default=0, type=cli.pixels)
     small_input: bool = option("a stem for images of about 30 pixels, where the network has one",
                                default=False, action="store_true")  # fmt: skip
+    roofline: bool = option("also count operations and bytes, against the machine's best rates",
+                            default=False, action="store_true")  # fmt: skip
     rounds: int = option("measured rounds, after one to warm up", default=7, type=cli.at_least_one)
     json: bool = option("print JSON, every round of it", default=False, action="store_true")
 
@@ -122,21 +128,22 @@ def contenders(arch: str, config: Config) -> dict[str, Callable[[], int]]:
     device = cli.pick_device(config.device)
     recipe, builder = find_model(arch).recipe, find_model(arch).builder
     data = load_data(config.data, config.root)
-    size = config.input_size or recipe.input_size
-    batch_size = config.batch_size or recipe.batch_size
+    batch_size, size = size_of(arch, config)
     count = min(config.images, len(data.train_labels))
     count -= count % batch_size  # whole batches, so that all do the same steps
     if not count:
         raise ValueError(f"--images must be at least a batch of {batch_size}")
     images, labels = data.train_images[:count], data.train_labels[:count]
+    channels = 3 if find_model(arch).input[0] == 3 else 1
+    images = images.expand(-1, channels, -1, -1) if images.shape[1] == 1 else images
     ours = Batches(images, labels, batch_size, shuffle=True, size=size, device=device)
 
-    def new() -> tuple[nn.Module, torch.optim.Optimizer]:
+    def new(fused: bool = True) -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
         small = config.small_input and "small_input" in inspect.signature(builder).parameters
         net = build_model(arch, images.shape[1], len(data.classes), size, "torch", small)
         net = net.to(device)
-        return net, torch.optim.Adam(net.parameters(), lr=recipe.lr)
+        return net, torch.optim.Adam(net.parameters(), lr=recipe.lr, fused=fused or None)
 
     if config.layers == "scratch":
         (net1, opt1), (net2, opt2), (net3, opt3), (net4, opt4) = new(), new(), new(), new()
@@ -149,7 +156,7 @@ def contenders(arch: str, config: Config) -> dict[str, Callable[[], int]]:
             "torch, compiled": lambda: train_epoch(net3, ours, opt3).images,
             "by hand, compiled": lambda: train_epoch(both, ours, opt4).images,
         }
-    (net1, opt1), (net2, opt2), (net3, opt3) = new(), new(), new()
+    (net1, opt1), (net2, opt2), (net3, opt3) = new(fused=False), new(), new()
     loader = DataLoader(TutorialImages(images, labels, size), batch_size, shuffle=True,
                         num_workers=TUTORIAL_WORKERS)  # fmt: skip
     bound = OneBatch(ours)
@@ -160,6 +167,12 @@ def contenders(arch: str, config: Config) -> dict[str, Callable[[], int]]:
     }
 
 
+def size_of(arch: str, config: Config) -> tuple[int, int]:
+    """Images a step, and pixels a side."""
+    recipe = find_model(arch).recipe
+    return config.batch_size or recipe.batch_size, config.input_size or recipe.input_size
+
+
 RATIOS = {
     "torch": [("torchcnn", "tutorial"), ("torchcnn", "bound")],
     "scratch": [("by hand", "torch"), ("by hand, compiled", "torch"),
@@ -167,42 +180,108 @@ RATIOS = {
 }  # fmt: skip
 
 
-def measure(arch: str, config: Config) -> dict[str, list[float]]:
-    """Images per second of every contender, round by round."""
-    ways = contenders(arch, config)
+class PeakMemory:
+    """The most memory in use since `restart`, in MiB: of the GPU, or else of this process.
+
+    None where nothing tells. Worker processes are not counted.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def restart(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        elif self._of_process() is not None:
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM: proc(5)
+
+    def read(self) -> float | None:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        return self._of_process()
+
+    @staticmethod
+    def _of_process() -> float | None:
+        try:
+            status = Path("/proc/self/status").read_text()
+            return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**10  # type: ignore[index]
+        except (OSError, TypeError):
+            return None
+
+
+class Measured(NamedTuple):
+    speeds: dict[str, list[float]]  # images per second of each way, round by round
+    memory: dict[str, float | None]  # MiB
+    roofline: float | None  # images per second
+
+
+def measure(arch: str, config: Config, rates: tuple[float, float] | None) -> Measured:
+    """Every way in every round, after one round to warm up."""
+    ways, peak = contenders(arch, config), PeakMemory(cli.pick_device(config.device))
     speeds: dict[str, list[float]] = {name: [] for name in ways}
+    memory: dict[str, float | None] = {}
     for round in range(config.rounds + 1):
         for name, epoch in ways.items():
+            peak.restart()
             began = time.perf_counter()
             images = epoch()
-            if round:  # the first warms up
+            if round:
                 speeds[name].append(images / (time.perf_counter() - began))
-    return speeds
+                memory[name] = peak.read()
+    roof = None
+    if rates:
+        last = list(ways.values())[-1]
+        roof = last() / least_seconds(*count(last), rates)
+    return Measured(speeds, memory, roof)
 
 
-def spread(values: list[float], digits: int) -> str:
+def spread(values: list[float]) -> str:
     """median (min to max)"""
     median, low, high = statistics.median(values), min(values), max(values)
-    return f"{median:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
+    return f"{median:.2f} ({low:.2f} to {high:.2f})"
+
+
+def report(results: dict[str, Measured], config: Config) -> str:
+    """One row a network: images/s, ratios, memory."""
+    ways, ratios = list(next(iter(results.values())).speeds), RATIOS[config.layers]
+    rows = [["", "batch", "pixels", *ways, *(f"{a} / {b}" for a, b in ratios)]]
+    rows[0] += [f"MiB, {way}" for way in ways[:2]] + ["of roofline"] * config.roofline
+    for arch, (speeds, memory, roof) in results.items():
+        row = [arch, *map(str, size_of(arch, config))]
+        row += [f"{statistics.median(speeds[way]):,.0f}" for way in ways]
+        row += [spread([a / b for a, b in zip(speeds[way], speeds[other], strict=True)])
+                for way, other in ratios]  # fmt: skip
+        row += [f"{memory[way]:,.0f}" if memory[way] else "-" for way in ways[:2]]
+        row += [f"{statistics.median(speeds[ways[-2]]) / roof:.2f}"] if roof else []
+        rows.append(row)
+    return table(rows, left={0})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     with cli.one_line_errors(PROG):
         config = Config(**cli.parse(Config, PROG, argv))
+        device = cli.pick_device(config.device)
         warnings.filterwarnings("ignore", "This DataLoader will create 4 worker")  # it is meant so
-        results = {arch: measure(arch, config) for arch in config.arch.split(",")}
+        rates = machine_rates(device) if config.roofline else None
+        results = {arch: measure(arch, config, rates) for arch in config.arch.split(",")}
+        about = {"torch": torch.__version__, "device": machine(device), "rounds": config.rounds,
+                 "matrix_rate": rates and rates[0], "copy_rate": rates and rates[1]}  # fmt: skip
         if config.json:
-            print(json.dumps({"torch": torch.__version__, "device": config.device,
-                              "rounds": config.rounds, "images per second": results}))  # fmt: skip
+            networks = {arch: {"images_per_second": m.speeds, "peak_mib": m.memory,
+                               "roofline": m.roofline} for arch, m in results.items()}  # fmt: skip
+            print(json.dumps(about | {"networks": networks}, indent=1))
             return
-        print(f"torch {torch.__version__}, n = {config.rounds} rounds, median (min to max)")
-        for arch, speeds in results.items():
-            print(f"\n{arch}")
-            for name, values in speeds.items():
-                print(f"{name:<38}{spread(values, 0)} images/s")
-            for name, other in RATIOS[config.layers]:
-                ratios = [a / b for a, b in zip(speeds[name], speeds[other], strict=True)]
-                print(f"{f'{name} / {other}':<38}{spread(ratios, 2)}")
+        print(f"torch {about['torch']}, {about['device']}, n = {config.rounds} rounds; images/s, "
+              "median, and ratios, median (min to max)")  # fmt: skip
+        if rates:
+            print(f"roofline: {rates[0] / 1e9:,.0f} Gflop/s, {rates[1] / 1e9:,.1f} GB/s")
+        print("\n" + report(results, config))
+
+
+def machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
 
 
 if __name__ == "__main__":

@@ -49,6 +49,8 @@ def make_learner(
 def make_optimizer(config: Config, net: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of the flags; Adam and SGD take weight decay into the gradient, AdamW not.
 
+    Fused: one kernel updates all weights, which is as exact, and faster the smaller they are.
+
     Raises:
         ValueError: momentum for another one than sgd, or Nesterov's form without momentum.
     """
@@ -58,9 +60,9 @@ def make_optimizer(config: Config, net: nn.Module) -> torch.optim.Optimizer:
         )
     if config.nesterov and not config.momentum:
         raise ValueError("--nesterov needs a --momentum above 0")
-    params, lr, decay = net.parameters(), config.lr, config.weight_decay
+    params, lr = net.parameters(), config.lr
+    same: dict[str, Any] = {"weight_decay": config.weight_decay, "fused": True}
     if config.optimizer == "sgd":
-        return torch.optim.SGD(params, lr, config.momentum, weight_decay=decay,
-                               nesterov=config.nesterov)  # fmt: skip
+        return torch.optim.SGD(params, lr, config.momentum, nesterov=config.nesterov, **same)
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(params, lr, weight_decay=decay)
+    return kind(params, lr, **same)
