@@ -6,7 +6,17 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from torchcnn.augment import AUGMENTATIONS, colour, crop, erase, flip, resize, rotate
+from torchcnn.augment import (
+    AUGMENTATIONS,
+    colour,
+    crop,
+    cutmix,
+    erase,
+    flip,
+    mixup,
+    resize,
+    rotate,
+)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -91,3 +101,39 @@ def test_erase_blackens_one_rectangle_in_half_of_the_images():
         rows, columns = hole.any(1), hole.any(0)
         assert int(hole.sum()) == int(rows.sum()) * int(columns.sum())  # a rectangle
         assert int(rows.sum()) <= 11 and int(columns.sum()) <= 11
+
+
+def plain(values, side=16):
+    """An image of one colour for each value."""
+    return torch.tensor(values, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, side, side)
+
+
+def test_mixup_lays_one_image_over_another_and_the_target_knows_their_shares():
+    """Image i is 10 i everywhere and of class i, so that its target tells what it has to be."""
+    values = torch.arange(20) * 10
+    mixed, targets = mixup(plain(values.tolist()), torch.arange(20), drawn(), 20)
+    assert mixed.dtype == torch.uint8 and targets.shape == (20, 20)
+    torch.testing.assert_close(targets.sum(1), torch.ones(20))
+    assert ((targets > 0).sum(1) <= 2).all()
+    assert 10 < int((targets.diagonal() > 0.5).sum() + (targets.diagonal() < 0.5).sum()) <= 20
+    expected = (targets @ values.float()).round()
+    assert ((mixed[:, 0].float() - expected.view(-1, 1, 1)).abs() <= 1).all()
+
+
+def test_cutmix_puts_a_rectangle_of_another_image_in_and_the_target_knows_its_area():
+    values = (torch.arange(50) + 1).tolist()
+    mixed, targets = cutmix(plain(values), torch.arange(50), drawn(), 50)
+    rectangles = 0
+    for i, image in enumerate(mixed[:, 0]):
+        own = image == i + 1
+        assert float(targets[i, i]) == pytest.approx(float(own.float().mean()), abs=1e-6)
+        if own.all():
+            continue
+        other = int(image[~own][0])
+        assert (image[~own] == other).all() and targets[i, other - 1] > 0
+        rows, columns = (~own).any(1), (~own).any(0)
+        assert int((~own).sum()) == int(rows.sum()) * int(columns.sum())
+        rectangles += 1
+    assert rectangles > 30
+    shares = targets.diagonal()
+    assert 0.4 < float(shares.mean()) < 0.8  # what is cut off at the border stays the image's own

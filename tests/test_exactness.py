@@ -163,6 +163,7 @@ def test_bf16_and_channels_last_reach_the_convolutions(tmp_path, monkeypatch):
     for name, more, expected in (
         ("plain", [], (torch.float32, False)),
         ("fast", ["--amp", "bf16", "--channels-last"], (torch.bfloat16, True)),
+        ("half", ["--amp", "fp16"], (torch.float16, False)),
     ):
         seen.clear()
         train.main([*flags, *more, "--out", str(tmp_path / name)])

@@ -8,9 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from torchcnn import evaluate, predict, train
-from torchcnn.augment import resize
-from torchcnn.images import load_folder
+from torchcnn import evaluate, images, predict, train
+from torchcnn.augment import crop, resize
+from torchcnn.batches import Batches
+from torchcnn.checkpoint import load_checkpoint
+from torchcnn.images import Pictures, load_folder
 
 RED, BLUE = (220, 30, 30), (30, 30, 220)
 
@@ -108,3 +110,70 @@ def test_a_test_class_that_is_not_trained_is_refused(tmp_path):
     picture(root / "test" / "green" / "0.png")
     with pytest.raises(ValueError, match=r"test holds green, which .*train does not"):
         load_folder(root, 8, 0)
+
+
+def test_a_folder_that_memory_does_not_hold_is_read_as_it_is_needed(tmp_path):
+    """The same batches, to the bit, from any start and for any rank."""
+    root = make(tmp_path, 10)
+    stored, streamed = load_folder(root, 12, 0), load_folder(root, 12, 0, room=16 * 3 * 12 * 12)
+    assert isinstance(streamed.train_images, Pictures) and "decoded in every pass" in streamed.note
+    assert streamed.train_images.shape == stored.train_images.shape == (16, 3, 12, 12)
+    for start, share in ((0, (0, 1)), (2, (0, 1)), (1, (1, 2))):
+        passes = []
+        for data in (stored, streamed):
+            batches = Batches(data.train_images, data.train_labels, 4, shuffle=True, seed=3,
+                              size=12, augment=[crop], share=share)  # fmt: skip
+            batches.start = start
+            passes.append(list(batches))
+        assert len(passes[0]) == 4 - start
+        for (x, y), (x_streamed, y_streamed) in zip(*passes, strict=True):
+            assert torch.equal(x, x_streamed) and torch.equal(y, y_streamed)
+
+
+STREAMED = ["--arch", "tf_baseline", "--input-size", "16", "--batch-size", "4", "--device", "cpu",
+            "--augment", "flip"]  # fmt: skip
+
+
+def test_a_streamed_run_is_the_same_run(tmp_path, monkeypatch, capsys):
+    root, histories = make(tmp_path / "d", 10), []
+    for name, room in (("stored", 2**30), ("streamed", 0)):
+        monkeypatch.setattr(images, "free_memory", lambda _, room=room: room)
+        folder = tmp_path / name
+        train.main([*STREAMED, "--data", str(root), "--epochs", "2", "--out", str(folder)])
+        histories.append(load_checkpoint(folder / "last.pt")["history"])
+    assert "decoded in every pass" in capsys.readouterr().out
+    for a, b in zip(*histories, strict=True):
+        assert torch.equal(a["step_losses"], b["step_losses"]) and a["val_loss"] == b["val_loss"]
+    evaluate.main(["--checkpoint", str(tmp_path / "streamed"), "--out", str(tmp_path / "p")])
+    assert (tmp_path / "p" / "mistakes.png").exists()
+
+
+def test_a_picture_that_breaks_in_mid_run_is_named_and_the_run_goes_on_later(
+    tmp_path, monkeypatch, capsys
+):
+    root, folder = make(tmp_path / "d", 10), tmp_path / "r"
+    monkeypatch.setattr(images, "free_memory", lambda _: 0)
+    broken, seen = root / "red" / "4.png", []
+    whole, decoded = broken.read_bytes(), images.decoded
+
+    def break_in_the_second_epoch(*args):
+        seen.append(args)
+        if len(seen) == 5:  # inputs, train, validate; train, validate
+            broken.write_bytes(whole[:60])
+        return decoded(*args)
+
+    monkeypatch.setattr("torchcnn.batches.decoded", break_in_the_second_epoch)
+    flags = [*STREAMED, "--data", str(root), "--val-fraction", "0", "--epochs", "3"]
+    with pytest.raises(SystemExit) as stop:
+        train.main([*flags, "--out", str(folder)])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1
+    assert "red/4.png cannot be decoded" in error
+    assert len(load_checkpoint(folder / "last.pt")["history"]) >= 1
+    broken.write_bytes(whole)
+    train.main(["--resume", str(folder)])
+    assert "test acc" in capsys.readouterr().out
+
+
+def test_the_memory_that_is_free():
+    assert 2**20 < images.free_memory(torch.device("cpu")) < 2**50

@@ -113,6 +113,7 @@ def decoded(pictures: Pictures, batches: Sequence[Tensor]) -> Iterator[Tensor]:
     """
     loader = torch.utils.data.DataLoader(
         pictures, batch_sampler=[batch.tolist() for batch in batches], collate_fn=_as_it_is,
+        generator=torch.Generator(),  # else a draw from the one that dropout goes on with
         num_workers=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4,
     )  # fmt: skip
     for batch in loader:
