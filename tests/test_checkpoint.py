@@ -3,12 +3,13 @@
 import os
 import pickle
 import random
+import shutil
 import zipfile
 
 import pytest
 import torch
 
-from torchcnn import create_model
+from torchcnn import create_model, evaluate, export, predict, train
 from torchcnn.checkpoint import FORMAT, load_checkpoint, load_model, restore, save_checkpoint
 
 
@@ -133,3 +134,52 @@ def test_a_failed_write_keeps_what_was_there(tmp_path, monkeypatch):
                 save_checkpoint(path, {"a": 2})
         assert torch.load(path, weights_only=True) == {"a": 1}
         assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+COMMANDS = {
+    "evaluate": (evaluate.main, ["--checkpoint", "{path}"]),
+    "predict": (predict.main, ["--checkpoint", "{path}", "picture.png"]),
+    "export": (export.main, ["--checkpoint", "{path}", "--to", "torch-export", "--out", "a.pt2"]),
+    "resume": (train.main, ["--resume", "{folder}", "--epochs", "9"]),
+}
+
+
+def test_a_thousand_damaged_checkpoints(finished_run, tmp_path, monkeypatch, capsys):
+    """By the commands: one line, exit code 2, nothing executed, and the folder as it was.
+
+    Cut at every kilobyte, with a bit flipped, foreign, malicious. Of the flipped bits those that
+    are in no record of the archive, and that no reader sees, are left out.
+    """
+    monkeypatch.chdir(tmp_path)
+    folder, dice = tmp_path / "run", random.Random(1)
+    shutil.copytree(finished_run, folder)
+    path, content = folder / "last.pt", (finished_run / "last.pt").read_bytes()
+
+    def damaged():
+        for kind in BAD:
+            make_bad(path, finished_run / "last.pt", kind)
+            yield path.read_bytes()
+        for size in range(0, len(content), 1024):
+            yield content[:size]
+        while True:
+            flipped = bytearray(content)
+            flipped[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
+            path.write_bytes(flipped)
+            try:
+                load_checkpoint(path)
+            except ValueError:
+                yield bytes(flipped)
+
+    def state():
+        return {p.name: (p.stat().st_size, p.stat().st_mtime_ns) for p in folder.iterdir()}
+
+    for i, bad in zip(range(1000), damaged(), strict=False):
+        path.write_bytes(bad)
+        before = state()
+        command, argv = list(COMMANDS.values())[i % len(COMMANDS)]
+        with pytest.raises(SystemExit) as stop:
+            command([word.format(path=path, folder=folder) for word in argv])
+        error = capsys.readouterr().err
+        assert stop.value.code == 2 and error.count("\n") == 1 and "last.pt is" in error, error
+        assert state() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]

@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -82,6 +83,34 @@ def test_a_signal_ends_the_step_and_saves_it(signum, code, whole, tmp_path):
     assert partial is None or 0 < len(partial["images"]) < 9
     train.main(["--resume", str(folder)])
     check_same(whole, folder)
+
+
+KILLS = 5  # a network
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["lenet", "tf_baseline"])
+def test_killed_at_random_moments(arch, tmp_path):
+    """kill -9, at any moment from the first line on; each life goes on from what the last left."""
+    flags = ["--arch", arch, "--input-size", "28", "--augment", "crop,flip,rotate", "--ema", "0.99",
+             "--batch-size", "100", "--epochs", "3", "--checkpoint-every", "3", "--device", "cpu",
+             "--data", "sample", "--seed", "7"]  # fmt: skip
+    train.main([*flags, "--out", str(tmp_path / "whole")])
+    dice, folder, lives = random.Random(arch), tmp_path / "r", 0
+    while not (folder / "result.json").exists():
+        begin = ["--resume", str(folder)] if (folder / "last.pt").exists() else [
+            *flags, "--out", str(folder)]  # fmt: skip
+        with command(*begin) as process:
+            process.stdout.readline()
+            if lives < KILLS:
+                time.sleep(dice.uniform(0, 1.5))
+                process.kill()
+                lives += process.wait() == -signal.SIGKILL
+            process.stdout.read()
+        if not (folder / "last.pt").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+    assert lives == KILLS
+    check_same(tmp_path / "whole", folder)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits on the size of files")
