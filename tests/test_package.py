@@ -30,8 +30,9 @@ MAY_IMPORT = {
     "ranks": {"layers"},
     "plots": set(),
     "run": {"checkpoint", "loop", "plots", "ranks"},
-    "config": {"cli", "augment", "schedule", "data", "models", "checkpoint", "run"},
+    "config": {"cli", "augment", "schedule", "data", "models", "checkpoint", "recipes", "run"},
     "learner": {"config", "checkpoint", "ranks", "scratch"},
+    "recipes": {"models"},
     "roofline": set(),
     "sample": {"data"},
 }

@@ -49,7 +49,7 @@ def test_the_command_as_a_newcomer_types_it(tmp_path):
     )  # fmt: skip
     assert done.stderr == ""  # no progress bar without a terminal, no warnings
     *config, epoch, last = done.stdout.splitlines()
-    assert any(re.fullmatch(r"lr +0.001 \(lenet's recipe\)", line) for line in config)
+    assert any(re.fullmatch(r"lr +0.001 \(source recipe\)", line) for line in config)
     assert epoch.startswith("epoch 1, loss ") and ", val acc " in epoch
     assert re.search(r"test acc 0\.\d{4}, .* the run is in runs/lenet-sample-\d{8}-\d{6}$", last)
 

@@ -12,7 +12,7 @@ from torchcnn.augment import AUGMENTATIONS, MIXES
 from torchcnn.checkpoint import build_model
 from torchcnn.cli import option
 from torchcnn.data import DATA_NAMES
-from torchcnn.models import find_model
+from torchcnn.recipes import RECIPES
 from torchcnn.run import check_resumable
 from torchcnn.schedule import SCHEDULES
 
@@ -53,6 +53,8 @@ class Config:
     )  # fmt: skip
     root: str = option("folder of the data sets", default="data")
     device: str = option("auto, cpu, cuda, cuda:1, mps", default="auto")
+    recipe: str = option("what is not given: as the network's source has it, or what reaches more, "
+                         "sooner", default="source", choices=tuple(RECIPES))  # fmt: skip
     epochs: int = option(
         "passes over the training images, all in all (default: the recipe's)", type=cli.at_least_one
     )
@@ -185,10 +187,10 @@ def check_steps(
 
 
 def print_config(config: Config, given: dict[str, Any], note: str, ranks: int) -> None:
-    recipe = asdict(find_model(config.arch).recipe)
+    recipe = RECIPES[config.recipe](config.arch)
     for name, value in asdict(config).items():
         from_recipe = name not in given and recipe.get(name) == value
-        source = f"({config.arch}'s recipe)" if from_recipe else ""
+        source = f"({config.recipe} recipe)" if from_recipe else ""
         if name == "data":
             source = f"({note})"
         if value != "":

@@ -32,6 +32,7 @@ from torchcnn.loop import (
 )
 from torchcnn.models import find_model
 from torchcnn.ranks import Ranks, device_of_rank, join, launched
+from torchcnn.recipes import RECIPES
 from torchcnn.run import (
     RUNS,
     Run,
@@ -58,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             config = resumed_config(path, checkpoint, given)
         else:
             checkpoint = None
-            recipe = find_model(given.get("arch", Config.arch)).recipe
-            config = Config(**(asdict(recipe) | given))
+            recipe = RECIPES[given.get("recipe", Config.recipe)]
+            config = Config(**(recipe(given.get("arch", Config.arch)) | given))
             config.out = str(Path(config.out).expanduser()) if config.out else ""
         device = cli.pick_device(device_of_rank(config.device))
         with join(device) as ranks:

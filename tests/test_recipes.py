@@ -1,0 +1,52 @@
+"""Recipes: the sources' is the default, and the fast one is more accurate in less time."""
+
+import json
+
+import pytest
+
+from torchcnn import train
+from torchcnn.config import Config, check_steps
+from torchcnn.learner import make_optimizer
+from torchcnn.models import MODELS, create_model
+from torchcnn.recipes import RECIPES, fast, source
+
+
+@pytest.mark.parametrize("arch", MODELS)
+def test_every_network_can_take_its_fast_recipe(arch):
+    """Through a step of two images on the meta device; epochs are the source's."""
+    config = Config(arch=arch, **fast(arch))
+    channels = 1 if MODELS[arch].input[0] == 1 else 3
+    check_steps(config, channels, 10, ranks=1)
+    assert config.epochs == source(arch)["epochs"]
+    assert config.input_size <= source(arch)["input_size"]
+    make_optimizer(config, create_model("mlp"))
+
+
+def test_what_is_given_wins_over_the_recipe(tmp_path, capsys):
+    flags = ["--data", "sample", "--device", "cpu", "--epochs", "1", "--batch-size", "500"]
+    train.main([*flags, "--recipe", "fast", "--lr", "0.3", "--out", str(tmp_path / "r")])
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    assert (config["recipe"], config["lr"], config["schedule"]) == ("fast", 0.3, "one-cycle")
+    out = capsys.readouterr().out
+    assert "lr               0.3\n" in out
+    assert "schedule         one-cycle (fast recipe)\n" in out
+
+
+def test_the_default_is_the_sources():
+    """LeNet's in the tutorial: Adam, rate 0.001, batches of 256, 5 epochs."""
+    assert Config.recipe == "source" and set(RECIPES) == {"source", "fast"}
+    assert source("lenet") == {
+        "optimizer": "adam", "lr": 1e-3, "batch_size": 256, "epochs": 5, "input_size": 28,
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["softmax_regression", "mlp", "lenet"])
+def test_the_fast_recipe_reaches_more(arch, real_fashion_mnist, tmp_path):
+    accuracies = {}
+    for recipe in RECIPES:
+        folder = tmp_path / recipe
+        train.main(["--arch", arch, "--recipe", recipe, "--val-fraction", "0", "--device", "cpu",
+                    "--data", "fashion-mnist", "--out", str(folder)])  # fmt: skip
+        accuracies[recipe] = json.loads((folder / "result.json").read_text())["test_acc"]
+    assert accuracies["fast"] > accuracies["source"]
