@@ -61,6 +61,27 @@ def test_a_run_killed_after_random_checkpoints(seed, whole, tmp_path, monkeypatc
     check_same(whole, folder)
 
 
+def test_a_run_killed_between_its_two_checkpoints(whole, tmp_path, monkeypatch):
+    """`last.pt` of the best epoch is written, `best.pt` is not."""
+    save = run.save_checkpoint
+
+    def die(path, checkpoint):
+        if path.name == "best.pt":
+            raise Killed
+        save(path, checkpoint)
+
+    folder = tmp_path / "r"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(run, "save_checkpoint", die)
+        train.main([*ALL, "--out", str(folder)])
+    assert not (folder / "best.pt").exists()
+    assert len(load_checkpoint(folder / "last.pt")["history"]) == 1
+    train.main(["--resume", str(folder)])
+    check_same(whole, folder)
+    assert same(load_checkpoint(folder / "best.pt")["weights"],
+                load_checkpoint(whole / "best.pt")["weights"])  # fmt: skip
+
+
 def command(*argv):
     return subprocess.Popen(
         [sys.executable, "-u", "-m", "torchcnn.train", *argv],
@@ -107,6 +128,7 @@ def test_killed_at_random_moments(arch, tmp_path):
                 process.kill()
                 lives += process.wait() == -signal.SIGKILL
             process.stdout.read()
+        assert process.returncode in (0, -signal.SIGKILL)
         if not (folder / "last.pt").exists():
             shutil.rmtree(folder, ignore_errors=True)
     assert lives == KILLS

@@ -100,7 +100,9 @@ def check_resumable(path: Path, checkpoint: dict[str, Any]) -> None:
             check_partial(checkpoint["partial"])
         except ValueError as error:
             raise ValueError(f"{path / 'last.pt'} is damaged: {error}") from error
-    if best := best_epoch(history, held_out):
+    best = best_epoch(history, held_out)
+    unwritten = best == len(history) and checkpoint["partial"] is None  # last.pt is the best
+    if best and not unwritten:
         times = [r.get("time") for r in load_checkpoint(path / "best.pt")["history"]]
         if times != [record["time"] for record in history[:best]]:
             raise ValueError(f"{path / 'best.pt'} is not that of epoch {best} of this run")
@@ -234,9 +236,10 @@ class Run:
         average: AveragedModel | None = None,
         partial: dict[str, Any] | None = None,
     ) -> None:
-        """Write `last.pt`, and before it `best.pt` if this epoch is the best so far.
+        """Write `last.pt`, and after it `best.pt` if this epoch is the best so far.
 
-        `partial` is what `pack_steps` makes of an epoch that is not over.
+        A run that dies between the two writes `best.pt` when it is resumed. `partial` is what
+        `pack_steps` makes of an epoch that is not over.
         """
         if not self.write:
             return
@@ -248,9 +251,9 @@ class Run:
             "average": average and {"weights": average.module.state_dict(),
                                     "count": int(average.n_averaged)},
         }  # fmt: skip
+        save_checkpoint(self.path / "last.pt", checkpoint)
         if self.history and not partial and self.best_epoch() == self.history[-1]["epoch"]:
             save_checkpoint(self.path / "best.pt", checkpoint)
-        save_checkpoint(self.path / "last.pt", checkpoint)
         if self.history:
             _write_csv(self.path / "history.csv", self.history)
 

@@ -100,7 +100,7 @@ def train(
         print(f"going on after epoch {len(history)}{steps}", flush=True)
     run = Run(Path(config.out), asdict(config), model, list(data.classes), history, ranks.first)
     try:
-        if not checkpoint:
+        if not partial:
             run.save(*learner)
         run.log_inputs(learner.net, next(iter(held_out_iter))[0])
         train_epochs(config, run, learner, train_iter, held_out_iter, partial, ranks)
