@@ -3,7 +3,6 @@
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -82,6 +81,27 @@ def test_a_run_killed_between_its_two_checkpoints(whole, tmp_path, monkeypatch):
                 load_checkpoint(whole / "best.pt")["weights"])  # fmt: skip
 
 
+def test_a_run_killed_before_its_first_checkpoint(whole, tmp_path, monkeypatch):
+    """What it leaves behind is no run, and the same command begins it anew."""
+    folder = tmp_path / "r"
+
+    def die(path, checkpoint):
+        (folder / "last.pt.tmp").write_bytes(b"half")
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(run, "save_checkpoint", die)
+        train.main([*ALL, "--out", str(folder)])
+    assert (folder / "config.json").exists() and not (folder / "last.pt").exists()
+    with pytest.raises(SystemExit):  # it might be a run that has only just begun
+        train.main([*ALL, "--out", str(folder)])
+    os.utime(folder / "config.json", (0, time.time() - 6))
+    train.main([*ALL, "--out", str(folder)])
+    check_same(whole, folder)
+    with pytest.raises(SystemExit):
+        train.main([*ALL, "--out", str(folder)])
+
+
 def command(*argv):
     return subprocess.Popen(
         [sys.executable, "-u", "-m", "torchcnn.train", *argv],
@@ -130,7 +150,7 @@ def test_killed_at_random_moments(arch, tmp_path):
             process.stdout.read()
         assert process.returncode in (0, -signal.SIGKILL)
         if not (folder / "last.pt").exists():
-            shutil.rmtree(folder, ignore_errors=True)
+            time.sleep(run.FIRST_SECONDS)
     assert lives == KILLS
     check_same(tmp_path / "whole", folder)
 

@@ -175,5 +175,62 @@ def test_a_picture_that_breaks_in_mid_run_is_named_and_the_run_goes_on_later(
     assert "test acc" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda root: (root / "blue").rename(root / "violet"),
+            r"classes \['blue', 'red'\]; .* has",
+        ),
+        (lambda root: (root / "red" / "0.png").unlink(), "images 16; .* has 15"),
+    ],
+)
+def test_a_run_goes_on_with_the_images_it_was_begun_with(change, message, tmp_path, capsys):
+    """Another class or picture would change what the labels mean, or every batch."""
+    root, folder = make(tmp_path / "d", 10), tmp_path / "r"
+    train.main([*STREAMED, "--data", str(root), "--epochs", "1", "--out", str(folder)])
+    change(root)
+    before = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--resume", str(folder), "--epochs", "2"])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and re.search(message, error) and error.count("\n") == 1
+    assert before == {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
+
+
+def test_grey_and_colour_are_not_taken_for_each_other(tmp_path, capsys):
+    for name in ("blue", "red"):
+        for i in range(4):
+            picture(tmp_path / "grey" / name / f"{i}.png", seed=i)
+    root, folder = make(tmp_path / "d", 4), tmp_path / "r"
+    flags = ["--data", str(tmp_path / "grey"), "--epochs", "1", "--out", str(folder)]
+    train.main([*STREAMED, *flags])
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(["--checkpoint", str(folder), "--data", str(root)])
+    assert stop.value.code == 2
+    assert "takes images of 1 channels; those of" in capsys.readouterr().err
+
+
+def test_damaged_exif_is_named_too(tmp_path):
+    """Pillow raises struct.error for it, and TypeError."""
+    image = Image.fromarray(np.zeros((4, 4, 3), np.uint8))
+    image.save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01")
+    with pytest.raises(ValueError, match=r"a\.jpg cannot be decoded as a picture"):
+        images.read_image(tmp_path / "a.jpg", 3)
+
+
+def test_transparency_is_laid_on_black(tmp_path):
+    pixels = np.zeros((1, 3, 4), np.uint8)
+    pixels[0] = (200, 100, 50, 255), (200, 100, 50, 0), (200, 100, 50, 51)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    x = images.read_image(tmp_path / "a.png", 3)[:, 0].T.tolist()
+    assert x == [[200, 100, 50], [0, 0, 0], [40, 20, 10]]
+
+
+def test_a_seed_may_be_as_large_as_the_flag_allows(tmp_path):
+    load_folder(make(tmp_path, 2), 8, seed=2**63 - 1)
+
+
 def test_the_memory_that_is_free():
     assert 2**20 < images.free_memory(torch.device("cpu")) < 2**50

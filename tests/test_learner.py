@@ -139,6 +139,17 @@ def test_the_optimizers_are_fused():
         assert learner.optimizer.defaults["fused"] and not learner.scaler.is_enabled()
 
 
+def test_the_momentum_of_a_first_step_that_overflowed_is_nothing():
+    """Fused SGD would keep memory that was never written, as no step had been taken."""
+    net, x, y = nn.Linear(4, 3), torch.randn(8, 4), torch.randint(3, (8,))
+    optimizer = make_optimizer(config(amp="fp16", momentum=0.9), net)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)
+    next(train_steps(net, [(x, y)], optimizer, autocast=torch.autocast("cpu", torch.float16),
+                     scaler=scaler))  # fmt: skip
+    assert scaler.get_scale() == 2.0**19 and not optimizer.defaults["fused"]
+    assert all(state.get("momentum_buffer") is None for state in optimizer.state.values())
+
+
 FLAGS = ["--data", "sample", "--device", "cpu", "--batch-size", "1000", "--epochs", "2"]
 
 

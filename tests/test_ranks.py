@@ -101,6 +101,12 @@ def test_what_cannot_be_shared_is_refused():
         sync_batch_norm(create_model("mlp"), 2)
 
 
+def test_fewer_images_than_ranks_cannot_be_judged():
+    few = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="3 ranks cannot share 2 images to judge"):
+        train.to_judge(Config(**vars_of_lenet()), few, torch.arange(2), "cpu", Ranks(2, 3))
+
+
 def test_the_names_of_the_weights_stay():
     net = create_model("tf_inception10")
     names = list(net.state_dict())

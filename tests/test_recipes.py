@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from torchcnn import train
+from torchcnn import cli, train
 from torchcnn.config import Config, check_steps
 from torchcnn.learner import make_optimizer
 from torchcnn.models import MODELS, create_model
-from torchcnn.recipes import RECIPES, fast, source
+from torchcnn.recipes import RECIPES, complete, fast, source
 
 
 @pytest.mark.parametrize("arch", MODELS)
@@ -30,6 +30,13 @@ def test_what_is_given_wins_over_the_recipe(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "lr               0.3\n" in out
     assert "schedule         one-cycle (fast recipe)\n" in out
+
+
+def test_what_a_recipe_turns_on_can_be_turned_off():
+    assert not complete("lenet", "fast", {"optimizer": "adam"}).keys() & {"momentum", "nesterov"}
+    flags = cli.parse(Config, "x", ["--no-nesterov", "--no-small-input", "--momentum", "0"])
+    config = Config(arch="densenet", **complete("densenet", "fast", flags))
+    assert (config.nesterov, config.small_input, config.momentum) == (False, False, 0)
 
 
 def test_the_default_is_the_sources():

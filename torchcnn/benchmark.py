@@ -15,8 +15,10 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,61 +125,53 @@ class OneBatch:
         return self.count
 
 
-def contenders(arch: str, config: Config) -> dict[str, Callable[[], int]]:
-    """The ways to compare, each with a network of its own; calling one trains: -> images."""
+WAYS = {
+    "torch": ("tutorial", "torchcnn", "bound"),
+    "scratch": ("torch", "by hand", "torch, compiled", "by hand, compiled"),
+}
+WEIGHED = {"torch": ("tutorial", "torchcnn"), "scratch": ("torch", "by hand")}
+RATIOS = {
+    "torch": [("torchcnn", "tutorial"), ("torchcnn", "bound")],
+    "scratch": [("by hand", "torch"), ("by hand, compiled", "torch"),
+                ("by hand, compiled", "torch, compiled")],
+}  # fmt: skip
+
+
+def contender(arch: str, config: Config, way: str) -> Callable[[], int]:
+    """One of the ways, with a network of its own; calling it trains for an epoch: -> images."""
     device = cli.pick_device(config.device)
-    recipe, builder = find_model(arch).recipe, find_model(arch).builder
-    data = load_data(config.data, config.root)
+    builder, data = find_model(arch).builder, load_data(config.data, config.root)
     batch_size, size = size_of(arch, config)
     count = min(config.images, len(data.train_labels))
     count -= count % batch_size  # whole batches, so that all do the same steps
     if not count:
         raise ValueError(f"--images must be at least a batch of {batch_size}")
     images, labels = data.train_images[:count], data.train_labels[:count]
-    channels = 3 if find_model(arch).input[0] == 3 else 1
-    images = images.expand(-1, channels, -1, -1) if images.shape[1] == 1 else images
+    channels = max(images.shape[1], 3 if find_model(arch).input[0] == 3 else 1)
+    images = images.expand(-1, channels, -1, -1).contiguous()
+
+    torch.manual_seed(0)
+    small = config.small_input and "small_input" in inspect.signature(builder).parameters
+    net = build_model(arch, channels, len(data.classes), size, "torch", small).to(device)
+    fused = way != "tutorial" or None
+    optimizer = torch.optim.Adam(net.parameters(), lr=find_model(arch).recipe.lr, fused=fused)
+    if way == "tutorial":
+        loader = DataLoader(TutorialImages(images, labels, size), batch_size, shuffle=True,
+                            num_workers=TUTORIAL_WORKERS)  # fmt: skip
+        return lambda: tutorial_epoch(net, loader, optimizer, device)
     ours = Batches(images, labels, batch_size, shuffle=True, size=size, device=device)
-
-    def new(fused: bool = True) -> tuple[nn.Module, torch.optim.Optimizer]:
-        torch.manual_seed(0)
-        small = config.small_input and "small_input" in inspect.signature(builder).parameters
-        net = build_model(arch, images.shape[1], len(data.classes), size, "torch", small)
-        net = net.to(device)
-        return net, torch.optim.Adam(net.parameters(), lr=recipe.lr, fused=fused or None)
-
-    if config.layers == "scratch":
-        (net1, opt1), (net2, opt2), (net3, opt3), (net4, opt4) = new(), new(), new(), new()
-        by_hand, both = from_scratch(net2), from_scratch(net4)
-        net3.compile()
-        both.compile()
-        return {
-            "torch": lambda: train_epoch(net1, ours, opt1).images,
-            "by hand": lambda: train_epoch(by_hand, ours, opt2).images,
-            "torch, compiled": lambda: train_epoch(net3, ours, opt3).images,
-            "by hand, compiled": lambda: train_epoch(both, ours, opt4).images,
-        }
-    (net1, opt1), (net2, opt2), (net3, opt3) = new(fused=False), new(), new()
-    loader = DataLoader(TutorialImages(images, labels, size), batch_size, shuffle=True,
-                        num_workers=TUTORIAL_WORKERS)  # fmt: skip
-    bound = OneBatch(ours)
-    return {
-        "tutorial": lambda: tutorial_epoch(net1, loader, opt1, device),
-        "torchcnn": lambda: train_epoch(net2, ours, opt2).images,
-        "bound": lambda: train_epoch(net3, bound, opt3).images,
-    }
+    if "by hand" in way:
+        net = from_scratch(net)
+    if "compiled" in way:
+        net.compile()
+    source = OneBatch(ours) if way == "bound" else ours
+    return lambda: train_epoch(net, source, optimizer).images
 
 
 def size_of(arch: str, config: Config) -> tuple[int, int]:
     """Images a step, and pixels a side."""
     recipe = find_model(arch).recipe
     return config.batch_size or recipe.batch_size, config.input_size or recipe.input_size
-
-
-RATIOS = {
-    "torch": [("torchcnn", "tutorial"), ("torchcnn", "bound")],
-    "scratch": [("by hand", "torch"), ("by hand, compiled", "torch"),
-                ("by hand, compiled", "torch, compiled")],
-}  # fmt: skip
 
 
 class PeakMemory:
@@ -209,6 +203,17 @@ class PeakMemory:
             return None
 
 
+def peak_of(arch: str, config: Config, way: str) -> float | None:
+    """MiB that one way takes at most: the images, the network, a step; for a new process."""
+    _no_warning_of_workers()
+    peak = PeakMemory(cli.pick_device(config.device))
+    peak.restart()
+    before = peak.read()
+    contender(arch, config, way)()
+    after = peak.read()
+    return after - before if after is not None and before is not None else None
+
+
 class Measured(NamedTuple):
     speeds: dict[str, list[float]]  # images per second of each way, round by round
     memory: dict[str, float | None]  # MiB
@@ -216,22 +221,24 @@ class Measured(NamedTuple):
 
 
 def measure(arch: str, config: Config, rates: tuple[float, float] | None) -> Measured:
-    """Every way in every round, after one round to warm up."""
-    ways, peak = contenders(arch, config), PeakMemory(cli.pick_device(config.device))
-    speeds: dict[str, list[float]] = {name: [] for name in ways}
-    memory: dict[str, float | None] = {}
+    """Every way in every round, after one round to warm up; then their memory, one by one."""
+    ways = {way: contender(arch, config, way) for way in WAYS[config.layers]}
+    speeds: dict[str, list[float]] = {way: [] for way in ways}
     for round in range(config.rounds + 1):
-        for name, epoch in ways.items():
-            peak.restart()
+        for way, epoch in ways.items():
             began = time.perf_counter()
             images = epoch()
             if round:
-                speeds[name].append(images / (time.perf_counter() - began))
-                memory[name] = peak.read()
+                speeds[way].append(images / (time.perf_counter() - began))
+    memory: dict[str, float | None] = {}
+    for way in WEIGHED[config.layers]:
+        alone = get_context("spawn")  # from nothing: what was freed here would be taken again
+        with ProcessPoolExecutor(1, mp_context=alone) as process:
+            memory[way] = process.submit(peak_of, arch, config, way).result()
     roof = None
     if rates:
-        last = list(ways.values())[-1]
-        roof = last() / least_seconds(*count(last), rates)
+        step = ways["bound"]
+        roof = step() / least_seconds(*count(step), rates)
     return Measured(speeds, memory, roof)
 
 
@@ -243,16 +250,17 @@ def spread(values: list[float]) -> str:
 
 def report(results: dict[str, Measured], config: Config) -> str:
     """One row a network: images/s, ratios, memory."""
-    ways, ratios = list(next(iter(results.values())).speeds), RATIOS[config.layers]
+    ways, weighed = WAYS[config.layers], WEIGHED[config.layers]
+    ratios = RATIOS[config.layers]
     rows = [["", "batch", "pixels", *ways, *(f"{a} / {b}" for a, b in ratios)]]
-    rows[0] += [f"MiB, {way}" for way in ways[:2]] + ["of roofline"] * config.roofline
+    rows[0] += [f"MiB, {way}" for way in weighed] + ["of roofline"] * config.roofline
     for arch, (speeds, memory, roof) in results.items():
         row = [arch, *map(str, size_of(arch, config))]
         row += [f"{statistics.median(speeds[way]):,.0f}" for way in ways]
         row += [spread([a / b for a, b in zip(speeds[way], speeds[other], strict=True)])
                 for way, other in ratios]  # fmt: skip
-        row += [f"{memory[way]:,.0f}" if memory[way] else "-" for way in ways[:2]]
-        row += [f"{statistics.median(speeds[ways[-2]]) / roof:.2f}"] if roof else []
+        row += [f"{memory[way]:,.0f}" if memory[way] else "-" for way in weighed]
+        row += [f"{statistics.median(speeds['torchcnn']) / roof:.2f}"] if roof else []
         rows.append(row)
     return table(rows, left={0})
 
@@ -261,7 +269,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with cli.one_line_errors(PROG):
         config = Config(**cli.parse(Config, PROG, argv))
         device = cli.pick_device(config.device)
-        warnings.filterwarnings("ignore", "This DataLoader will create 4 worker")  # it is meant so
+        _no_warning_of_workers()
+        if config.roofline and config.layers == "scratch":
+            raise ValueError("--roofline is of torch's layers; leave out --layers scratch")
         rates = machine_rates(device) if config.roofline else None
         results = {arch: measure(arch, config, rates) for arch in config.arch.split(",")}
         about = {"torch": torch.__version__, "device": machine(device), "rounds": config.rounds,
@@ -276,6 +286,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if rates:
             print(f"roofline: {rates[0] / 1e9:,.0f} Gflop/s, {rates[1] / 1e9:,.1f} GB/s")
         print("\n" + report(results, config))
+
+
+def _no_warning_of_workers() -> None:
+    warnings.filterwarnings("ignore", "This DataLoader will create 4 worker")  # it is meant so
 
 
 def machine(device: torch.device) -> str:

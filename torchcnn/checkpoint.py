@@ -16,7 +16,7 @@ from torchcnn.models import create_model
 
 FORMAT = 3
 CONTENT = {"torchcnn": int, "model": dict, "weights": dict, "optimizer": dict, "config": dict,
-           "classes": list, "history": list, "scaler": dict,
+           "classes": list, "images": int, "history": list, "scaler": dict,
            "average": dict | None,  # the moving average of the weights, which is what is judged
            "partial": dict | None}  # what an unfinished epoch has gathered  # fmt: skip
 NORMS = {"torch": {}, "scratch": {"norm_layer": BatchNorm}}  # what create_model is given for each
@@ -161,5 +161,7 @@ def open_checkpoint(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         net = build_model(**checkpoint["model"])
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} describes no network: {checkpoint['model']}") from error
+    if len(checkpoint["classes"]) != checkpoint["model"]["num_classes"]:
+        raise ValueError(f"{path} is a damaged checkpoint: its classes are not the network's")
     restore(checkpoint, net)
     return net.eval(), checkpoint

@@ -112,10 +112,14 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """The first SIGINT or SIGTERM is only noted, so that a step can end; a second acts at once."""
+    """The first SIGINT or SIGTERM is only noted, so that a step can end; a second acts at once.
 
-    def __init__(self) -> None:
-        self.signum = 0
+    But not with `patience`: what torchrun started may get its signal twice, from outside and from
+    torchrun, which kills by itself what takes too long.
+    """
+
+    def __init__(self, patience: bool) -> None:
+        self.signum, self.patience = 0, patience
 
     def __enter__(self) -> "StopRequest":
         here = threading.current_thread() is threading.main_thread()  # elsewhere none can be caught
@@ -125,11 +129,12 @@ class StopRequest:
 
     def __exit__(self, *_: object) -> None:
         for s, handler in self.before.items():
-            signal.signal(s, handler)
+            signal.signal(s, signal.SIG_IGN if self.patience and self.signum else handler)
 
     def _note(self, signum: int, _: object) -> None:
         self.signum = signum
-        self.__exit__()
+        if not self.patience:
+            self.__exit__()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torchcnn import cli
 from torchcnn.augment import AUGMENTATIONS, MIXES
 from torchcnn.checkpoint import build_model
 from torchcnn.cli import option
-from torchcnn.data import DATA_NAMES
+from torchcnn.data import DATA_NAMES, ImageData
 from torchcnn.recipes import RECIPES
 from torchcnn.run import check_resumable
 from torchcnn.schedule import SCHEDULES
@@ -65,13 +65,15 @@ class Config:
         "pixels a side that images are resized to (default: the recipe's)", type=cli.pixels
     )
     small_input: bool = option("a stem for images of about 30 pixels, where the network has one",
-                               default=False, action="store_true")  # fmt: skip
+                               default=False, action=argparse.BooleanOptionalAction)  # fmt: skip
     norm: str = option("batch norm: torch's, or the one from scratch", default="torch",
                        choices=("torch", "scratch"))  # fmt: skip
     layers: str = option("every layer: torch's, or the one from scratch, several times slower",
                          default="torch", choices=("torch", "scratch"))  # fmt: skip
     momentum: float = option("momentum of sgd", default=0.0, type=cli.fraction)
-    nesterov: bool = option("Nesterov's form of it", default=False, action="store_true")
+    nesterov: bool = option(
+        "Nesterov's form of it", default=False, action=argparse.BooleanOptionalAction
+    )
     weight_decay: float = option("weight decay; of adamw decoupled", default=0.0,
                                  type=cli.not_negative)  # fmt: skip
     schedule: str = option("learning rate over the run", default="constant",
@@ -96,7 +98,7 @@ class Config:
                       default="off", choices=("off", "bf16", "fp16"))  # fmt: skip
     compile: bool = option("torch.compile the network; needs a C++ compiler on a CPU",
                            default=False, action="store_true")  # fmt: skip
-    channels_last: bool = option("keep weights and images as (n, h, w, c) in memory",
+    channels_last: bool = option("keep weights, and so activations, as (n, h, w, c) in memory",
                                  default=False, action="store_true")  # fmt: skip
     deterministic: bool = option(
         "the same bits in every run on a GPU too; slower there (a CPU's are always the same)",
@@ -138,6 +140,18 @@ def resumed_config(path: Path, checkpoint: dict[str, Any], given: dict[str, Any]
     if done > config.epochs or (done == config.epochs and (path / "result.json").exists()):
         raise ValueError(f"{path} has finished {done} epochs; --epochs asks for more")
     return config
+
+
+def check_data(checkpoint: dict[str, Any], data: ImageData) -> None:
+    """Hold the images against those that a run was begun with.
+
+    Raises:
+        ValueError: other classes, or another number of images to train on.
+    """
+    for what, then, now in (("classes", checkpoint["classes"], list(data.classes)),
+                            ("images", checkpoint["images"], len(data.train_labels))):  # fmt: skip
+        if then != now:
+            raise ValueError(f"the run was begun with the {what} {then}; {data.name} has {now}")
 
 
 def describe(config: Config, channels: int, classes: int) -> dict[str, Any]:

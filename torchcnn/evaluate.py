@@ -12,6 +12,7 @@ from torchcnn import cli
 from torchcnn.batches import Batches
 from torchcnn.checkpoint import open_checkpoint
 from torchcnn.cli import option
+from torchcnn.config import Config as TrainConfig
 from torchcnn.config import data_name
 from torchcnn.images import load_images
 from torchcnn.loop import accuracy, confusion_matrix, predict_logits
@@ -46,11 +47,16 @@ def evaluate(config: Config) -> None:
     device = cli.pick_device(config.device)
     net, checkpoint = open_checkpoint(config.checkpoint)
     run, classes = checkpoint["config"], checkpoint["classes"]
+    cli.check(TrainConfig, run, config.checkpoint)
     data = load_images(config.data or run["data"], config.root or run["root"], run["input_size"],
                        run["seed"], device)  # fmt: skip
     if list(data.classes) != classes:
         raise ValueError(f"{config.checkpoint} was trained on the classes {', '.join(classes)}; "
                          f"{data.name} has {', '.join(data.classes)}")  # fmt: skip
+    channels = checkpoint["model"]["in_channels"]
+    if data.test_images.shape[1] != channels:
+        raise ValueError(f"{config.checkpoint} takes images of {channels} channels; those of "
+                         f"{data.name} have {data.test_images.shape[1]}")  # fmt: skip
     if config.out:
         Path(config.out).expanduser().mkdir(parents=True, exist_ok=True)
     batches = Batches(data.test_images, data.test_labels, run["batch_size"],

@@ -2,6 +2,8 @@
 
 import math
 import os
+import re
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,9 @@ def read_image(path: str | Path, channels: int, size: int | None = None) -> Tens
         if image.mode.startswith("I"):  # 16 bits, of which Pillow would keep the lower 8
             deep = np.asarray(image).astype(np.int64)
             image = Image.fromarray((deep.clip(0, 65535) // 257).astype(np.uint8))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
         return image.convert("L" if channels == 1 else "RGB")
 
     image = _open(path, decode)
@@ -54,7 +59,7 @@ def _open(path: str | Path, use: Any) -> Any:
             return use(file)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no picture {path}") from None
-    except (SyntaxError, ValueError, Image.DecompressionBombError, OSError) as error:
+    except Exception as error:  # whatever a damaged file provokes in Pillow
         raise ValueError(f"{path} cannot be decoded as a picture ({error})") from error
 
 
@@ -64,16 +69,22 @@ def load_images(
     """A data set by its name, as `load_data` gives it, or a folder, as `load_folder` does."""
     if name in DATA_NAMES:
         return load_data(name, root)
-    return load_folder(Path(name), size, seed, free_memory(device) // 2)
+    return load_folder(Path(name), size, seed, free_memory(device) // 4)
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on the device and on the machine, whichever are fewer."""
+    """Bytes that are free for each rank: on the device or the machine, whichever are fewer."""
+    free = [2**33]  # where nothing tells, as on Windows and macOS
     try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # neither Windows nor macOS tells
-        free = 2**32
-    return min(free, torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+        free = [int(found[1]) * 2**10] if found else free
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text())
+                       for name in ("max", "current"))  # fmt: skip
+        free.append(limit - used)
+    except (OSError, ValueError):  # no Linux, or no limit
+        pass
+    share = [bytes // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) for bytes in free]
+    return min([*share, *(torch.cuda.mem_get_info(device)[:1] if device.type == "cuda" else ())])
 
 
 class Pictures(torch.utils.data.Dataset[Tensor]):
@@ -115,11 +126,17 @@ def decoded(pictures: Pictures, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         pictures, batch_sampler=[batch.tolist() for batch in batches], collate_fn=_as_it_is,
         generator=torch.Generator(),  # else a draw from the one that dropout goes on with
         num_workers=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4,
+        worker_init_fn=_leave_signals_to_the_main_process,
     )  # fmt: skip
     for batch in loader:
         if isinstance(batch, Exception):
             raise batch
         yield batch
+
+
+def _leave_signals_to_the_main_process(_: int) -> None:
+    for signum in (signal.SIGINT, signal.SIGTERM):  # which go to the whole group of processes
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -151,7 +168,7 @@ def load_folder(root: Path, size: int, seed: int, room: float = math.inf) -> Ima
     else:
         test = {}
         for i, (name, paths) in enumerate(train.items()):
-            generator = torch.Generator().manual_seed(seed * 100_003 + i)
+            generator = torch.Generator().manual_seed((seed * 100_003 + i) % 2**63)
             order = [paths[j] for j in torch.randperm(len(paths), generator=generator).tolist()]
             count = max(1, round(len(paths) * TEST_SHARE))
             train[name], test[name] = sorted(order[count:]), sorted(order[:count])

@@ -61,7 +61,9 @@ def make_optimizer(config: Config, net: nn.Module) -> torch.optim.Optimizer:
     if config.nesterov and not config.momentum:
         raise ValueError("--nesterov needs a --momentum above 0")
     params, lr = net.parameters(), config.lr
-    same: dict[str, Any] = {"weight_decay": config.weight_decay, "fused": True}
+    # Not with float16: of a first step that overflows, fused SGD keeps a momentum never written.
+    fused = config.amp != "fp16" or not config.momentum
+    same: dict[str, Any] = {"weight_decay": config.weight_decay, "fused": fused}
     if config.optimizer == "sgd":
         return torch.optim.SGD(params, lr, config.momentum, nesterov=config.nesterov, **same)
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam

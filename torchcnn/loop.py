@@ -131,8 +131,12 @@ def progress(
     return tqdm(steps, total=total, initial=done, disable=silent, leave=False, unit="batch")
 
 
-def epoch_result(steps: Sequence[Step], seconds: Callable[[], float]) -> EpochResult:
+def epoch_result(
+    steps: Sequence[Step], seconds: Callable[[], float], planned: int | None = None
+) -> EpochResult:
     """The sums of an epoch; its only read from the device, and only then the time is taken.
+
+    `planned` is how many steps the epoch was to have; without it, as many as these.
 
     Raises:
         FloatingPointError, ValueError: as `train_epoch` does.
@@ -146,7 +150,7 @@ def epoch_result(steps: Sequence[Step], seconds: Callable[[], float]) -> EpochRe
     if not step_losses.isfinite().all():
         step = int(step_losses.isfinite().logical_not().nonzero()[0])
         raise FloatingPointError(
-            f"the loss became {step_losses[step]} at step {step + 1} of {len(sizes)}"
+            f"the loss became {step_losses[step]} at step {step + 1} of {planned or len(sizes)}"
         )
     mean = float(step_losses.double() @ torch.tensor(sizes).double()) / images
     return EpochResult(mean, accuracy, images, seconds(), step_losses)

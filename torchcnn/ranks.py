@@ -4,6 +4,7 @@ A batch is dealt out: each rank computes the gradients of its share, Distributed
 their mean, so that all weights stay equal. A process alone is one rank, for which nothing is done.
 """
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -15,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from torchcnn.cli import Stopped
 from torchcnn.layers import KerasBatchNorm2d
 
 
@@ -67,10 +69,21 @@ class Ranks:
     def first_goes_first(self) -> Iterator[None]:
         """The others wait for the first: what it downloads, they find."""
         if self.count > 1 and not self.first:
-            dist.barrier()
+            self.largest(0)
         yield
         if self.count > 1 and self.first:
-            dist.barrier()
+            self.largest(0)
+
+    def check_same(self, *what: object) -> None:
+        """Fail on all ranks, before they wait for each other, if they have not found the same.
+
+        Raises:
+            ValueError: they differ.
+        """
+        digest = hashlib.blake2b(repr(what).encode(), digest_size=8).digest()
+        mine = torch.tensor(int.from_bytes(digest, "big", signed=True))
+        if any(theirs != mine for theirs in self.gather(mine)):
+            raise ValueError(f"the ranks have found different images; rank {self.rank}: {what}")
 
 
 def device_of_rank(name: str) -> str:
@@ -99,8 +112,12 @@ def join(device: torch.device) -> Iterator[Ranks]:
         ranks = Ranks(dist.get_rank(), count)
         if not ranks.first:
             stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
-        yield ranks
-        dist.barrier()
+        try:
+            yield ranks
+        except (Stopped, FloatingPointError):  # which all ranks meet after the same step
+            ranks.largest(0)  # that none leaves, and torchrun ends the job, while the first writes
+            raise
+        ranks.largest(0)
         dist.destroy_process_group()  # not after an error: the others may be waiting, or gone
 
 

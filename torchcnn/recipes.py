@@ -18,6 +18,8 @@ ADAMW = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "clip": 1.0, "b
 CHANGES: dict[str, dict[str, Any]] = {
     "softmax_regression": {"lr": 5e-3, "batch_size": 256},
     "mlp": {"lr": 5e-3, "batch_size": 256},
+    "alexnet": {"lr": 3e-3},
+    "googlenet": {"lr": 3e-3},
     "lenet": {"lr": 0.5, "batch_size": 256, "weight_decay": 1e-4},
 }
 LEAST_PIXELS = {"tf_sigmoid_cnn": 48, "tf_alexnet_half": 64, "tf_nin": 96, "tf_nin_dense": 48}
@@ -43,3 +45,11 @@ def fast(arch: str) -> dict[str, Any]:
 
 
 RECIPES = {"source": source, "fast": fast}
+
+
+def complete(arch: str, recipe: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The flags that were given, and a recipe's for all others; momentum stays with its sgd."""
+    flags = RECIPES[recipe](arch)
+    if given.get("optimizer", flags["optimizer"]) != flags["optimizer"]:
+        flags = {name: flags[name] for name in flags if name not in ("momentum", "nesterov")}
+    return flags | given

@@ -26,9 +26,18 @@ class ByteCounter(TorchDispatchMode):
     ) -> Any:  # fmt: skip
         out = func(*args, **(kwargs or {}))
         if not func.is_view and "empty" not in func.name():
-            touched = {id(t): t for t in tree_leaves((args, kwargs, out)) if isinstance(t, Tensor)}
-            self.bytes += sum(t.numel() * t.element_size() for t in touched.values())
+            given = {a.name: a for a in func._schema.arguments if a.alias_info}
+            named = dict(zip((a.name for a in func._schema.arguments), args, strict=False))
+            written = [value for name, value in (named | (kwargs or {})).items()
+                       if name in given and given[name].alias_info.is_write]  # fmt: skip
+            self.bytes += size_of((args, kwargs)) + size_of((out, written))
         return out
+
+
+def size_of(tree: Any) -> int:
+    """Bytes of the tensors in it, each once."""
+    tensors = {id(t): t for t in tree_leaves(tree) if isinstance(t, Tensor)}
+    return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
 def count(step: Callable[[], object]) -> tuple[int, int]:
@@ -55,7 +64,13 @@ def machine_rates(device: torch.device, repeats: int = 10) -> tuple[float, float
             times.append(time.perf_counter() - began)
         return min(times)
 
-    return 2 * side**3 / fastest(lambda: a @ b), 8 * size / fastest(lambda: target.copy_(source))
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")  # TF32 on GPUs, where convolutions take it too
+    try:
+        operations = 2 * side**3 / fastest(lambda: a @ b)
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    return operations, 8 * size / fastest(lambda: target.copy_(source))
 
 
 def least_seconds(flops: int, traffic: int, rates: tuple[float, float]) -> float:

@@ -24,6 +24,7 @@ from torchcnn.loop import EpochResult, Step, eval_mode
 from torchcnn.ranks import Ranks
 
 RUNS = Path("runs")
+FIRST_SECONDS = 5  # from taking a folder to its first checkpoint, for a run that lives
 Record = dict[str, Any]  # one epoch: numbers, and "step_losses", a tensor
 
 
@@ -33,13 +34,21 @@ def check_out(path: Path) -> None:
     Raises:
         ValueError: it is not empty, or its place cannot be written to.
     """
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and any(not is_leftover(p) for p in path.iterdir()):
         what = "already holds a run; --resume goes on with it" if (path / "last.pt").exists() else (
             "is not empty")  # fmt: skip
         raise ValueError(f"--out {path} {what}")
     place = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise ValueError(f"--out {path} cannot be written: {place} is no writable folder")
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file is of a run that died before its first `last.pt`, some seconds ago."""
+    if path.name == "config.json":
+        old = path.exists() and time.time() - path.stat().st_mtime > FIRST_SECONDS
+        return old and not (path.parent / "last.pt").exists()
+    return path.suffix == ".tmp" or path.name.startswith("events.out.tfevents.")
 
 
 def claim_folder(out: str, name: str) -> Path:
@@ -56,6 +65,8 @@ def claim_folder(out: str, name: str) -> Path:
     for path in [Path(out)] if out else [RUNS / n for n in names]:
         try:
             path.mkdir(parents=True, exist_ok=True)
+            if out and is_leftover(path / "config.json"):  # of a run that died at once
+                (path / "config.json").unlink(missing_ok=True)
             (path / "config.json").touch(exist_ok=False)
             return path
         except FileExistsError:
@@ -110,15 +121,17 @@ def check_resumable(path: Path, checkpoint: dict[str, Any]) -> None:
         raise ValueError(f"{path} cannot be written")
 
 
-def pack_steps(steps: list[Step], seconds: float, ranks: Ranks) -> dict[str, Any]:
+def pack_steps(
+    steps: list[Step], seconds: float, device: torch.device, ranks: Ranks
+) -> dict[str, Any]:
     """The steps of an epoch that is not over, and the state of every rank's randomness."""
-    cuda = torch.cuda.is_available()
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return {
         "losses": torch.stack([step.loss for step in steps]).cpu(),
         "hits": torch.stack([step.hits for step in steps]).cpu(),
         "images": [step.images for step in steps], "seconds": seconds,
         "rng": ranks.gather(torch.get_rng_state()),
-        "cuda_rng": ranks.gather(torch.cuda.get_rng_state()) if cuda else [],
+        "cuda_rng": [] if cuda is None else ranks.gather(cuda),
     }  # fmt: skip
 
 
@@ -161,7 +174,7 @@ def unpack_steps(
     if len(partial["rng"]) == ranks.count:
         torch.set_rng_state(partial["rng"][ranks.rank])
     if device.type == "cuda" and len(partial["cuda_rng"]) == ranks.count:
-        torch.cuda.set_rng_state(partial["cuda_rng"][ranks.rank])
+        torch.cuda.set_rng_state(partial["cuda_rng"][ranks.rank], device)
     steps = [Step(*s) for s in zip(losses, hits, partial["images"], strict=True)]
     return steps, partial["seconds"]
 
@@ -178,10 +191,12 @@ class Run:
         config: dict[str, Any],
         model: dict[str, Any],
         classes: list[str],
+        images: int,
         history: list[Record],
         write: bool = True,
     ) -> None:
-        self.path, self.config, self.model, self.classes = path, config, model, classes
+        self.path, self.config, self.model = path, config, model
+        self.classes, self.images = classes, images
         self.history, self.held_out, self.write = history, held_out_name(config), write
         if not write:
             return
@@ -246,6 +261,7 @@ class Run:
         checkpoint = {
             "torchcnn": FORMAT, "model": self.model, "weights": net.state_dict(),
             "optimizer": optimizer.state_dict(), "config": self.config, "classes": self.classes,
+            "images": self.images,
             "history": self.history, "partial": partial,
             "scaler": scaler.state_dict(),
             "average": average and {"weights": average.module.state_dict(),

@@ -16,7 +16,7 @@ from torchcnn import cli
 from torchcnn.augment import AUGMENTATIONS, MIXES
 from torchcnn.batches import Batches, hold_out, mix_seed
 from torchcnn.checkpoint import load_checkpoint, restore, restore_training
-from torchcnn.config import Config, check_steps, describe, print_config, resumed_config
+from torchcnn.config import Config, check_data, check_steps, describe, print_config, resumed_config
 from torchcnn.data import ImageData
 from torchcnn.images import load_images
 from torchcnn.learner import Learner, make_learner
@@ -32,7 +32,7 @@ from torchcnn.loop import (
 )
 from torchcnn.models import find_model
 from torchcnn.ranks import Ranks, device_of_rank, join, launched
-from torchcnn.recipes import RECIPES
+from torchcnn.recipes import complete
 from torchcnn.run import (
     RUNS,
     Run,
@@ -49,8 +49,10 @@ PROG = "python -m torchcnn.train"
 def main(argv: Sequence[str] | None = None) -> None:
     with cli.one_line_errors(PROG):
         given = cli.parse(Config, PROG, argv)
-        out = Path(given.get("out", "-")).expanduser()
-        if launched() and (out / "last.pt").exists():  # ranks that died start with the same words
+        # Ranks that died are started with the same words as at first.
+        if launched() and "resume" not in given and "out" in given and (
+            (Path(given["out"]).expanduser() / "last.pt").exists()
+        ):  # fmt: skip
             given["resume"] = given.pop("out")
         if "resume" in given:
             path = Path(given["resume"]).expanduser()
@@ -59,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             config = resumed_config(path, checkpoint, given)
         else:
             checkpoint = None
-            recipe = RECIPES[given.get("recipe", Config.recipe)]
-            config = Config(**(recipe(given.get("arch", Config.arch)) | given))
+            arch, recipe = given.get("arch", Config.arch), given.get("recipe", Config.recipe)
+            config = Config(**complete(arch, recipe, given))
             config.out = str(Path(config.out).expanduser()) if config.out else ""
         device = cli.pick_device(device_of_rank(config.device))
         with join(device) as ranks:
@@ -81,6 +83,9 @@ def train(
     with ranks.first_goes_first():
         data = load_images(config.data, config.root, config.input_size, config.seed, device)
     config.device, config.data = device.type if ranks.count > 1 else str(device), data.name
+    ranks.check_same(data.name, data.classes, len(data.train_labels), len(data.test_labels))
+    if checkpoint:
+        check_data(checkpoint, data)
     channels, classes = data.train_images.shape[1], len(data.classes)
     check_steps(config, channels, classes, ranks.count, len(data.train_labels))
 
@@ -98,7 +103,8 @@ def train(
     if checkpoint:
         steps = f", step {len(partial['images'])}" if partial else ""
         print(f"going on after epoch {len(history)}{steps}", flush=True)
-    run = Run(Path(config.out), asdict(config), model, list(data.classes), history, ranks.first)
+    run = Run(Path(config.out), asdict(config), model, list(data.classes), len(data.train_labels),
+              history, ranks.first)  # fmt: skip
     try:
         if not partial:
             run.save(*learner)
@@ -106,7 +112,8 @@ def train(
         train_epochs(config, run, learner, train_iter, held_out_iter, partial, ranks)
         test(config, data, run, learner.judged, ranks)
     except (KeyboardInterrupt, cli.Stopped):
-        print(f"stopped in epoch {len(run.history) + 1}; --resume {run.path} goes on", flush=True)
+        epoch = min(len(run.history) + 1, config.epochs)
+        print(f"stopped in epoch {epoch}; --resume {run.path} goes on", flush=True)
         raise
     except FloatingPointError as error:
         raise FloatingPointError(
@@ -128,7 +135,7 @@ def train_epochs(
         cli.Stopped: a signal asked for it; `last.pt` is written.
     """
     parallel = ranks.parallel(learner.net)
-    with cli.StopRequest() as stop:
+    with cli.StopRequest(patience=ranks.count > 1) as stop:
         for epoch in range(len(run.history) + 1, config.epochs + 1):
             began = time.perf_counter()
             result = epoch_of(config, epoch, run, learner, parallel, train_iter, partial, stop,
@@ -184,10 +191,10 @@ def epoch_of(
             steps, new = steps + of_all_ranks(new, ranks), []
             if not torch.stack([step.loss for step in steps]).isfinite().all():
                 break  # what is not worth saving
-            run.save(*learner, pack_steps(steps, seconds(), ranks))
+            run.save(*learner, pack_steps(steps, seconds(), device, ranks))
             if signum:
                 raise cli.Stopped(signum)
-    return epoch_result(steps + of_all_ranks(new, ranks), seconds)
+    return epoch_result(steps + of_all_ranks(new, ranks), seconds, n)
 
 
 def of_all_ranks(steps: list[Step], ranks: Ranks) -> list[Step]:
@@ -245,7 +252,13 @@ def make_batches(
 def to_judge(
     config: Config, images: Tensor, labels: Tensor, device: torch.device | str, ranks: Ranks
 ) -> Batches:
-    """Every image once, on one of the ranks."""
+    """Every image once, on one of the ranks.
+
+    Raises:
+        ValueError: there are fewer images than ranks.
+    """
+    if len(labels) < ranks.count:
+        raise ValueError(f"{ranks.count} ranks cannot share {len(labels)} images to judge")
     mine = slice(ranks.rank, None, ranks.count)
     return Batches(images[mine], labels[mine], config.batch_size, size=config.input_size,
                    device=device)  # fmt: skip
