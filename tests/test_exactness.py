@@ -126,7 +126,7 @@ def test_a_signal_ends_the_step_and_saves_it(signum, code, whole, tmp_path):
     check_same(whole, folder)
 
 
-KILLS = 5  # a network
+KILLS = 3  # a network
 
 
 @pytest.mark.slow
@@ -134,7 +134,7 @@ KILLS = 5  # a network
 def test_killed_at_random_moments(arch, tmp_path):
     """kill -9, at any moment from the first line on; each life goes on from what the last left."""
     flags = ["--arch", arch, "--input-size", "28", "--augment", "crop,flip,rotate", "--ema", "0.99",
-             "--batch-size", "100", "--epochs", "3", "--checkpoint-every", "3", "--device", "cpu",
+             "--batch-size", "100", "--epochs", "2", "--checkpoint-every", "3", "--device", "cpu",
              "--data", "sample", "--seed", "7"]  # fmt: skip
     train.main([*flags, "--out", str(tmp_path / "whole")])
     dice, folder, lives = random.Random(arch), tmp_path / "r", 0

@@ -119,6 +119,15 @@ FLAGS = ["-m", "torchcnn.train", "--arch", "tf_baseline", "--input-size", "16", 
          "--data", "sample", "--device", "cpu", "--checkpoint-every", "7"]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Two ranks that nothing befell."""
+    folder = tmp_path_factory.mktemp("whole") / "r"
+    subprocess.run(torchrun(*FLAGS, "--out", folder), check=True, env=environment(),
+                   capture_output=True, timeout=120)  # fmt: skip
+    return folder
+
+
 def children(process):
     """The ranks: the processes that torchrun started."""
     found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
@@ -127,11 +136,9 @@ def children(process):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
-def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on(tmp_path):
+def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on(whole, tmp_path):
     """Dropout, augmentation and moving average: to the bits of two ranks that nothing befell."""
-    whole, killed, folder = tmp_path / "whole", tmp_path / "killed", tmp_path / "r"
-    subprocess.run(torchrun(*FLAGS, "--out", whole), check=True, env=environment(),
-                   capture_output=True, timeout=120)  # fmt: skip
+    killed, folder = tmp_path / "killed", tmp_path / "r"
 
     def run_and_kill(out, *options):
         with subprocess.Popen(
@@ -156,11 +163,8 @@ def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
-def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path):
-    whole, folder = tmp_path / "whole", tmp_path / "r"
-    flags = [*FLAGS[:-1], "0"]
-    subprocess.run(torchrun(*flags, "--out", whole), check=True, env=environment(),
-                   capture_output=True, timeout=120)  # fmt: skip
+def test_a_signal_to_one_rank_stops_all_after_the_same_step(whole, tmp_path):
+    folder, flags = tmp_path / "r", [*FLAGS[:-1], "0"]
     with subprocess.Popen(
         torchrun(*flags, "--out", folder), text=True, env=environment(),
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,

@@ -2,8 +2,7 @@
 
 `fast` keeps the number of epochs. It takes images at their own size, 28 or 32 pixels, with the
 stem for them; larger batches; and one cycle of the learning rate (arXiv:1708.07120). With batch
-norm that is Nesterov's momentum at a high rate, without it AdamW (arXiv:1711.05101) with gradients
-clipped, which also gets the deep networks without norms to start.
+norm that is Nesterov's momentum at a high rate, without it AdamW (arXiv:1711.05101).
 """
 
 import inspect
@@ -13,14 +12,14 @@ from typing import Any
 from torchcnn.models import find_model
 
 NESTEROV = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": True,
-            "weight_decay": 5e-4, "batch_size": 64}  # fmt: skip
+            "weight_decay": 5e-4, "clip": 1.0, "batch_size": 64}  # fmt: skip
 ADAMW = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "clip": 1.0, "batch_size": 64}
 CHANGES: dict[str, dict[str, Any]] = {
     "softmax_regression": {"lr": 5e-3, "batch_size": 256},
     "mlp": {"lr": 5e-3, "batch_size": 256},
     "alexnet": {"lr": 3e-3},
     "googlenet": {"lr": 3e-3},
-    "lenet": {"lr": 0.5, "batch_size": 256, "weight_decay": 1e-4},
+    "lenet": {"lr": 0.5, "batch_size": 256, "weight_decay": 1e-4, "clip": 0.0},
 }
 LEAST_PIXELS = {"tf_sigmoid_cnn": 48, "tf_alexnet_half": 64, "tf_nin": 96, "tf_nin_dense": 48}
 
