@@ -10,8 +10,13 @@ import torch
 from torchcnn import benchmark, roofline
 
 
-def test_it_compares_three_ways_round_by_round(capsys, monkeypatch):
+def in_this_process(monkeypatch):
     monkeypatch.setattr(benchmark, "TUTORIAL_WORKERS", 0)
+    monkeypatch.setattr(benchmark, "peak_alone", lambda arch, config, way: 12.5)
+
+
+def test_it_compares_three_ways_round_by_round(capsys, monkeypatch):
+    in_this_process(monkeypatch)
     benchmark.main(["--data", "sample", "--images", "600", "--rounds", "2", "--device", "cpu",
                     "--roofline"])  # fmt: skip
     about, roof, _, head, row = capsys.readouterr().out.splitlines()
@@ -26,7 +31,7 @@ def test_it_compares_three_ways_round_by_round(capsys, monkeypatch):
 
 
 def test_several_networks_as_json_at_another_size(capsys, monkeypatch):
-    monkeypatch.setattr(benchmark, "TUTORIAL_WORKERS", 0)
+    in_this_process(monkeypatch)
     benchmark.main(["--arch", "mlp,resnet18", "--data", "sample", "--images", "8", "--rounds", "2",
                     "--device", "cpu", "--batch-size", "4", "--input-size", "28", "--small-input",
                     "--json"])  # fmt: skip
@@ -57,6 +62,13 @@ def test_peak_memory_is_of_what_comes_after_the_restart():
     assert 120 < float(out.stdout) < 140
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process restart its peak")
+def test_a_way_alone_takes_its_images_and_its_network():
+    """LeNet on 2 batches: far less than with torch and Python, which are not counted."""
+    config = benchmark.Config(data="sample", images=512, device="cpu")
+    assert 1 < benchmark.peak_alone("lenet", config, "torchcnn") < 300
+
+
 def test_operations_and_bytes_of_a_matrix_product():
     """2·3·4·5 operations; 12 + 20 numbers read and 15 written, of 4 bytes; views cost nothing."""
     a, b = torch.ones(3, 4), torch.ones(5, 4)
@@ -76,6 +88,7 @@ def test_all_three_pass_over_as_many_images(monkeypatch):
 
 def test_it_compares_the_layers(capsys, monkeypatch):
     compiled = []
+    in_this_process(monkeypatch)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda net: compiled.append(net))  # it is slow
     benchmark.main(["--layers", "scratch", "--data", "sample", "--images", "300", "--rounds", "1",
                     "--device", "cpu"])  # fmt: skip

@@ -35,6 +35,7 @@ def checkpoint(path, arch):
     save_checkpoint(path, {
         "torchcnn": FORMAT, "model": model, "weights": net.state_dict(), "optimizer": {},
         "config": {}, "classes": CLASSES, "history": [], "average": None, "partial": None,
+        "images": 0, "scaler": {},
     })  # fmt: skip
     return net.eval()
 

@@ -214,6 +214,12 @@ def peak_of(arch: str, config: Config, way: str) -> float | None:
     return after - before if after is not None and before is not None else None
 
 
+def peak_alone(arch: str, config: Config, way: str) -> float | None:
+    """`peak_of` in a process that begins with nothing: what is freed here would be taken again."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(peak_of, arch, config, way).result()
+
+
 class Measured(NamedTuple):
     speeds: dict[str, list[float]]  # images per second of each way, round by round
     memory: dict[str, float | None]  # MiB
@@ -230,11 +236,7 @@ def measure(arch: str, config: Config, rates: tuple[float, float] | None) -> Mea
             images = epoch()
             if round:
                 speeds[way].append(images / (time.perf_counter() - began))
-    memory: dict[str, float | None] = {}
-    for way in WEIGHED[config.layers]:
-        alone = get_context("spawn")  # from nothing: what was freed here would be taken again
-        with ProcessPoolExecutor(1, mp_context=alone) as process:
-            memory[way] = process.submit(peak_of, arch, config, way).result()
+    memory = {way: peak_alone(arch, config, way) for way in WEIGHED[config.layers]}
     roof = None
     if rates:
         step = ways["bound"]
