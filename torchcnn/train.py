@@ -78,7 +78,8 @@ def train(
         check_out(Path(config.out or RUNS / "new"))
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
-    torch.use_deterministic_algorithms(config.deterministic)
+    if config.deterministic != torch.are_deterministic_algorithms_enabled():  # costs seconds
+        torch.use_deterministic_algorithms(config.deterministic)
     check_steps(config, find_model(config.arch).input[0], 10, ranks.count)  # before a set is read
     with ranks.first_goes_first():
         data = load_images(config.data, config.root, config.input_size, config.seed, device)
