@@ -1,7 +1,9 @@
 """Results, nested ones and whole runs, compared to the last bit."""
 
+import sys
+from types import ModuleType
+
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from torchcnn.checkpoint import load_checkpoint
 
@@ -19,6 +21,10 @@ def same(a, b):
 
 def contents(folder):
     """All that must be equal: weights, optimizer, average, history and TensorBoard's points."""
+    # Read without TensorFlow, which else is loaded, if it is there, and bears no Triton after it.
+    sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     checkpoint = load_checkpoint(folder / "last.pt")
     clock = {"time", "seconds", "images_per_second"}
     history = [{k: v for k, v in r.items() if k not in clock} for r in checkpoint["history"]]
