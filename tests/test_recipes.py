@@ -54,6 +54,7 @@ def test_the_fast_recipe_reaches_more(arch, epochs, real_fashion_mnist, tmp_path
     for recipe in RECIPES:
         folder = tmp_path / recipe
         train.main(["--arch", arch, "--recipe", recipe, "--val-fraction", "0", "--device", "cpu",
-                    "--data", "fashion-mnist", "--epochs", str(epochs), "--out", str(folder)])  # fmt: skip
+                    "--data", "fashion-mnist", "--epochs", str(epochs),
+                    "--out", str(folder)])  # fmt: skip
         accuracies[recipe] = json.loads((folder / "result.json").read_text())["test_acc"]
     assert accuracies["fast"] > accuracies["source"]
