@@ -105,6 +105,18 @@ def test_what_is_wrong_with_a_folder_is_named(change, message, tmp_path, capsys)
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.parametrize("parts", [("train", "val"), ("test", "val")])
+def test_a_folder_with_one_part_of_two_is_no_folder_of_classes(parts, tmp_path):
+    root = make(tmp_path, 2, parts)
+    with pytest.raises(ValueError, match=rf"holds {parts[0]}/<class>/\*, but not both"):
+        load_folder(root, 8, 0)
+    for name in ("red", "blue"):  # but a class may have that name
+        for path in (root / parts[0] / name).iterdir():
+            path.rename(path.parent.parent / f"{name}{path.name}")
+        (root / parts[0] / name).rmdir()
+    assert load_folder(root, 8, 0).classes == parts
+
+
 def test_a_test_class_that_is_not_trained_is_refused(tmp_path):
     root = make(tmp_path, 2, ("train", "test"))
     picture(root / "test" / "green" / "0.png")
@@ -232,5 +244,24 @@ def test_a_seed_may_be_as_large_as_the_flag_allows(tmp_path):
     load_folder(make(tmp_path, 2), 8, seed=2**63 - 1)
 
 
-def test_the_memory_that_is_free():
-    assert 2**20 < images.free_memory(torch.device("cpu")) < 2**50
+@pytest.mark.parametrize(
+    ("limit", "used", "ranks", "expected"),
+    [
+        ("max", 0, 1, 8_000 * 2**10),  # no limit: what the machine has
+        ("5000000", 4_000_000, 1, 1_000_000 + 700_000),  # what is only cached can be had
+        ("5000000", 4_000_000, 2, 850_000),
+        ("5000000", 6_000_000, 1, 0),
+        (None, 0, 4, 2_000 * 2**10),  # no such file
+    ],
+)
+def test_the_memory_that_is_free(limit, used, ranks, expected, tmp_path, monkeypatch):
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:       16000 kB\nMemAvailable:    8000 kB\n")
+    monkeypatch.setattr(images, "MEMINFO", meminfo)
+    monkeypatch.setattr(images, "CGROUP", tmp_path)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    if limit:
+        (tmp_path / "memory.max").write_text(limit + "\n")
+        (tmp_path / "memory.current").write_text(f"{used}\n")
+        (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 700000\nactive_file 9\n")
+    assert images.free_memory(torch.device("cpu")) == expected

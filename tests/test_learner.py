@@ -1,13 +1,16 @@
 """Each flag of training does what it says, by arithmetic on paper."""
 
+import functools
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from torchcnn import train
+from torchcnn import run, train
+from torchcnn.average import MovingAverage
 from torchcnn.checkpoint import load_checkpoint
 from torchcnn.config import Config
 from torchcnn.learner import make_learner, make_optimizer
@@ -139,15 +142,44 @@ def test_the_optimizers_are_fused():
         assert learner.optimizer.defaults["fused"] and not learner.scaler.is_enabled()
 
 
-def test_the_momentum_of_a_first_step_that_overflowed_is_nothing():
-    """Fused SGD would keep memory that was never written, as no step had been taken."""
+def test_the_momentum_of_a_first_step_that_overflowed_is_zero():
+    """Fused SGD alone would keep memory that was never written, as no step had been taken."""
     net, x, y = nn.Linear(4, 3), torch.randn(8, 4), torch.randint(3, (8,))
+    before = net.weight.detach().clone()
     optimizer = make_optimizer(config(amp="fp16", momentum=0.9), net)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)
     next(train_steps(net, [(x, y)], optimizer, autocast=torch.autocast("cpu", torch.float16),
                      scaler=scaler))  # fmt: skip
-    assert scaler.get_scale() == 2.0**19 and not optimizer.defaults["fused"]
-    assert all(state.get("momentum_buffer") is None for state in optimizer.state.values())
+    assert scaler.get_scale() == 2.0**19 and optimizer.defaults["fused"]
+    assert [int(s["momentum_buffer"].count_nonzero()) for s in optimizer.state.values()] == [0, 0]
+    assert torch.equal(net.weight, before)
+
+
+def test_a_float16_run_that_has_only_overflowed_goes_on(tmp_path, monkeypatch):
+    scaler = functools.partial(torch.amp.GradScaler, init_scale=2.0**60)
+    monkeypatch.setattr(torch.amp, "GradScaler", scaler)
+    folder = str(tmp_path / "r")
+    train.main([*FLAGS, "--amp", "fp16", "--optimizer", "sgd", "--lr", "0.1", "--momentum", "0.9",
+                "--epochs", "1", "--out", folder])  # fmt: skip
+    assert load_checkpoint(tmp_path / "r" / "last.pt")["scaler"]["scale"] == 2.0**55  # 5 steps
+    train.main(["--resume", folder, "--epochs", "2"])
+
+
+@pytest.mark.parametrize("decay", [0.1, 0.9])
+def test_the_moving_average_is_torchs(decay):
+    """Weights and statistics; but of the count of batches, which torch averages too, the last."""
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).double()
+    ours = MovingAverage(net, decay)
+    theirs = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    for _ in range(4):
+        net(torch.randn(5, 3, dtype=torch.float64))
+        with torch.no_grad():
+            net[0].weight.add_(1)
+        ours.update(net)
+        theirs.update_parameters(net)
+    expected = theirs.module.state_dict() | {"1.num_batches_tracked": torch.tensor(4)}
+    torch.testing.assert_close(dict(ours.module.state_dict()), expected, rtol=1e-14, atol=0)
+    assert ours.count == 4 and not any(p.requires_grad for p in ours.module.parameters())
 
 
 FLAGS = ["--data", "sample", "--device", "cpu", "--batch-size", "1000", "--epochs", "2"]
@@ -175,15 +207,25 @@ def test_deterministic_asks_torch_for_it(tmp_path, monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
-def test_on_cuda_a_deterministic_run_resumes_to_the_same_bits(amp, tmp_path):
+def test_on_cuda_a_deterministic_run_resumes_to_the_same_bits(amp, tmp_path, monkeypatch):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device on this machine")
     flags = ["--arch", "tf_baseline", "--device", "cuda", "--deterministic", "--amp", amp,
              "--ema", "0.9", "--augment", "crop,flip", "--channels-last", *FLAGS[:2],
-             "--batch-size", "500", "--checkpoint-every", "4"]  # fmt: skip
+             "--batch-size", "500", "--checkpoint-every", "4", "--epochs", "2"]  # fmt: skip
     for name in ("a", "b"):
-        train.main([*flags, "--epochs", "2", "--out", str(tmp_path / name)])
-    train.main([*flags, "--epochs", "1", "--out", str(tmp_path / "c")])
-    train.main(["--resume", str(tmp_path / "c"), "--epochs", "2"])
+        train.main([*flags, "--out", str(tmp_path / name)])
+    save = run.save_checkpoint
+
+    def save_and_die(path, checkpoint):
+        save(path, checkpoint)
+        if checkpoint["partial"]:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(run, "save_checkpoint", save_and_die)
+        train.main([*flags, "--out", str(tmp_path / "c")])
+    assert load_checkpoint(tmp_path / "c" / "last.pt")["partial"]["cuda_rng"]
+    train.main(["--resume", str(tmp_path / "c")])
     a, b, c = (load_checkpoint(tmp_path / name / "last.pt")["weights"] for name in "abc")
     assert all(torch.equal(w, b[k]) and torch.equal(w, c[k]) for k, w in a.items())

@@ -1,5 +1,6 @@
 """The loop: right numbers, any batches, and none of the tutorials' faults."""
 
+import math
 import re
 
 import pytest
@@ -9,9 +10,14 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchcnn import BatchNorm, create_model, evaluate_accuracy, load_data_fashion_mnist, train_ch5
+from torchcnn.augment import AUGMENTATIONS
 from torchcnn.batches import Batches
+from torchcnn.config import Config, describe
 from torchcnn.data import load_data
+from torchcnn.learner import make_learner
 from torchcnn.loop import confusion_matrix, eval_mode, predict_logits, train_epoch
+from torchcnn.ranks import Ranks
+from torchcnn.train import make_batches
 
 
 def flat(*layers):
@@ -189,14 +195,24 @@ def test_lenet_reaches_the_tutorials_accuracy(real_fashion_mnist):
 
 
 @pytest.mark.gpu
-def test_no_step_makes_the_gpu_wait():
+@pytest.mark.parametrize("flags", [
+    {}, {"ema": 0.9, "clip": 1.0, "accumulate": 2},
+    {"amp": "fp16", "optimizer": "sgd", "momentum": 0.9}, {"mix": "mixup"}, {"mix": "cutmix"},
+], ids=str)  # fmt: skip
+def test_no_step_makes_the_gpu_wait(flags):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device on this machine")
-    sample = load_data("sample")
-    batches = Batches(sample.train_images, sample.train_labels, 128, shuffle=True, device="cuda")
-    net = create_model("lenet").cuda()
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
-    train_epoch(net, batches, optimizer)  # warms up the allocator and cuDNN
+    sample, device = load_data("sample"), torch.device("cuda")
+    recipe = {"epochs": 1, "batch_size": 128, "lr": 0.001, "optimizer": "adam", "input_size": 28,
+              "val_fraction": 0.0, "augment": ",".join(AUGMENTATIONS)}  # fmt: skip
+    config = Config(**(recipe | flags))
+    batches, _, _ = make_batches(config, sample, device, Ranks())
+    net, optimizer, scaler, average = make_learner(config, describe(config, 1, 10), device, Ranks())
+    options = {"clip": config.clip or math.inf, "parts": config.accumulate, "scaler": scaler,
+               "average": average}  # fmt: skip
+    if config.amp == "fp16":
+        options["autocast"] = torch.autocast("cuda", torch.float16)
+    train_epoch(net, batches, optimizer, **options)  # warms up the allocator and cuDNN
 
     class Guarded:
         """From the first batch to the last, anything that synchronises raises."""
@@ -209,7 +225,7 @@ def test_no_step_makes_the_gpu_wait():
             torch.cuda.set_sync_debug_mode("default")
 
     try:
-        train_epoch(net, Guarded(), optimizer)
+        train_epoch(net, Guarded(), optimizer, **options)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -20,15 +20,15 @@ from torchcnn.batches import Batches
 from torchcnn.checkpoint import load_checkpoint
 from torchcnn.config import Config
 from torchcnn.data import load_data
-from torchcnn.ranks import Ranks, sync_batch_norm
+from torchcnn.ranks import Ranks, device_of_rank, sync_batch_norm
 
 NETWORKS = ["mlp", "tf_lenet5", "lenet+", "tf_inception10+"]  # +: with --sync-bn
 ALONE = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
 
 
-def torchrun(*argv):
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-            *map(str, argv)]  # fmt: skip
+def torchrun(*argv, ranks=2):
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone",
+            f"--nproc_per_node={ranks}", *map(str, argv)]  # fmt: skip
 
 
 def environment():
@@ -107,6 +107,36 @@ def test_fewer_images_than_ranks_cannot_be_judged():
         train.to_judge(Config(**vars_of_lenet()), few, torch.arange(2), "cpu", Ranks(2, 3))
 
 
+def test_every_rank_has_a_device_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_of_rank("cuda:1") == "cuda:1"  # alone
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    for name, expected in (("cpu", "cpu"), ("auto", "cpu"), ("cuda", "cuda:1")):
+        assert device_of_rank(name) == expected
+    for shared in ("cuda:1", "mps"):
+        with pytest.raises(ValueError, match=f"--device {shared} is not for several ranks"):
+            device_of_rank(shared)
+
+
+def test_ranks_that_do_not_see_the_same_run_do_not_begin(tmp_path):
+    """The last is given another folder, as a machine that does not see the checkpoint."""
+    train.main([*FLAGS[2:], "--epochs", "1", "--out", str(tmp_path / "a")])
+    before = sorted(tmp_path.rglob("*"))
+    code = (
+        "import os, sys; from torchcnn import train; "
+        "train.main([*sys.argv[2:], '--out', sys.argv[1] + 'aab'[int(os.environ['RANK'])]])"
+    )
+    (tmp_path / "main.py").write_text(code)
+    done = subprocess.run(
+        torchrun(tmp_path / "main.py", f"{tmp_path}/", *FLAGS[2:], "--epochs", "3", ranks=3),
+        capture_output=True, text=True, env=environment(), timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "the ranks have found different images, flags or checkpoints" in done.stderr
+    assert sorted(set(tmp_path.rglob("*")) - {tmp_path / "main.py"}) == before
+
+
 def test_the_names_of_the_weights_stay():
     net = create_model("tf_inception10")
     names = list(net.state_dict())
@@ -115,15 +145,15 @@ def test_the_names_of_the_weights_stay():
 
 
 FLAGS = ["-m", "torchcnn.train", "--arch", "tf_baseline", "--input-size", "16", "--epochs", "3",
-         "--batch-size", "100", "--augment", "crop,flip", "--mix", "cutmix", "--ema", "0.9",
+         "--batch-size", "99", "--augment", "crop,flip", "--mix", "cutmix", "--ema", "0.9",
          "--data", "sample", "--device", "cpu", "--checkpoint-every", "7"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Two ranks that nothing befell."""
+    """Three ranks that nothing befell: of three numbers, other than of two, the order matters."""
     folder = tmp_path_factory.mktemp("whole") / "r"
-    subprocess.run(torchrun(*FLAGS, "--out", folder), check=True, env=environment(),
+    subprocess.run(torchrun(*FLAGS, "--out", folder, ranks=3), check=True, env=environment(),
                    capture_output=True, timeout=120)  # fmt: skip
     return folder
 
@@ -137,12 +167,12 @@ def children(process):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
 def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on(whole, tmp_path):
-    """Dropout, augmentation and moving average: to the bits of two ranks that nothing befell."""
+    """Dropout, augmentation and moving average: to the bits of ranks that nothing befell."""
     killed, folder = tmp_path / "killed", tmp_path / "r"
 
     def run_and_kill(out, *options):
         with subprocess.Popen(
-            torchrun(*options, *FLAGS, "--out", out), text=True, env=environment(),
+            torchrun(*options, *FLAGS, "--out", out, ranks=3), text=True, env=environment(),
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         ) as process:  # fmt: skip
             text = ""
@@ -166,7 +196,7 @@ def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on(whole, tmp_path):
 def test_a_signal_to_one_rank_stops_all_after_the_same_step(whole, tmp_path):
     folder, flags = tmp_path / "r", [*FLAGS[:-1], "0"]
     with subprocess.Popen(
-        torchrun(*flags, "--out", folder), text=True, env=environment(),
+        torchrun(*flags, "--out", folder, ranks=3), text=True, env=environment(),
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     ) as process:  # fmt: skip
         for line in process.stdout:
@@ -174,7 +204,7 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(whole, tmp_path):
                 os.kill(children(process)[1], signal.SIGTERM)
             last = line
     assert process.returncode and re.match(r"stopped in epoch [23]; --resume .* goes on", last)
-    subprocess.run(torchrun("-m", "torchcnn.train", "--resume", folder), check=True,
+    subprocess.run(torchrun("-m", "torchcnn.train", "--resume", folder, ranks=3), check=True,
                    env=environment(), capture_output=True, timeout=120)  # fmt: skip
     check_same(whole, folder)
     assert contents(folder)["partial"] is None

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import time
+from multiprocessing import get_context
 
 import pytest
 import torch
@@ -11,10 +14,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torchcnn import run
 from torchcnn.checkpoint import load_checkpoint
 from torchcnn.plots import plot_confusion
-from torchcnn.run import check_out, claim_folder
+from torchcnn.run import check_out, make_folder
 
 SCALARS = {"loss/train", "loss/val", "accuracy/train", "accuracy/val", "loss by step/train",
            "learning rate", "images per second", "test/loss", "test/acc"}  # fmt: skip
+
+
+CONFIG = {"val_fraction": 0.1}  # as much of one as a folder needs
 
 
 def events(path):
@@ -77,30 +83,82 @@ def test_a_confusion_matrix_can_have_empty_rows():
 
 
 def test_check_out_creates_nothing(tmp_path):
-    check_out(tmp_path / "a" / "b")
+    check_out(tmp_path / "a" / "b", CONFIG)
     (tmp_path / "empty").mkdir()
-    check_out(tmp_path / "empty")
+    check_out(tmp_path / "empty", CONFIG)
     assert [p.name for p in tmp_path.iterdir()] == ["empty"]
     (tmp_path / "file").touch()
     for path, message in [(tmp_path, "is not empty"), (tmp_path / "file", "no writable folder"),
                           (tmp_path / "file" / "x", "no writable folder")]:  # fmt: skip
         with pytest.raises(ValueError, match=message):
-            check_out(path)
+            check_out(path, CONFIG)
     (tmp_path / "last.pt").touch()
     with pytest.raises(ValueError, match="already holds a run; --resume"):
-        check_out(tmp_path)
+        check_out(tmp_path, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({}, True),
+        ({"config.json.tmp": ""}, True),
+        ({"config.json": '{"val_fraction": 0.5}', "events.out.tfevents.1": ""}, True),
+        ({"events.out.tfevents.1": ""}, False),
+        ({"notes.tmp": ""}, False),
+        ({"config.json": '{"hidden_size": 768}'}, False),
+        ({"config.json": '{"val_fraction": 0.5}', "config.json.bak": ""}, False),
+        ({"config.json": ""}, False),
+        ({"config.json": "[1]"}, False),
+    ],
+)
+def test_only_what_a_run_left_is_written_over(files, free, tmp_path):
+    """A run that died before its first checkpoint leaves a folder for the next one."""
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    if free:
+        check_out(tmp_path, CONFIG)
+    else:
+        with pytest.raises(ValueError, match="is not empty"):
+            check_out(tmp_path, CONFIG)
 
 
 def test_runs_of_one_second_get_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "RUNS", tmp_path)
-    assert len({claim_folder("", "lenet-sample") for _ in range(3)}) == 3
+    assert len({make_folder("", "lenet-sample") for _ in range(3)}) == 3
 
 
-def test_a_folder_is_taken_once(tmp_path):
-    """Two runs with one --out that both found it free: one of them is refused."""
-    claim_folder(str(tmp_path / "r"), "lenet")
-    with pytest.raises(ValueError, match=r"r already holds a run"):
-        claim_folder(str(tmp_path / "r"), "lenet")
+def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="cannot make the run folder"):
-        claim_folder(str(tmp_path / "file" / "r"), "lenet")
+    for out in ("file", "file/r"):
+        with pytest.raises(OSError, match="cannot make the run folder"):
+            make_folder(str(tmp_path / out), "lenet")
+
+
+def open_run(path, history=None):
+    return run.Run(path, CONFIG, {}, [], 0, history)
+
+
+def test_two_that_found_a_folder_free_do_not_share_it(tmp_path):
+    first = open_run(tmp_path)
+    check_out(tmp_path, CONFIG)  # it holds nothing yet that is worth keeping
+    with pytest.raises(ValueError, match="is being written by another process"):
+        open_run(tmp_path)
+    (tmp_path / "last.pt").touch()
+    first.close()
+    with pytest.raises(ValueError, match="already holds a run; --resume"):
+        open_run(tmp_path)
+    open_run(tmp_path, []).close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork")
+def test_a_worker_that_lives_longer_keeps_no_run_locked(tmp_path):
+    run, context = open_run(tmp_path), get_context("fork")
+    begun = context.Event()
+    worker = context.Process(target=lambda: begun.set() or time.sleep(60))
+    worker.start()
+    assert begun.wait(60)
+    run.close()
+    open_run(tmp_path).close()
+    worker.kill()
+    worker.join()

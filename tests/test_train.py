@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from torchcnn.batches import Batches
 from torchcnn.checkpoint import load_checkpoint, load_model
 from torchcnn.models import MODELS
 from torchcnn.ranks import Ranks
-from torchcnn.run import Run
+from torchcnn.run import Run, lock
 
 
 def run(*argv):
@@ -314,7 +315,7 @@ def test_damaged_data_is_refused(capsys, tmp_path, idx_folder, monkeypatch):
 @pytest.mark.parametrize(
     "kind",
     ["cut", "foreign", "no config", "a bad size", "no such norm", "a bad history", "no best",
-     "another best", "no optimizer", "another optimizer"],
+     "a malformed best", "another best", "no optimizer", "another optimizer"],
 )  # fmt: skip
 def test_a_bad_checkpoint_is_refused(finished_run, capsys, tmp_path, kind):
     shutil.copytree(finished_run, tmp_path / "r")
@@ -337,6 +338,9 @@ def test_a_bad_checkpoint_is_refused(finished_run, capsys, tmp_path, kind):
         torch.save(checkpoint, last)
     if kind == "no best":
         (tmp_path / "r" / "best.pt").unlink()
+    if kind == "a malformed best":
+        best = tmp_path / "r" / "best.pt"
+        torch.save(load_checkpoint(best) | {"history": [1]}, best)
     if kind == "another best":
         run("--epochs", 1, "--out", "other")
         capsys.readouterr()
@@ -371,6 +375,10 @@ def test_an_out_folder_that_is_in_use_is_refused(finished_run, capsys, tmp_path)
     shutil.copytree(finished_run, tmp_path / "r")
     error = refused(capsys, tmp_path, "--data", "sample", "--out", "r")
     assert "--out r already holds a run; --resume goes on with it" in error
+    descriptor = lock(tmp_path / "r")  # as a process that trains has it
+    error = refused(capsys, tmp_path, "--resume", "r", "--epochs", 9)
+    assert "r is being written by another process" in error
+    os.close(descriptor)
 
 
 def test_a_loss_that_becomes_nan_leaves_the_last_good_checkpoint(capsys, tmp_path):
@@ -379,6 +387,7 @@ def test_a_loss_that_becomes_nan_leaves_the_last_good_checkpoint(capsys, tmp_pat
     error = capsys.readouterr().err
     assert caught.value.code == 2 and error.count("\n") == 1
     assert re.search(r"epoch 1: the loss became (nan|inf) at step \d+ of 141; r/last\.pt", error)
+    assert "holds the last weights that were saved; start anew with a smaller --lr than" in error
     checkpoint = load_checkpoint(tmp_path / "r" / "last.pt")
     assert checkpoint["history"] == []
     assert all(w.isfinite().all() for w in checkpoint["weights"].values())

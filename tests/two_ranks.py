@@ -26,7 +26,8 @@ def train(arch: str, sync_bn: bool, ranks: Ranks) -> dict[str, list[float]]:
     # Not Adam: it makes a step of the noise in the zero gradients of biases before a batch norm.
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.5)
     doubles = ((x.double(), y) for x, y in batches)
-    steps = of_all_ranks(list(train_steps(ranks.parallel(net), doubles, optimizer)), ranks)
+    parallel = ranks.parallel(net, torch.zeros(1, 1, 28, 28).double())
+    steps = of_all_ranks(list(train_steps(parallel, doubles, optimizer)), ranks)
     sums = [float(p.detach().square().sum()) for p in net.parameters()]
     statistics = [float(b.double().sum()) for b in net.buffers()]
     return {"losses": [float(s.loss) for s in steps], "hits": [int(s.hits) for s in steps],

@@ -23,10 +23,15 @@ def resize(images: Tensor, size: int) -> Tensor:
     return y.round_().clamp_(0, 255).to(torch.uint8)
 
 
+def _beside(images: Tensor, drawn: Tensor) -> Tensor:
+    """Numbers from the CPU where the images are; a GPU does not wait for them."""
+    return drawn.to(images.device, non_blocking=True)
+
+
 def _uniform(images: Tensor, generator: Generator, low: float, high: float) -> Tensor:
     """A number for each image, shaped to multiply it: (n, 1, 1, 1) float32."""
-    numbers = torch.rand(len(images), 1, 1, 1, generator=generator) * (high - low) + low
-    return numbers.to(images.device, non_blocking=True)
+    drawn = torch.rand(len(images), 1, 1, 1, generator=generator) * (high - low) + low
+    return _beside(images, drawn)
 
 
 def crop(images: Tensor, generator: Generator) -> Tensor:
@@ -36,8 +41,8 @@ def crop(images: Tensor, generator: Generator) -> Tensor:
     """
     n, _, h, w = images.shape
     ph, pw = h // 8, w // 8
-    dy = torch.randint(2 * ph + 1, (n,), generator=generator).to(images.device)
-    dx = torch.randint(2 * pw + 1, (n,), generator=generator).to(images.device)
+    dy = _beside(images, torch.randint(2 * ph + 1, (n,), generator=generator))
+    dx = _beside(images, torch.randint(2 * pw + 1, (n,), generator=generator))
     windows = F.pad(images, (pw, pw, ph, ph)).unfold(2, h, 1).unfold(3, w, 1)
     return windows[torch.arange(n, device=images.device), :, dy, dx]
 
@@ -80,7 +85,7 @@ def erase(images: Tensor, generator: Generator) -> Tensor:
     Zhong et al. 2017, arXiv:1708.04896.
     """
     n, _, h, w = images.shape
-    r = torch.rand(5, n, 1, 1, 1, generator=generator).to(images.device)
+    r = _beside(images, torch.rand(5, n, 1, 1, 1, generator=generator))
     y = torch.arange(h, device=images.device).view(h, 1)
     x = torch.arange(w, device=images.device)
     height, width = r[1] * h / 3 + 1, r[2] * w / 3 + 1
@@ -97,7 +102,7 @@ def mixup(
     (n, c, h, w) uint8, (n,) int64 -> (n, c, h, w) uint8, (n, num_classes) float32: the target has
     both classes, by their shares. Zhang et al. 2017, arXiv:1710.09412, with alpha 1.
     """
-    other = torch.randperm(len(images), generator=generator).to(images.device)
+    other = _beside(images, torch.randperm(len(images), generator=generator))
     share = _uniform(images, generator, 0, 1)
     mixed = torch.lerp(images[other].float(), images.float(), share)
     return mixed.round_().to(torch.uint8), _targets(labels, other, share, num_classes)
@@ -112,9 +117,9 @@ def cutmix(
     Yun et al. 2019, arXiv:1905.04899.
     """
     n, _, h, w = images.shape
-    other = torch.randperm(n, generator=generator).to(images.device)
+    other = _beside(images, torch.randperm(n, generator=generator))
     side = _uniform(images, generator, 0, 1).sqrt()
-    r = torch.rand(2, n, 1, 1, 1, generator=generator).to(images.device)
+    r = _beside(images, torch.rand(2, n, 1, 1, 1, generator=generator))
     y = torch.arange(h, device=images.device).view(h, 1)
     x = torch.arange(w, device=images.device)
     top, left = r[0] * h - side * h / 2, r[1] * w - side * w / 2

@@ -105,11 +105,12 @@ class Batches:
         epoch, start = self.epoch, self.start
         self.epoch, self.start = epoch + 1, 0
         (rank, ranks), device = self.share, self.labels.device
-        mine = order[start * self.batch_size : self.count].to(device)[rank::ranks]
+        mine = order[start * self.batch_size : self.count][rank::ranks]
         size = self.batch_size // ranks
-        labels = self.labels.index_select(0, mine).split(size)
-        for i, (x, y) in enumerate(zip(self._images(mine, size), labels, strict=True), start):
-            x = x.to(device)  # (n, c, h, w) uint8
+        images = self._images(mine, size)
+        labels = self.labels.index_select(0, mine.to(device)).split(size)
+        for i, (x, y) in enumerate(zip(images, labels, strict=True), start):
+            x = x.to(device, non_blocking=True)  # (n, c, h, w) uint8
             if self.size:
                 x = resize(x, self.size)
             if self.augment or self.mix:
@@ -123,8 +124,9 @@ class Batches:
     def _images(self, indices: Tensor, size: int) -> Iterator[Tensor]:
         """As uint8, `size` at a time; out of memory several batches are fetched with one call."""
         if isinstance(self.images, Pictures):
-            yield from decoded(self.images, indices.split(size))
+            yield from decoded(self.images, indices.split(size), self.labels.is_cuda)
             return
+        indices = indices.to(self.images.device)
         batch_bytes = size * math.prod(self.images.shape[1:])
         for some in indices.split(size * max(1, FETCH_BYTES // batch_bytes)):
             yield from self.images.index_select(0, some).split(size)

@@ -10,6 +10,7 @@ are the ratios, taken round by round.
 import argparse
 import inspect
 import json
+import random
 import re
 import statistics
 import time
@@ -185,6 +186,7 @@ class PeakMemory:
 
     def restart(self) -> None:
         if self.device.type == "cuda":
+            torch.cuda.init()  # which a numbered device does not do by itself
             torch.cuda.reset_peak_memory_stats(self.device)
         elif self._of_process() is not None:
             Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM: proc(5)
@@ -231,16 +233,15 @@ def measure(arch: str, config: Config, rates: tuple[float, float] | None) -> Mea
     ways = {way: contender(arch, config, way) for way in WAYS[config.layers]}
     speeds: dict[str, list[float]] = {way: [] for way in ways}
     for round in range(config.rounds + 1):
-        for way, epoch in ways.items():
+        for way in random.Random(round).sample(list(ways), len(ways)):  # what was before matters
             began = time.perf_counter()
-            images = epoch()
+            images = ways[way]()
             if round:
                 speeds[way].append(images / (time.perf_counter() - began))
     memory = {way: peak_alone(arch, config, way) for way in WEIGHED[config.layers]}
     roof = None
     if rates:
-        step = ways["bound"]
-        roof = step() / least_seconds(*count(step), rates)
+        roof = images / least_seconds(*count(ways["bound"]), rates)
     return Measured(speeds, memory, roof)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
+from torchcnn.average import MovingAverage
 from torchcnn.layers import BatchNorm
 from torchcnn.models import create_model
 
@@ -96,7 +96,7 @@ def restore_training(
     net: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-    average: AveragedModel | None,
+    average: MovingAverage | None,
 ) -> None:
     """Put all that training needs back where it was: weights, optimizer, scaler, moving average.
 
@@ -111,7 +111,7 @@ def restore_training(
             scaler.load_state_dict(checkpoint["scaler"])
         if average:
             average.module.load_state_dict(checkpoint["average"]["weights"])
-            average.n_averaged.fill_(checkpoint["average"]["count"])
+            average.count = int(checkpoint["average"]["count"])
 
 
 @contextmanager
@@ -129,9 +129,8 @@ def check_optimizer(optimizer: torch.optim.Optimizer, trained: bool) -> None:
         ValueError: it is not so.
     """
     params = [p for group in optimizer.param_groups for p in group["params"]]
-    stateful = trained and (
-        isinstance(optimizer, torch.optim.Adam) or optimizer.defaults.get("momentum", 0) > 0
-    )
+    adam, momentum = isinstance(optimizer, torch.optim.Adam), optimizer.defaults.get("momentum", 0)
+    stateful = momentum > 0 or (adam and trained)  # Adam's is made in its first step
     for p in params:
         state = optimizer.state.get(p, {})
         tensors = [v for v in state.values() if isinstance(v, Tensor) and v.dim()]

@@ -44,6 +44,12 @@ fraction = number(float, "a number from 0 to below 1", lambda x: 0 <= x < 1)
 seed = number(int, "a whole number from 0 to below 2**63", lambda n: 0 <= n < 2**63)
 
 
+OUTSIDE = re.compile(  # what a RuntimeError says that is not a fault of this package
+    "can't allocate memory|out of memory|shared memory|DataLoader worker|Connection (closed|reset)|"
+    r"[Tt]imed out|NCCL error|No working C\+\+ compiler"
+)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (--help tells more)\n")
@@ -148,8 +154,7 @@ def one_line_errors(prog: str) -> Iterator[None]:
         sys.exit(130)
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         text = " ".join(str(error).split())
-        outside = re.search("can't allocate memory|out of memory|Connection closed by peer", text)
-        if isinstance(error, RuntimeError) and not outside:
+        if isinstance(error, RuntimeError) and not OUTSIDE.search(text):
             raise  # ours to mend
         print(f"{prog}: {text}", file=sys.stderr)
         sys.exit(2)

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torchcnn.augment import resize
 from torchcnn.data import DATA_NAMES, ImageData, load_data
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")  # where Linux tells what is free
 TEST_SHARE = 0.2  # of a folder that has no part for it
 
 
@@ -76,14 +78,14 @@ def free_memory(device: torch.device) -> int:
     """Bytes that are free for each rank: on the device or the machine, whichever are fewer."""
     free = [2**33]  # where nothing tells, as on Windows and macOS
     try:
-        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+        found = re.search(r"MemAvailable:\s+(\d+) kB", MEMINFO.read_text())
         free = [int(found[1]) * 2**10] if found else free
-        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text())
-                       for name in ("max", "current"))  # fmt: skip
-        free.append(limit - used)
+        limit, used = (int((CGROUP / f"memory.{n}").read_text()) for n in ("max", "current"))
+        cached = re.search(r"^inactive_file (\d+)", (CGROUP / "memory.stat").read_text(), re.M)
+        free.append(max(0, limit - used + (int(cached[1]) if cached else 0)))
     except (OSError, ValueError):  # no Linux, or no limit
         pass
-    share = [bytes // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) for bytes in free]
+    share = [bytes // ranks_here() for bytes in free]
     return min([*share, *(torch.cuda.mem_get_info(device)[:1] if device.type == "cuda" else ())])
 
 
@@ -116,8 +118,10 @@ class Pictures(torch.utils.data.Dataset[Tensor]):
             return error
 
 
-def decoded(pictures: Pictures, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+def decoded(pictures: Pictures, batches: Sequence[Tensor], pinned: bool) -> Iterator[Tensor]:
     """The pictures of each batch of indices, decoded by worker processes, a few batches ahead.
+
+    `pinned` puts them where a GPU takes them from without waiting.
 
     Raises:
         ValueError, FileNotFoundError: as `read_image` does.
@@ -125,13 +129,23 @@ def decoded(pictures: Pictures, batches: Sequence[Tensor]) -> Iterator[Tensor]:
     loader = torch.utils.data.DataLoader(
         pictures, batch_sampler=[batch.tolist() for batch in batches], collate_fn=_as_it_is,
         generator=torch.Generator(),  # else a draw from the one that dropout goes on with
-        num_workers=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4,
+        num_workers=cores(), pin_memory=pinned,
         worker_init_fn=_leave_signals_to_the_main_process,
     )  # fmt: skip
     for batch in loader:
         if isinstance(batch, Exception):
             raise batch
         yield batch
+
+
+def cores() -> int:
+    """How many of the machine's processors each of its ranks has."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, here // ranks_here())
+
+
+def ranks_here() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _leave_signals_to_the_main_process(_: int) -> None:
@@ -157,7 +171,10 @@ def load_folder(root: Path, size: int, seed: int, room: float = math.inf) -> Ima
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}")
     parts = {part: root / part for part in ("train", "test")}
-    split = all(path.is_dir() for path in parts.values())
+    here = [name for name, path in parts.items() if path.is_dir()]
+    if len(here) == 1 and any(path.is_dir() for path in parts[here[0]].iterdir()):
+        raise ValueError(f"{root} holds {here[0]}/<class>/*, but not both train and test")
+    split = len(here) == 2
     train = _pictures(parts["train"] if split else root)
     classes = list(train)
     if split:
@@ -214,6 +231,7 @@ def _of_classes(
 
 def _decode(pictures: Pictures) -> Tensor:
     images = torch.empty(pictures.shape, dtype=torch.uint8)
-    for i in range(len(pictures)):
-        images[i] = pictures[i]
+    with ThreadPoolExecutor(cores()) as pool:  # Pillow decodes without Python's lock
+        for i, image in enumerate(pool.map(pictures.__getitem__, range(len(pictures)))):
+            images[i] = image
     return images

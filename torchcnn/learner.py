@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from torchcnn.average import MovingAverage
 from torchcnn.checkpoint import build_model
 from torchcnn.config import Config
 from torchcnn.ranks import Ranks, sync_batch_norm
@@ -19,7 +19,7 @@ class Learner(NamedTuple):
     net: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    average: AveragedModel | None
+    average: MovingAverage | None
 
     @property
     def judged(self) -> nn.Module:
@@ -38,10 +38,7 @@ def make_learner(
         net = sync_batch_norm(net, ranks.count)
     if config.channels_last:
         net = net.to(memory_format=torch.channels_last)
-    average = None
-    if config.ema:
-        keep = get_ema_multi_avg_fn(config.ema)
-        average = AveragedModel(net, multi_avg_fn=keep, use_buffers=True)
+    average = MovingAverage(net, config.ema) if config.ema else None
     scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
     return Learner(net, make_optimizer(config, net), scaler, average)
 
@@ -61,10 +58,12 @@ def make_optimizer(config: Config, net: nn.Module) -> torch.optim.Optimizer:
     if config.nesterov and not config.momentum:
         raise ValueError("--nesterov needs a --momentum above 0")
     params, lr = net.parameters(), config.lr
-    # Not with float16: of a first step that overflows, fused SGD keeps a momentum never written.
-    fused = config.amp != "fp16" or not config.momentum
-    same: dict[str, Any] = {"weight_decay": config.weight_decay, "fused": fused}
+    same: dict[str, Any] = {"weight_decay": config.weight_decay, "fused": True}
     if config.optimizer == "sgd":
-        return torch.optim.SGD(params, lr, config.momentum, nesterov=config.nesterov, **same)
+        sgd = torch.optim.SGD(params, lr, config.momentum, nesterov=config.nesterov, **same)
+        if config.momentum:  # else left as it is in memory by a first float16 step that overflows
+            for p in net.parameters():
+                sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        return sgd
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     return kind(params, lr, **same)

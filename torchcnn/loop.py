@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
+
+from torchcnn.average import MovingAverage
 
 Batch = tuple[Tensor, Tensor]
 NOTHING: AbstractContextManager[Any] = nullcontext()
@@ -49,7 +50,7 @@ def train_steps(
     parts: int = 1,
     autocast: AbstractContextManager[Any] = NOTHING,
     scaler: torch.amp.GradScaler = UNSCALED,
-    average: AveragedModel | None = None,
+    average: MovingAverage | None = None,
 ) -> Iterator[Step]:
     """Train on one batch after another, with cross-entropy; see `train_epoch`.
 
@@ -61,14 +62,16 @@ def train_steps(
             for what looks at the batch as a whole, as batch norm does.
         autocast: a context for the forward pass, `torch.autocast(...)`, that may be entered again.
         scaler: lifts the gradients into the range of float16, and leaves out steps that overflow.
-        average: takes the weights in after every step, such as a moving average of them.
+        average: takes the weights in after every step.
     """
     device = device or _device_of(net)
     net.train()
     rates = iter(learning_rates) if learning_rates is not None else None
     for x, y in train_iter:
         if rates:
-            set_learning_rate(optimizer, next(rates))
+            rate = next(rates)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
         x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
         optimizer.zero_grad()
         losses, hits = [], []
@@ -88,17 +91,8 @@ def train_steps(
         scaler.step(optimizer)
         scaler.update()
         if average:
-            average.update_parameters(net)
+            average.update(net)
         yield Step(reduce(torch.add, losses), reduce(torch.add, hits), len(y))
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """In place where the rate is a tensor, as it is in a captured graph."""
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(lr)
-        else:
-            group["lr"] = lr
 
 
 def train_epoch(
@@ -111,7 +105,7 @@ def train_epoch(
     """Train for one pass over `train_iter`, any iterable of `(x, y)`, with cross-entropy.
 
     `device` is by default the one that the parameters are on; `options` are those of
-    `train_steps`. Losses and hits stay on the device and are read once, at the end.
+    `train_steps`. Losses and hits stay on the device and are read at the end.
 
     Raises:
         FloatingPointError: the loss became infinite or NaN; the message says at which step.
@@ -134,7 +128,7 @@ def progress(
 def epoch_result(
     steps: Sequence[Step], seconds: Callable[[], float], planned: int | None = None
 ) -> EpochResult:
-    """The sums of an epoch; its only read from the device, and only then the time is taken.
+    """The sums of an epoch, read from the device only here, and only then the time is taken.
 
     `planned` is how many steps the epoch was to have; without it, as many as these.
 
@@ -143,7 +137,7 @@ def epoch_result(
     """
     if not steps:
         raise ValueError("the training data gave no batch")
-    step_losses = torch.stack([step.loss for step in steps]).float().cpu()  # the one read
+    step_losses = torch.stack([step.loss for step in steps]).float().cpu()
     sizes = [step.images for step in steps]
     images = sum(sizes)
     accuracy = int(torch.stack([step.hits for step in steps]).sum()) / images

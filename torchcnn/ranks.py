@@ -4,6 +4,7 @@ A batch is dealt out: each rank computes the gradients of its share, Distributed
 their mean, so that all weights stay equal. A process alone is one rank, for which nothing is done.
 """
 
+import gc
 import hashlib
 import os
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from torchcnn.cli import Stopped
 from torchcnn.layers import KerasBatchNorm2d
+from torchcnn.loop import eval_mode
 
 
 @dataclass(frozen=True)
@@ -53,17 +55,25 @@ class Ranks:
         dist.all_gather(every, x)
         return every
 
-    def copy_first(self, net: nn.Module | None, buffers_only: bool = False) -> None:
+    def copy_first(self, net: nn.Module, buffers_only: bool = False) -> None:
         """Give all ranks the first one's weights and statistics; between steps only the latter,
         such as those of batch norm, differ."""
-        if self.count > 1 and net is not None:
+        if self.count > 1:
             parameters = [] if buffers_only else list(net.parameters())
             for tensor in (*parameters, *net.buffers()):
                 dist.broadcast(tensor.data, 0)
 
-    def parallel(self, net: nn.Module) -> nn.Module:
-        """The network whose `backward` takes the mean of all ranks' gradients."""
-        return DistributedDataParallel(net) if self.count > 1 else net
+    def parallel(self, net: nn.Module, x: Tensor) -> nn.Module:
+        """The network whose `backward` takes the mean of all ranks' gradients; `x` is any input."""
+        if self.count == 1:
+            return net
+        parallel = DistributedDataParallel(net)
+        # After its first pass it lays out the gradients anew, which changes the order in which
+        # those of three ranks are added up. That pass is this one, so that a resumed run is exact.
+        with eval_mode(net):
+            parallel(x).sum().backward()
+        net.zero_grad()
+        return parallel
 
     @contextmanager
     def first_goes_first(self) -> Iterator[None]:
@@ -83,14 +93,26 @@ class Ranks:
         digest = hashlib.blake2b(repr(what).encode(), digest_size=8).digest()
         mine = torch.tensor(int.from_bytes(digest, "big", signed=True))
         if any(theirs != mine for theirs in self.gather(mine)):
-            raise ValueError(f"the ranks have found different images; rank {self.rank}: {what}")
+            raise ValueError("the ranks have found different images, flags or checkpoints; all "
+                             "must see the same folders and be given the same flags")  # fmt: skip
 
 
 def device_of_rank(name: str) -> str:
-    """Under torchrun, `cuda` is the GPU of this rank."""
-    local = os.environ.get("LOCAL_RANK")
+    """Of several ranks each has a GPU of its own, or the CPU.
+
+    Raises:
+        ValueError: a device that ranks cannot share.
+    """
+    if world_size() == 1:
+        return name
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"--device {name} is not for several ranks; allowed are auto, cpu, cuda")
     cuda = name == "cuda" or (name == "auto" and torch.cuda.is_available())
-    return f"cuda:{local}" if cuda and local else name
+    return f"cuda:{os.environ['LOCAL_RANK']}" if cuda else "cpu"
+
+
+def world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def launched() -> bool:
@@ -101,8 +123,7 @@ def launched() -> bool:
 @contextmanager
 def join(device: torch.device) -> Iterator[Ranks]:
     """Become a rank of those that torchrun started, if it did; only the first one prints."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
+    if (count := world_size()) == 1:
         yield Ranks()
         return
     if device.type == "cuda":
@@ -118,6 +139,7 @@ def join(device: torch.device) -> Iterator[Ranks]:
             ranks.largest(0)  # that none leaves, and torchrun ends the job, while the first writes
             raise
         ranks.largest(0)
+        gc.collect()  # what else holds the group: its threads must not outlive the interpreter
         dist.destroy_process_group()  # not after an error: the others may be waiting, or gone
 
 

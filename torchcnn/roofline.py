@@ -59,8 +59,8 @@ def machine_rates(device: torch.device, repeats: int = 10) -> tuple[float, float
         for _ in range(repeats):
             began = time.perf_counter()
             work()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            if device.type != "cpu":
+                torch.accelerator.synchronize(device)
             times.append(time.perf_counter() - began)
         return min(times)
 

@@ -11,30 +11,35 @@ import os
 import sys
 import time
 import warnings
+import weakref
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
+from torchcnn.average import MovingAverage
 from torchcnn.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from torchcnn.loop import EpochResult, Step, eval_mode
 from torchcnn.ranks import Ranks
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
+
 RUNS = Path("runs")
-FIRST_SECONDS = 5  # from taking a folder to its first checkpoint, for a run that lives
 Record = dict[str, Any]  # one epoch: numbers, and "step_losses", a tensor
 
 
-def check_out(path: Path) -> None:
-    """Fail early if no new run can be written to `path`; create nothing.
+def check_out(path: Path, config: dict[str, Any]) -> None:
+    """Fail early if no new run of this kind can be written to `path`; create nothing.
 
     Raises:
         ValueError: it is not empty, or its place cannot be written to.
     """
-    if path.is_dir() and any(not is_leftover(p) for p in path.iterdir()):
+    if path.is_dir() and not is_leftover(path, config):
         what = "already holds a run; --resume goes on with it" if (path / "last.pt").exists() else (
             "is not empty")  # fmt: skip
         raise ValueError(f"--out {path} {what}")
@@ -43,37 +48,56 @@ def check_out(path: Path) -> None:
         raise ValueError(f"--out {path} cannot be written: {place} is no writable folder")
 
 
-def is_leftover(path: Path) -> bool:
-    """Whether a file is of a run that died before its first `last.pt`, some seconds ago."""
-    if path.name == "config.json":
-        old = path.exists() and time.time() - path.stat().st_mtime > FIRST_SECONDS
-        return old and not (path.parent / "last.pt").exists()
-    return path.suffix == ".tmp" or path.name.startswith("events.out.tfevents.")
+def is_leftover(path: Path, config: dict[str, Any]) -> bool:
+    """Whether a folder is empty, or of a run that died before its first `last.pt`."""
+    names = {p.name for p in path.iterdir()} - {"config.json.tmp"}
+    if not names:
+        return True
+    others = names - {"config.json", "last.pt.tmp"}
+    try:
+        keys = json.loads((path / "config.json").read_text()).keys()
+    except (OSError, ValueError, AttributeError):  # none, or not one of ours
+        return False
+    return keys == config.keys() and all(name.startswith("events.out.") for name in others)
 
 
-def claim_folder(out: str, name: str) -> Path:
-    """Make the folder of a new run: `out`, or `runs/<name>-<time>`, numbered if that is taken.
-
-    Creating its config.json is what takes a folder, so that two runs never share one.
+def make_folder(out: str, name: str) -> Path:
+    """The folder of a new run: `out`, or `runs/<name>-<time>`, numbered if that is taken.
 
     Raises:
-        ValueError: `out` was taken by another run in the meantime.
         OSError: it cannot be made.
     """
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     names = [stem, *(f"{stem}-{i}" for i in range(2, 1000))]
     for path in [Path(out)] if out else [RUNS / n for n in names]:
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            if out and is_leftover(path / "config.json"):  # of a run that died at once
-                (path / "config.json").unlink(missing_ok=True)
-            (path / "config.json").touch(exist_ok=False)
+            path.mkdir(parents=True, exist_ok=bool(out))
             return path
-        except FileExistsError:
-            continue
         except OSError as error:
+            if path.is_dir():
+                continue
             raise OSError(f"cannot make the run folder {path}: {error.strerror}") from error
-    raise ValueError(f"--out {out or RUNS} already holds a run")
+    raise OSError(f"cannot make a new run folder in {RUNS}")
+
+
+def lock(path: Path) -> int:
+    """Keep other processes from writing to a folder until the descriptor that this gives is closed.
+
+    The system closes it when the process ends, however it does. Where there are no locks, as on
+    some network file systems, nobody is kept.
+
+    Raises:
+        ValueError: another process has locked it.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ValueError(f"{path} is being written by another process") from None
+    except OSError:
+        pass
+    return descriptor
 
 
 def held_out_name(config: dict[str, Any]) -> str:
@@ -96,16 +120,7 @@ def check_resumable(path: Path, checkpoint: dict[str, Any]) -> None:
             damaged, or the folder cannot be written to.
     """
     history, held_out = checkpoint["history"], held_out_name(checkpoint["config"])
-    for epoch, record in enumerate(history, start=1):
-        numbers = ("epoch", "time", "lr", "train_loss", "train_acc", f"{held_out}_loss",
-                   f"{held_out}_acc", "seconds", "images_per_second")  # fmt: skip
-        if (
-            not isinstance(record, dict)
-            or not all(isinstance(record.get(key), int | float) for key in numbers)
-            or not isinstance(record.get("step_losses"), Tensor)
-            or record["epoch"] != epoch
-        ):
-            raise ValueError(f"{path / 'last.pt'} is damaged: epoch {epoch} of its history")
+    check_history(path / "last.pt", history, held_out)
     if checkpoint["partial"] is not None:
         try:
             check_partial(checkpoint["partial"])
@@ -114,11 +129,30 @@ def check_resumable(path: Path, checkpoint: dict[str, Any]) -> None:
     best = best_epoch(history, held_out)
     unwritten = best == len(history) and checkpoint["partial"] is None  # last.pt is the best
     if best and not unwritten:
-        times = [r.get("time") for r in load_checkpoint(path / "best.pt")["history"]]
-        if times != [record["time"] for record in history[:best]]:
+        others = load_checkpoint(path / "best.pt")["history"]
+        check_history(path / "best.pt", others, held_out)
+        if [r["time"] for r in others] != [r["time"] for r in history[:best]]:
             raise ValueError(f"{path / 'best.pt'} is not that of epoch {best} of this run")
     if not os.access(path, os.W_OK | os.X_OK):
         raise ValueError(f"{path} cannot be written")
+
+
+def check_history(path: Path, history: list[Any], held_out: str) -> None:
+    """Hold the history of the checkpoint at `path` against what `Run.add_epoch` makes.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    numbers = ("epoch", "time", "lr", "train_loss", "train_acc", f"{held_out}_loss",
+               f"{held_out}_acc", "seconds", "images_per_second")  # fmt: skip
+    for epoch, record in enumerate(history, start=1):
+        if (
+            not isinstance(record, dict)
+            or not all(isinstance(record.get(key), int | float) for key in numbers)
+            or not isinstance(record.get("step_losses"), Tensor)
+            or record["epoch"] != epoch
+        ):
+            raise ValueError(f"{path} is damaged: epoch {epoch} of its history")
 
 
 def pack_steps(
@@ -182,7 +216,8 @@ def unpack_steps(
 class Run:
     """An open run folder. `held_out` is what is watched beside the training data: val or test.
 
-    One that does not `write` keeps the history alone, as all ranks but the first do.
+    A new one has no `history`. One that does not `write` keeps it alone, as all ranks but the first
+    do. While it is open, no other process can open it to write.
     """
 
     def __init__(
@@ -192,14 +227,19 @@ class Run:
         model: dict[str, Any],
         classes: list[str],
         images: int,
-        history: list[Record],
+        history: list[Record] | None,
         write: bool = True,
     ) -> None:
         self.path, self.config, self.model = path, config, model
         self.classes, self.images = classes, images
-        self.history, self.held_out, self.write = history, held_out_name(config), write
+        self.history, self.held_out, self.write = history or [], held_out_name(config), write
         if not write:
             return
+        if fcntl:
+            self.unlock = weakref.finalize(self, os.close, lock(path))
+            os.register_at_fork(after_in_child=self.unlock)  # a loader's worker may live longer
+        if history is None:
+            check_out(path, config)  # again: while no other process writes
         # TensorBoard takes this module's existence as the wish not to load TensorFlow, which
         # costs seconds, prints on stderr, and is not needed to write events.
         sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
@@ -214,7 +254,7 @@ class Run:
             for kind in ("loss", "accuracy")
         }
         self.writer.add_custom_scalars({"training and held-out data in one chart": both})
-        for record in history:
+        for record in self.history:
             self._log_scalars(record)
         for old in old_events:  # only now that all they hold is written anew
             old.unlink()
@@ -248,7 +288,7 @@ class Run:
         net: nn.Module,
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
-        average: AveragedModel | None = None,
+        average: MovingAverage | None = None,
         partial: dict[str, Any] | None = None,
     ) -> None:
         """Write `last.pt`, and after it `best.pt` if this epoch is the best so far.
@@ -265,7 +305,7 @@ class Run:
             "history": self.history, "partial": partial,
             "scaler": scaler.state_dict(),
             "average": average and {"weights": average.module.state_dict(),
-                                    "count": int(average.n_averaged)},
+                                    "count": average.count},
         }  # fmt: skip
         save_checkpoint(self.path / "last.pt", checkpoint)
         if self.history and not partial and self.best_epoch() == self.history[-1]["epoch"]:
@@ -306,6 +346,8 @@ class Run:
 
             plot_curves(self.history, self.held_out).savefig(self.path / "curves.png", dpi=150)
         self.writer.close()
+        if fcntl:
+            self.unlock()
 
     def _log_scalars(self, record: Record) -> None:
         epoch, steps = record["epoch"], len(record["step_losses"])

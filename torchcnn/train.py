@@ -5,6 +5,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torchcnn.augment import AUGMENTATIONS, MIXES
 from torchcnn.batches import Batches, hold_out, mix_seed
 from torchcnn.checkpoint import load_checkpoint, restore, restore_training
 from torchcnn.config import Config, check_data, check_steps, describe, print_config, resumed_config
-from torchcnn.data import ImageData
+from torchcnn.data import DATA_NAMES, ImageData
 from torchcnn.images import load_images
 from torchcnn.learner import Learner, make_learner
 from torchcnn.loop import (
@@ -37,7 +38,7 @@ from torchcnn.run import (
     RUNS,
     Run,
     check_out,
-    claim_folder,
+    make_folder,
     pack_steps,
     unpack_steps,
 )
@@ -75,59 +76,66 @@ def train(
 ) -> None:  # fmt: skip
     """Images, batches, loop, run. All that can fail beforehand fails before the folder is made."""
     if not checkpoint:
-        check_out(Path(config.out or RUNS / "new"))
+        check_out(Path(config.out or RUNS / "new"), asdict(config))
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
     if config.deterministic != torch.are_deterministic_algorithms_enabled():  # costs seconds
         torch.use_deterministic_algorithms(config.deterministic)
     check_steps(config, find_model(config.arch).input[0], 10, ranks.count)  # before a set is read
-    with ranks.first_goes_first():
+    named = config.data in DATA_NAMES  # and is downloaded if need be, once
+    with ranks.first_goes_first() if named else nullcontext():
         data = load_images(config.data, config.root, config.input_size, config.seed, device)
     config.device, config.data = device.type if ranks.count > 1 else str(device), data.name
-    ranks.check_same(data.name, data.classes, len(data.train_labels), len(data.test_labels))
+    history, partial = (checkpoint[k] if checkpoint else None for k in ("history", "partial"))
+    done = (None if history is None else len(history), len(partial["images"]) if partial else 0)
+    shared = asdict(config) | {"root": "", "out": "", "resume": ""}
+    ranks.check_same(data.classes, len(data.train_labels), len(data.test_labels), done, shared)
     if checkpoint:
         check_data(checkpoint, data)
     channels, classes = data.train_images.shape[1], len(data.classes)
     check_steps(config, channels, classes, ranks.count, len(data.train_labels))
 
-    train_iter, held_out_iter = make_batches(config, data, device, ranks)
+    train_iter, held_out_iter, test_iter = make_batches(config, data, device, ranks)
     model = describe(config, channels, classes)
     learner = make_learner(config, model, device, ranks)
     if checkpoint:
         restore_training(checkpoint, *learner)
     elif ranks.first:
-        config.out = str(claim_folder(config.out, f"{config.arch}-{Path(data.name).name}"))
-    if config.compile:
-        learner.net.compile()  # in place: the names of the weights stay
+        config.out = str(make_folder(config.out, f"{config.arch}-{Path(data.name).name}"))
     print_config(config, given, data.note, ranks.count)
-    history, partial = (checkpoint["history"], checkpoint["partial"]) if checkpoint else ([], None)
     if checkpoint:
-        steps = f", step {len(partial['images'])}" if partial else ""
-        print(f"going on after epoch {len(history)}{steps}", flush=True)
+        steps = f", step {done[1]}" if partial else ""
+        print(f"going on after epoch {done[0]}{steps}", flush=True)
     run = Run(Path(config.out), asdict(config), model, list(data.classes), len(data.train_labels),
               history, ranks.first)  # fmt: skip
     try:
         if not partial:
             run.save(*learner)
-        run.log_inputs(learner.net, next(iter(held_out_iter))[0])
-        train_epochs(config, run, learner, train_iter, held_out_iter, partial, ranks)
-        test(config, data, run, learner.judged, ranks)
+        x = next(iter(held_out_iter))[0]
+        run.log_inputs(learner.net, x)
+        parallel = ranks.parallel(learner.net, x[:1])
+        if config.compile:
+            # In place: the names of the weights stay. For each size of batch by itself: what is
+            # compiled for any size has other bits, and a resumed run would take it later.
+            learner.net.compile(dynamic=False)
+        train_epochs(config, run, learner, parallel, train_iter, held_out_iter, partial, ranks)
+        test(run, learner.judged, test_iter, ranks)
     except (KeyboardInterrupt, cli.Stopped):
         epoch = min(len(run.history) + 1, config.epochs)
         print(f"stopped in epoch {epoch}; --resume {run.path} goes on", flush=True)
         raise
     except FloatingPointError as error:
         raise FloatingPointError(
-            f"epoch {len(run.history) + 1}: {error}; {run.path / 'last.pt'} holds the weights "
-            f"of epoch {len(run.history)}; start anew with a smaller --lr than {config.lr}"
+            f"epoch {len(run.history) + 1}: {error}; {run.path / 'last.pt'} holds the last weights "
+            f"that were saved; start anew with a smaller --lr than {config.lr}"
         ) from error
     finally:
         run.close()
 
 
 def train_epochs(
-    config: Config, run: Run, learner: Learner, train_iter: Batches, held_out_iter: Batches,
-    partial: dict[str, Any] | None, ranks: Ranks,
+    config: Config, run: Run, learner: Learner, parallel: nn.Module, train_iter: Batches,
+    held_out_iter: Batches, partial: dict[str, Any] | None, ranks: Ranks,
 ) -> None:  # fmt: skip
     """Epoch after epoch: train, judge, write down. `partial` is of one that was not over.
 
@@ -135,15 +143,15 @@ def train_epochs(
         FloatingPointError: the loss became infinite or NaN.
         cli.Stopped: a signal asked for it; `last.pt` is written.
     """
-    parallel = ranks.parallel(learner.net)
     with cli.StopRequest(patience=ranks.count > 1) as stop:
         for epoch in range(len(run.history) + 1, config.epochs + 1):
             began = time.perf_counter()
             result = epoch_of(config, epoch, run, learner, parallel, train_iter, partial, stop,
                               ranks)  # fmt: skip
             partial = None
-            for net in (learner.net, learner.average):
-                ranks.copy_first(net, buffers_only=True)
+            ranks.copy_first(learner.net, buffers_only=True)
+            if learner.average:
+                ranks.copy_first(learner.average.module, buffers_only=True)
             loss, confusion = judge_all(learner.judged, held_out_iter, ranks)
             acc = accuracy(confusion)
             run.add_epoch(result, loss, acc, float(learner.optimizer.param_groups[0]["lr"]))
@@ -202,10 +210,11 @@ def of_all_ranks(steps: list[Step], ranks: Ranks) -> list[Step]:
     """The steps of one rank -> those of the whole batch, of which all have equal shares."""
     if ranks.count == 1 or not steps:
         return steps
-    losses = ranks.sum(torch.stack([step.loss for step in steps])) / ranks.count
+    # Not their sum as a tensor, in which the place of a number decides how three are added up.
+    losses = functools.reduce(torch.add, ranks.gather(torch.stack([step.loss for step in steps])))
     hits = ranks.sum(torch.stack([step.hits for step in steps]))
     images = [step.images * ranks.count for step in steps]
-    return [Step(*step) for step in zip(losses, hits, images, strict=True)]
+    return [Step(*step) for step in zip(losses / ranks.count, hits, images, strict=True)]
 
 
 def judge_all(net: nn.Module, batches: Batches, ranks: Ranks) -> tuple[float, Tensor]:
@@ -214,7 +223,7 @@ def judge_all(net: nn.Module, batches: Batches, ranks: Ranks) -> tuple[float, Te
     return float(loss) / int(confusion.sum()), confusion
 
 
-def test(config: Config, data: ImageData, run: Run, net: nn.Module, ranks: Ranks) -> None:
+def test(run: Run, net: nn.Module, test_iter: Batches, ranks: Ranks) -> None:
     """Read the test set, once, with the weights that were selected; without selection, the last."""
     name, epoch = "last.pt", len(run.history)
     if best := run.best_epoch():
@@ -222,7 +231,6 @@ def test(config: Config, data: ImageData, run: Run, net: nn.Module, ranks: Ranks
         if ranks.first:
             restore(load_checkpoint(run.path / name), net)
         ranks.copy_first(net)
-    test_iter = to_judge(config, data.test_images, data.test_labels, config.device, ranks)
     loss, confusion = judge_all(net, test_iter, ranks)
     acc = accuracy(confusion)
     run.finish(confusion, {"checkpoint": name, "epoch": epoch, "test_loss": loss, "test_acc": acc})
@@ -231,14 +239,15 @@ def test(config: Config, data: ImageData, run: Run, net: nn.Module, ranks: Ranks
 
 def make_batches(
     config: Config, data: ImageData, device: torch.device, ranks: Ranks
-) -> tuple[Batches, Batches]:
-    """Training batches, and those watched beside them: validation, or test if none is held out."""
-    x, y, x_held_out, y_held_out = (
-        data.train_images, data.train_labels, data.test_images, data.test_labels,
-    )  # fmt: skip
+) -> tuple[Batches, Batches, Batches]:
+    """To train on, to watch and select on, and to test on; if none is held out, the latter two are
+    the same."""
+    x, y = data.train_images, data.train_labels
+    test_iter = held_out_iter = to_judge(config, data.test_images, data.test_labels, device, ranks)
     if config.val_fraction:
         kept, held_out = hold_out(len(y), config.val_fraction, config.seed)
-        x, y, x_held_out, y_held_out = x[kept], y[kept], x[held_out], y[held_out]
+        held_out_iter = to_judge(config, x[held_out], y[held_out], device, ranks)
+        x, y = x[kept], y[kept]
     mix = None
     if config.mix != "off":
         mix = functools.partial(MIXES[config.mix], num_classes=len(data.classes))
@@ -247,11 +256,11 @@ def make_batches(
         augment=[AUGMENTATIONS[name] for name in config.augment.split(",") if name], mix=mix,
         share=(ranks.rank, ranks.count), device=device,
     )  # fmt: skip
-    return train_iter, to_judge(config, x_held_out, y_held_out, device, ranks)
+    return train_iter, held_out_iter, test_iter
 
 
 def to_judge(
-    config: Config, images: Tensor, labels: Tensor, device: torch.device | str, ranks: Ranks
+    config: Config, images: Tensor, labels: Tensor, device: torch.device, ranks: Ranks
 ) -> Batches:
     """Every image once, on one of the ranks.
 
