@@ -17,6 +17,8 @@ ADAMW = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "clip": 1.0, "b
 CHANGES: dict[str, dict[str, Any]] = {
     "softmax_regression": {"lr": 5e-3, "batch_size": 256},
     "mlp": {"lr": 5e-3, "batch_size": 256},
+    "tf_sigmoid_cnn": {"lr": 1e-2},
+    "tf_lenet5": {"lr": 1e-2},
     "alexnet": {"lr": 3e-3},
     "googlenet": {"lr": 3e-3},
     "lenet": {"lr": 0.5, "batch_size": 256, "weight_decay": 1e-4, "clip": 0.0},
