@@ -7,7 +7,15 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
-TRAIN = ("lenet", "alexnet", "vgg", "nin", "googlenet", "resnet", "densenet")  # for a minute
+TRAIN = ("lenet", "alexnet", "vgg", "nin", "googlenet", "resnet", "densenet")
+# Run before the first cell: what is committed was trained on all 5,000 images, for minutes.
+FEWER_IMAGES = """
+import dataclasses, torchcnn.data
+whole = torchcnn.data.load_data("sample")
+names = "train_images", "train_labels", "test_images", "test_labels"
+part = dataclasses.replace(whole, **{name: getattr(whole, name)[:500] for name in names})
+torchcnn.data.load_data = lambda name: part
+"""
 KERAS = "two_frameworks"
 
 
@@ -27,7 +35,10 @@ def test_a_notebook_runs_and_shows_what_is_committed(path, tmp_path):
         pytest.importorskip("keras", reason="Keras is not installed: pip install .[keras]")
     committed = nbformat.read(path, as_version=4)
     run = nbformat.read(path, as_version=4)
+    if path.stem[3:] in TRAIN:
+        run.cells.insert(0, nbformat.v4.new_code_cell(FEWER_IMAGES))
     NotebookClient(run, timeout=300, resources={"metadata": {"path": tmp_path}}).execute()
+    run.cells = run.cells[-len(committed.cells) :]
     pairs = zip(committed.cells, run.cells, strict=True)
     for old, new in ((old, new) for old, new in pairs if old.cell_type == "code"):
         assert {o.output_type for o in old.outputs} == {o.output_type for o in new.outputs}
