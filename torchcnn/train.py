@@ -102,12 +102,12 @@ def train(
         restore_training(checkpoint, *learner)
     elif ranks.first:
         config.out = str(make_folder(config.out, f"{config.arch}-{Path(data.name).name}"))
+    run = Run(Path(config.out), asdict(config), model, list(data.classes), len(data.train_labels),
+              history, ranks.first)  # fmt: skip
     print_config(config, given, data.note, ranks.count)
     if checkpoint:
         steps = f", step {done[1]}" if partial else ""
         print(f"going on after epoch {done[0]}{steps}", flush=True)
-    run = Run(Path(config.out), asdict(config), model, list(data.classes), len(data.train_labels),
-              history, ranks.first)  # fmt: skip
     try:
         if not partial:
             run.save(*learner)
