@@ -50,7 +50,7 @@ def test_peak_memory_is_of_what_comes_after_the_restart():
     """In a process of its own, which has no freed memory to take from: MiB, by number."""
     code = """if True:
         import torch
-        from torchcnn.benchmark import PeakMemory
+        from torchcnn.memory import PeakMemory
 
         peak = PeakMemory(torch.device("cpu"))
         torch.ones(2**26)  # 256 MiB, given back at once

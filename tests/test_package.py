@@ -30,14 +30,18 @@ MAY_IMPORT = {
     "images": {"augment", "data"},
     "ranks": {"cli", "layers", "loop"},
     "plots": set(),
-    "run": {"average", "checkpoint", "loop", "plots", "ranks"},
-    "config": {"cli", "augment", "schedule", "data", "models", "checkpoint", "recipes", "run"},
+    "folder": set(),
+    "resume": {"checkpoint", "loop", "ranks"},
+    "run": {"average", "checkpoint", "folder", "loop", "plots", "resume"},
+    "config": {"cli", "augment", "schedule", "data", "models", "checkpoint", "recipes", "resume"},
     "learner": {"average", "config", "checkpoint", "ranks", "scratch"},
     "recipes": {"models"},
+    "memory": set(),
     "roofline": set(),
     "sample": {"data"},
 }
-LIBRARY = set(MAY_IMPORT) - {"cli", "config", "learner", "ranks", "roofline", "run", "sample"}
+LIBRARY = set(MAY_IMPORT) - {"cli", "config", "folder", "learner", "memory", "ranks", "resume",
+                             "roofline", "run", "sample"}  # fmt: skip
 
 
 def imports(path):

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from torchcnn import run
+from torchcnn import folder, run
 from torchcnn.checkpoint import load_checkpoint
+from torchcnn.folder import check_out, make_folder
 from torchcnn.plots import plot_confusion
-from torchcnn.run import check_out, make_folder
 
 SCALARS = {"loss/train", "loss/val", "accuracy/train", "accuracy/val", "loss by step/train",
            "learning rate", "images per second", "test/loss", "test/acc"}  # fmt: skip
@@ -123,7 +123,7 @@ def test_only_what_a_run_left_is_written_over(files, free, tmp_path):
 
 
 def test_runs_of_one_second_get_folders_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "RUNS", tmp_path)
+    monkeypatch.setattr(folder, "RUNS", tmp_path)
     assert len({make_folder("", "lenet-sample") for _ in range(3)}) == 3
 
 

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -16,9 +15,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torchcnn import create_model, data, train, train_ch5
 from torchcnn.batches import Batches
 from torchcnn.checkpoint import load_checkpoint, load_model
+from torchcnn.folder import lock
 from torchcnn.models import MODELS
 from torchcnn.ranks import Ranks
-from torchcnn.run import Run, lock
+from torchcnn.run import Run
 
 
 def run(*argv):
@@ -375,10 +375,10 @@ def test_an_out_folder_that_is_in_use_is_refused(finished_run, capsys, tmp_path)
     shutil.copytree(finished_run, tmp_path / "r")
     error = refused(capsys, tmp_path, "--data", "sample", "--out", "r")
     assert "--out r already holds a run; --resume goes on with it" in error
-    descriptor = lock(tmp_path / "r")  # as a process that trains has it
+    unlock = lock(tmp_path / "r", capsys)  # as a process that trains has it
     error = refused(capsys, tmp_path, "--resume", "r", "--epochs", 9)
     assert "r is being written by another process" in error
-    os.close(descriptor)
+    unlock()
 
 
 def test_a_loss_that_becomes_nan_leaves_the_last_good_checkpoint(capsys, tmp_path):

@@ -11,7 +11,6 @@ import argparse
 import inspect
 import json
 import random
-import re
 import statistics
 import time
 import warnings
@@ -20,7 +19,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -34,6 +32,7 @@ from torchcnn.checkpoint import build_model
 from torchcnn.cli import option
 from torchcnn.data import DATA_NAMES, load_data
 from torchcnn.loop import train_epoch
+from torchcnn.memory import PeakMemory
 from torchcnn.models import find_model
 from torchcnn.roofline import count, least_seconds, machine_rates
 from torchcnn.scratch import from_scratch
@@ -173,36 +172,6 @@ def size_of(arch: str, config: Config) -> tuple[int, int]:
     """Images a step, and pixels a side."""
     recipe = find_model(arch).recipe
     return config.batch_size or recipe.batch_size, config.input_size or recipe.input_size
-
-
-class PeakMemory:
-    """The most memory in use since `restart`, in MiB: of the GPU, or else of this process.
-
-    None where nothing tells. Worker processes are not counted.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def restart(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.init()  # which a numbered device does not do by itself
-            torch.cuda.reset_peak_memory_stats(self.device)
-        elif self._of_process() is not None:
-            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM: proc(5)
-
-    def read(self) -> float | None:
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) / 2**20
-        return self._of_process()
-
-    @staticmethod
-    def _of_process() -> float | None:
-        try:
-            status = Path("/proc/self/status").read_text()
-            return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**10  # type: ignore[index]
-        except (OSError, TypeError):
-            return None
 
 
 def peak_of(arch: str, config: Config, way: str) -> float | None:

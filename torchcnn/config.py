@@ -13,7 +13,7 @@ from torchcnn.checkpoint import build_model
 from torchcnn.cli import option
 from torchcnn.data import DATA_NAMES, ImageData
 from torchcnn.recipes import RECIPES
-from torchcnn.run import check_resumable
+from torchcnn.resume import check_resumable
 from torchcnn.schedule import SCHEDULES
 
 OPTIMIZERS = ("adam", "adamw", "sgd")

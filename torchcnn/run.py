@@ -11,7 +11,6 @@ import os
 import sys
 import time
 import warnings
-import weakref
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,197 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from torchcnn.average import MovingAverage
-from torchcnn.checkpoint import FORMAT, load_checkpoint, save_checkpoint
-from torchcnn.loop import EpochResult, Step, eval_mode
-from torchcnn.ranks import Ranks
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None  # type: ignore[assignment]
-
-RUNS = Path("runs")
-Record = dict[str, Any]  # one epoch: numbers, and "step_losses", a tensor
-
-
-def check_out(path: Path, config: dict[str, Any]) -> None:
-    """Fail early if no new run of this kind can be written to `path`; create nothing.
-
-    Raises:
-        ValueError: it is not empty, or its place cannot be written to.
-    """
-    if path.is_dir() and not is_leftover(path, config):
-        what = "already holds a run; --resume goes on with it" if (path / "last.pt").exists() else (
-            "is not empty")  # fmt: skip
-        raise ValueError(f"--out {path} {what}")
-    place = next(p for p in (path, *path.absolute().parents) if p.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        raise ValueError(f"--out {path} cannot be written: {place} is no writable folder")
-
-
-def is_leftover(path: Path, config: dict[str, Any]) -> bool:
-    """Whether a folder is empty, or of a run that died before its first `last.pt`."""
-    names = {p.name for p in path.iterdir()} - {"config.json.tmp"}
-    if not names:
-        return True
-    others = names - {"config.json", "last.pt.tmp"}
-    try:
-        keys = json.loads((path / "config.json").read_text()).keys()
-    except (OSError, ValueError, AttributeError):  # none, or not one of ours
-        return False
-    return keys == config.keys() and all(name.startswith("events.out.") for name in others)
-
-
-def make_folder(out: str, name: str) -> Path:
-    """The folder of a new run: `out`, or `runs/<name>-<time>`, numbered if that is taken.
-
-    Raises:
-        OSError: it cannot be made.
-    """
-    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    names = [stem, *(f"{stem}-{i}" for i in range(2, 1000))]
-    for path in [Path(out)] if out else [RUNS / n for n in names]:
-        try:
-            path.mkdir(parents=True, exist_ok=bool(out))
-            return path
-        except OSError as error:
-            if path.is_dir():
-                continue
-            raise OSError(f"cannot make the run folder {path}: {error.strerror}") from error
-    raise OSError(f"cannot make a new run folder in {RUNS}")
-
-
-def lock(path: Path) -> int:
-    """Keep other processes from writing to a folder until the descriptor that this gives is closed.
-
-    The system closes it when the process ends, however it does. Where there are no locks, as on
-    some network file systems, nobody is kept.
-
-    Raises:
-        ValueError: another process has locked it.
-    """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise ValueError(f"{path} is being written by another process") from None
-    except OSError:
-        pass
-    return descriptor
-
-
-def held_out_name(config: dict[str, Any]) -> str:
-    """What is watched beside the training data: validation images, or the test set if none are."""
-    return "val" if config["val_fraction"] else "test"
-
-
-def best_epoch(history: list[Record], held_out: str) -> int | None:
-    """The first epoch with the highest validation accuracy; None without validation data."""
-    if held_out == "test" or not history:
-        return None
-    return max(history, key=lambda record: record["val_acc"])["epoch"]
-
-
-def check_resumable(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Hold the history and `best.pt` of a run against each other before anything is written.
-
-    Raises:
-        FileNotFoundError, ValueError: `best.pt` is missing or of another run, or the history is
-            damaged, or the folder cannot be written to.
-    """
-    history, held_out = checkpoint["history"], held_out_name(checkpoint["config"])
-    check_history(path / "last.pt", history, held_out)
-    if checkpoint["partial"] is not None:
-        try:
-            check_partial(checkpoint["partial"])
-        except ValueError as error:
-            raise ValueError(f"{path / 'last.pt'} is damaged: {error}") from error
-    best = best_epoch(history, held_out)
-    unwritten = best == len(history) and checkpoint["partial"] is None  # last.pt is the best
-    if best and not unwritten:
-        others = load_checkpoint(path / "best.pt")["history"]
-        check_history(path / "best.pt", others, held_out)
-        if [r["time"] for r in others] != [r["time"] for r in history[:best]]:
-            raise ValueError(f"{path / 'best.pt'} is not that of epoch {best} of this run")
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise ValueError(f"{path} cannot be written")
-
-
-def check_history(path: Path, history: list[Any], held_out: str) -> None:
-    """Hold the history of the checkpoint at `path` against what `Run.add_epoch` makes.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    numbers = ("epoch", "time", "lr", "train_loss", "train_acc", f"{held_out}_loss",
-               f"{held_out}_acc", "seconds", "images_per_second")  # fmt: skip
-    for epoch, record in enumerate(history, start=1):
-        if (
-            not isinstance(record, dict)
-            or not all(isinstance(record.get(key), int | float) for key in numbers)
-            or not isinstance(record.get("step_losses"), Tensor)
-            or record["epoch"] != epoch
-        ):
-            raise ValueError(f"{path} is damaged: epoch {epoch} of its history")
-
-
-def pack_steps(
-    steps: list[Step], seconds: float, device: torch.device, ranks: Ranks
-) -> dict[str, Any]:
-    """The steps of an epoch that is not over, and the state of every rank's randomness."""
-    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return {
-        "losses": torch.stack([step.loss for step in steps]).cpu(),
-        "hits": torch.stack([step.hits for step in steps]).cpu(),
-        "images": [step.images for step in steps], "seconds": seconds,
-        "rng": ranks.gather(torch.get_rng_state()),
-        "cuda_rng": [] if cuda is None else ranks.gather(cuda),
-    }  # fmt: skip
-
-
-def check_partial(partial: dict[str, Any]) -> None:
-    """Hold an unfinished epoch against what `pack_steps` makes.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    losses, hits, images = (partial.get(key) for key in ("losses", "hits", "images"))
-    rng, cuda_rng = partial.get("rng"), partial.get("cuda_rng")
-    state = torch.get_rng_state()
-
-    def states(x: Any) -> bool:
-        return isinstance(x, list) and all(
-            isinstance(one, Tensor) and one.dtype == state.dtype for one in x
-        )
-
-    good = (
-        isinstance(losses, Tensor) and isinstance(hits, Tensor) and isinstance(images, list)
-        and losses.shape == hits.shape == (len(images),) and len(images) > 0
-        and all(isinstance(n, int) and n > 0 for n in images)
-        and losses.is_floating_point() and hits.dtype == torch.int64
-        and isinstance(partial.get("seconds"), float)
-        and states(rng) and all(one.shape == state.shape for one in partial["rng"])
-        and states(cuda_rng)
-    )  # fmt: skip
-    if not good:
-        raise ValueError("its unfinished epoch")
-
-
-def unpack_steps(
-    partial: dict[str, Any], device: torch.device, ranks: Ranks
-) -> tuple[list[Step], float]:
-    """The steps that `pack_steps` packed, and their seconds.
-
-    Randomness goes on where it was, if there are as many ranks as there were.
-    """
-    losses, hits = partial["losses"].to(device), partial["hits"].to(device)
-    if len(partial["rng"]) == ranks.count:
-        torch.set_rng_state(partial["rng"][ranks.rank])
-    if device.type == "cuda" and len(partial["cuda_rng"]) == ranks.count:
-        torch.cuda.set_rng_state(partial["cuda_rng"][ranks.rank], device)
-    steps = [Step(*s) for s in zip(losses, hits, partial["images"], strict=True)]
-    return steps, partial["seconds"]
+from torchcnn.checkpoint import FORMAT, save_checkpoint
+from torchcnn.folder import check_out, lock
+from torchcnn.loop import EpochResult, eval_mode
+from torchcnn.resume import Record, best_epoch, held_out_name
 
 
 class Run:
@@ -235,9 +47,7 @@ class Run:
         self.history, self.held_out, self.write = history or [], held_out_name(config), write
         if not write:
             return
-        if fcntl:
-            self.unlock = weakref.finalize(self, os.close, lock(path))
-            os.register_at_fork(after_in_child=self.unlock)  # a loader's worker may live longer
+        self.unlock = lock(path, self)
         if history is None:
             check_out(path, config)  # again: while no other process writes
         # TensorBoard takes this module's existence as the wish not to load TensorFlow, which
@@ -346,8 +156,7 @@ class Run:
 
             plot_curves(self.history, self.held_out).savefig(self.path / "curves.png", dpi=150)
         self.writer.close()
-        if fcntl:
-            self.unlock()
+        self.unlock()
 
     def _log_scalars(self, record: Record) -> None:
         epoch, steps = record["epoch"], len(record["step_losses"])

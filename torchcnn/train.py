@@ -19,6 +19,7 @@ from torchcnn.batches import Batches, hold_out, mix_seed
 from torchcnn.checkpoint import load_checkpoint, restore, restore_training
 from torchcnn.config import Config, check_data, check_steps, describe, print_config, resumed_config
 from torchcnn.data import DATA_NAMES, ImageData
+from torchcnn.folder import RUNS, check_out, make_folder
 from torchcnn.images import load_images
 from torchcnn.learner import Learner, make_learner
 from torchcnn.loop import (
@@ -34,14 +35,8 @@ from torchcnn.loop import (
 from torchcnn.models import find_model
 from torchcnn.ranks import Ranks, device_of_rank, join, launched
 from torchcnn.recipes import complete
-from torchcnn.run import (
-    RUNS,
-    Run,
-    check_out,
-    make_folder,
-    pack_steps,
-    unpack_steps,
-)
+from torchcnn.resume import pack_steps, unpack_steps
+from torchcnn.run import Run
 from torchcnn.schedule import learning_rate
 
 PROG = "python -m torchcnn.train"
