@@ -242,26 +242,3 @@ def test_transparency_is_laid_on_black(tmp_path):
 
 def test_a_seed_may_be_as_large_as_the_flag_allows(tmp_path):
     load_folder(make(tmp_path, 2), 8, seed=2**63 - 1)
-
-
-@pytest.mark.parametrize(
-    ("limit", "used", "ranks", "expected"),
-    [
-        ("max", 0, 1, 8_000 * 2**10),  # no limit: what the machine has
-        ("5000000", 4_000_000, 1, 1_000_000 + 700_000),  # what is only cached can be had
-        ("5000000", 4_000_000, 2, 850_000),
-        ("5000000", 6_000_000, 1, 0),
-        (None, 0, 4, 2_000 * 2**10),  # no such file
-    ],
-)
-def test_the_memory_that_is_free(limit, used, ranks, expected, tmp_path, monkeypatch):
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal:       16000 kB\nMemAvailable:    8000 kB\n")
-    monkeypatch.setattr(images, "MEMINFO", meminfo)
-    monkeypatch.setattr(images, "CGROUP", tmp_path)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
-    if limit:
-        (tmp_path / "memory.max").write_text(limit + "\n")
-        (tmp_path / "memory.current").write_text(f"{used}\n")
-        (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 700000\nactive_file 9\n")
-    assert images.free_memory(torch.device("cpu")) == expected

@@ -36,7 +36,7 @@ from torchcnn.memory import PeakMemory
 from torchcnn.models import find_model
 from torchcnn.roofline import count, least_seconds, machine_rates
 from torchcnn.scratch import from_scratch
-from torchcnn.shapes import table
+from torchcnn.text import table
 
 PROG = "python -m torchcnn.benchmark"
 TUTORIAL_WORKERS = 4  # what the tutorial's load_data_fashion_mnist asks for

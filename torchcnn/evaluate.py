@@ -16,7 +16,7 @@ from torchcnn.config import Config as TrainConfig
 from torchcnn.config import data_name
 from torchcnn.images import load_images
 from torchcnn.loop import accuracy, confusion_matrix, predict_logits
-from torchcnn.shapes import table
+from torchcnn.text import table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

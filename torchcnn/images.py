@@ -1,8 +1,6 @@
 """Pictures on disk: any that Pillow can decode, alone or in a folder for each class."""
 
 import math
-import os
-import re
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +13,9 @@ from torch import Tensor
 
 from torchcnn.augment import resize
 from torchcnn.data import DATA_NAMES, ImageData, load_data
+from torchcnn.system import cores, free_memory
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
-MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")  # where Linux tells what is free
 TEST_SHARE = 0.2  # of a folder that has no part for it
 
 
@@ -74,21 +72,6 @@ def load_images(
     return load_folder(Path(name), size, seed, free_memory(device) // 4)
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that are free for each rank: on the device or the machine, whichever are fewer."""
-    free = [2**33]  # where nothing tells, as on Windows and macOS
-    try:
-        found = re.search(r"MemAvailable:\s+(\d+) kB", MEMINFO.read_text())
-        free = [int(found[1]) * 2**10] if found else free
-        limit, used = (int((CGROUP / f"memory.{n}").read_text()) for n in ("max", "current"))
-        cached = re.search(r"^inactive_file (\d+)", (CGROUP / "memory.stat").read_text(), re.M)
-        free.append(max(0, limit - used + (int(cached[1]) if cached else 0)))
-    except (OSError, ValueError):  # no Linux, or no limit
-        pass
-    share = [bytes // ranks_here() for bytes in free]
-    return min([*share, *(torch.cuda.mem_get_info(device)[:1] if device.type == "cuda" else ())])
-
-
 class Pictures(torch.utils.data.Dataset[Tensor]):
     """Pictures that stay on disk: as an (n, channels, size, size) uint8 tensor, to the eye.
 
@@ -136,16 +119,6 @@ def decoded(pictures: Pictures, batches: Sequence[Tensor], pinned: bool) -> Iter
         if isinstance(batch, Exception):
             raise batch
         yield batch
-
-
-def cores() -> int:
-    """How many of the machine's processors each of its ranks has."""
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, here // ranks_here())
-
-
-def ranks_here() -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _leave_signals_to_the_main_process(_: int) -> None:

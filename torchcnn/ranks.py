@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torchcnn.cli import Stopped
 from torchcnn.layers import KerasBatchNorm2d
 from torchcnn.loop import eval_mode
+from torchcnn.system import world_size
 
 
 @dataclass(frozen=True)
@@ -109,15 +110,6 @@ def device_of_rank(name: str) -> str:
         raise ValueError(f"--device {name} is not for several ranks; allowed are auto, cpu, cuda")
     cuda = name == "cuda" or (name == "auto" and torch.cuda.is_available())
     return f"cuda:{os.environ['LOCAL_RANK']}" if cuda else "cpu"
-
-
-def world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def launched() -> bool:
-    """Whether torchrun has started this process, perhaps anew, after a rank had died."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 @contextmanager

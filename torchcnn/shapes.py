@@ -10,6 +10,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from torchcnn.layers import GlobalAvgPool2d
+from torchcnn.text import table
 
 # --- sizes of one axis --------------------------------------------------------------------------
 
@@ -88,18 +89,6 @@ class Summary(list[Layer]):
         total = ["", "", "", f"{sum(r.parameters for r in self):,}",
                  f"{sum(r.macs for r in self):,}", "", ""]  # fmt: skip
         return table([head, *rows, total], left={0, 1})
-
-
-def table(rows: list[list[str]], left: set[int]) -> str:
-    """Aligned columns, those of `left` to the left and numbers to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(w) if i in left else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
 
 
 class _Tracer(torch.fx.Tracer):

@@ -11,7 +11,8 @@ import torch.fx
 from torchcnn import cli
 from torchcnn.cli import option
 from torchcnn.models import MODELS, create_model, find_model
-from torchcnn.shapes import Layer, summary, table, trace
+from torchcnn.shapes import Layer, summary, trace
+from torchcnn.text import table
 
 PROG = "python -m torchcnn.summary"
 

@@ -33,11 +33,12 @@ from torchcnn.loop import (
     train_steps,
 )
 from torchcnn.models import find_model
-from torchcnn.ranks import Ranks, device_of_rank, join, launched
+from torchcnn.ranks import Ranks, device_of_rank, join
 from torchcnn.recipes import complete
 from torchcnn.resume import pack_steps, unpack_steps
 from torchcnn.run import Run
 from torchcnn.schedule import learning_rate
+from torchcnn.system import launched
 
 PROG = "python -m torchcnn.train"
 
