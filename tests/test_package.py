@@ -21,6 +21,8 @@ MAY_IMPORT = {
     "loop": {"average"},
     "cli": set(),
     "layers": {"scratch"},
+    "system": set(),
+    "text": set(),
     "models": {"scratch", "layers"},
     "shapes": {"layers"},
     "keras_io": {"layers", "shapes"},

@@ -20,7 +20,8 @@ from torchcnn.batches import Batches
 from torchcnn.checkpoint import load_checkpoint
 from torchcnn.config import Config
 from torchcnn.data import load_data
-from torchcnn.ranks import Ranks, device_of_rank, sync_batch_norm
+from torchcnn.layers.sync_batch_norm import sync_batch_norm
+from torchcnn.ranks import Ranks, device_of_rank
 
 NETWORKS = ["mlp", "tf_lenet5", "lenet+", "tf_inception10+"]  # +: with --sync-bn
 ALONE = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}

@@ -9,8 +9,9 @@ from torch import nn
 from torchcnn import create_model
 from torchcnn.batches import Batches
 from torchcnn.data import load_data
+from torchcnn.layers.sync_batch_norm import sync_batch_norm
 from torchcnn.loop import train_steps
-from torchcnn.ranks import Ranks, join, sync_batch_norm
+from torchcnn.ranks import Ranks, join
 from torchcnn.train import of_all_ranks
 
 

@@ -8,7 +8,8 @@ from torch import nn
 from torchcnn.average import MovingAverage
 from torchcnn.checkpoint import build_model
 from torchcnn.config import Config
-from torchcnn.ranks import Ranks, sync_batch_norm
+from torchcnn.layers.sync_batch_norm import sync_batch_norm
+from torchcnn.ranks import Ranks
 from torchcnn.scratch import from_scratch
 
 

@@ -95,7 +95,7 @@ class _Tracer(torch.fx.Tracer):
     """Takes a network apart down to the layers of torch.nn and of torchcnn.layers."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        ours = type(m).__module__ in ("torchcnn.layers", "torchcnn.scratch.network")
+        ours = type(m).__module__.startswith(("torchcnn.layers.", "torchcnn.scratch."))
         return ours or super().is_leaf_module(m, module_qualified_name)
 
 
