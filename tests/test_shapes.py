@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from torchcnn import create_model, receptive_field, shapes, summary
+from torchcnn import create_model, receptive_field, summary
 from torchcnn.layers import SameConv2d
-from torchcnn.shapes import (
+from torchcnn.models import analysis
+from torchcnn.models.analysis import (
     conv_output_size,
     conv_transpose_output_size,
     input_sizes,
@@ -151,5 +152,5 @@ def test_summary_leaves_the_network_as_it_was():
 
 
 def test_doctests():
-    result = doctest.testmod(shapes)
+    result = doctest.testmod(analysis)
     assert result.failed == 0 and result.attempted == 3

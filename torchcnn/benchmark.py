@@ -28,12 +28,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from torchcnn import cli
 from torchcnn.batches import Batches
-from torchcnn.checkpoint import build_model
 from torchcnn.cli import option
 from torchcnn.data import DATA_NAMES, load_data
 from torchcnn.loop import train_epoch
 from torchcnn.memory import PeakMemory
 from torchcnn.models import find_model
+from torchcnn.models.registry import build_model
 from torchcnn.roofline import count, least_seconds, machine_rates
 from torchcnn.scratch import from_scratch
 from torchcnn.text import table

@@ -11,28 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from torchcnn.average import MovingAverage
-from torchcnn.layers import BatchNorm
-from torchcnn.models import create_model
+from torchcnn.models.registry import build_model
 
 FORMAT = 3
 CONTENT = {"torchcnn": int, "model": dict, "weights": dict, "optimizer": dict, "config": dict,
            "classes": list, "images": int, "history": list, "scaler": dict,
            "average": dict | None,  # the moving average of the weights, which is what is judged
            "partial": dict | None}  # what an unfinished epoch has gathered  # fmt: skip
-NORMS = {"torch": {}, "scratch": {"norm_layer": BatchNorm}}  # what create_model is given for each
-
-
-def build_model(
-    arch: str, in_channels: int, num_classes: int, input_size: int, norm: str, small_input: bool
-) -> nn.Module:
-    """The network that a checkpoint's "model" describes, with new weights.
-
-    Raises:
-        ValueError: as `create_model` does.
-    """
-    small = {"small_input": True} if small_input else {}
-    return create_model(arch, input_size, in_channels=in_channels, num_classes=num_classes,
-                        **NORMS[norm], **small)  # fmt: skip
 
 
 def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:

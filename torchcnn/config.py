@@ -9,9 +9,9 @@ import torch
 
 from torchcnn import cli
 from torchcnn.augment import AUGMENTATIONS, MIXES
-from torchcnn.checkpoint import build_model
 from torchcnn.cli import option
 from torchcnn.data import DATA_NAMES, ImageData
+from torchcnn.models.registry import build_model
 from torchcnn.recipes import RECIPES
 from torchcnn.resume import check_resumable
 from torchcnn.schedule import SCHEDULES
@@ -46,7 +46,7 @@ def augmentations(text: str) -> str:
 class Config:
     """Train a network on images. What is not given comes from the network's own recipe."""
 
-    arch: str = option("network; python -m torchcnn.summary shows all", default="lenet")
+    arch: str = option("network; python -m torchcnn.models shows all", default="lenet")
     data: str = option(
         f"images to train on: {', '.join(DATA_NAMES)}, or a folder with train/<class>/* and "
         "test/<class>/*, or <class>/* alone", default="auto", type=data_name,

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from torchcnn.average import MovingAverage
-from torchcnn.checkpoint import build_model
 from torchcnn.config import Config
 from torchcnn.layers.sync_batch_norm import sync_batch_norm
+from torchcnn.models.registry import build_model
 from torchcnn.ranks import Ranks
 from torchcnn.scratch import from_scratch
 

@@ -21,7 +21,7 @@ from torchcnn.layers import (
     SameAvgPool2d,
     SameMaxPool2d,
 )
-from torchcnn.shapes import layer_graph
+from torchcnn.models.analysis import layer_graph
 
 LAST = "channels_last"  # whatever keras.json says
 

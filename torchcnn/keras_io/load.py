@@ -11,7 +11,7 @@ from torchcnn.keras_io.configs import input_channels
 from torchcnn.keras_io.files import Refused, open_keras
 from torchcnn.keras_io.layout import keras_views
 from torchcnn.keras_io.match import match
-from torchcnn.shapes import layer_graph
+from torchcnn.models.analysis import layer_graph
 
 
 def load_keras_weights(net: nn.Module, source: Any) -> None:

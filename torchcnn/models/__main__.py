@@ -1,4 +1,4 @@
-"""What a network is made of: `python -m torchcnn.summary [--arch densenet] [--graph net.svg]`."""
+"""What the networks are made of: `python -m torchcnn.models [NAME] [--graph net.svg]`."""
 
 import json
 from collections.abc import Sequence
@@ -11,17 +11,19 @@ import torch.fx
 from torchcnn import cli
 from torchcnn.cli import option
 from torchcnn.models import MODELS, create_model, find_model
-from torchcnn.shapes import Layer, summary, trace
+from torchcnn.models.analysis import Layer, summary, trace
 from torchcnn.text import table
 
-PROG = "python -m torchcnn.summary"
+PROG = "python -m torchcnn.models"
 
 
 @dataclass(kw_only=True)
 class Config:
-    """Show all networks, or with --arch the layers of one."""
+    """Show the table of all networks, or every layer of one."""
 
-    arch: str = option("network; without it, the table of all", default="")
+    name: str = option(
+        "a network; without it, the table of all", default="", positional=True, nargs="?"
+    )
     input_size: int = option("pixels a side (default: the network's)", type=cli.at_least_one,
                              default=0)  # fmt: skip
     json: bool = option("print JSON", default=False, action="store_true")
@@ -82,16 +84,16 @@ def draw(graph: torch.fx.Graph, layers: list[Layer], path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     with cli.one_line_errors(PROG):
         config = Config(**cli.parse(Config, PROG, argv))
-        if not config.arch:
+        if not config.name:
             if config.graph or config.input_size:
-                raise ValueError("--graph and --input-size go with --arch")
+                raise ValueError("--graph and --input-size need the name of a network")
             rows = all_networks()
             print(json.dumps(rows, indent=1) if config.json else all_networks_text(rows))
             return
-        channels, size, _ = find_model(config.arch).input
+        channels, size, _ = find_model(config.name).input
         size = config.input_size or size
         with torch.device("meta"):
-            graph, layers = trace(create_model(config.arch, size), (channels, size, size))
+            graph, layers = trace(create_model(config.name, size), (channels, size, size))
         if config.graph:
             draw(graph, layers, Path(config.graph))
         if config.json:
