@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from torchcnn.augment import (
+from torchcnn.data.augment import (
     AUGMENTATIONS,
     colour,
     crop,

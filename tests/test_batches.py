@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from torchcnn import batches, load_data_fashion_mnist
-from torchcnn.batches import Batches, hold_out, mix_seed
+from torchcnn.data.loader import Batches, hold_out, mix_seed
 
 
 def numbered(n, size=2):

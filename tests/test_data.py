@@ -12,8 +12,8 @@ import torch
 from torchvision.datasets import CIFAR10
 
 from torchcnn import data
-from torchcnn.data import load_data, load_idx
-from torchcnn.sample import make_sample
+from torchcnn.data.datasets import load_data, load_idx
+from torchcnn.data.sample import make_sample
 
 
 def test_the_sample_is_balanced_and_whole():

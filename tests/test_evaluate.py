@@ -10,9 +10,9 @@ from PIL import Image
 
 from torchcnn import evaluate, predict, train
 from torchcnn.checkpoint import load_model
-from torchcnn.data import load_data
+from torchcnn.data.datasets import load_data
+from torchcnn.data.decode import read_image
 from torchcnn.evaluate import by_class, confusion_text
-from torchcnn.images import read_image
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_predict_gives_the_runs_probabilities(run, tmp_path, capsys):
         Image.fromarray(data.test_images[i, 0].numpy()).save(paths[-1])
     predict.main(["--checkpoint", str(run / "best.pt"), "--json", "--top", "10", *paths])
     answers = json.loads(capsys.readouterr().out)
-    from torchcnn.batches import Batches
+    from torchcnn.data.loader import Batches
 
     x, _ = next(iter(Batches(data.test_images[:8], data.test_labels[:8], 8, size=20)))
     with torch.no_grad():

@@ -10,8 +10,8 @@ from test_models import HEAVY, WHOLE_REGISTRY, small
 from torch import nn
 
 from torchcnn import create_model, scratch
-from torchcnn.batches import Batches
-from torchcnn.data import load_data
+from torchcnn.data.datasets import load_data
+from torchcnn.data.loader import Batches
 from torchcnn.layers import SameAvgPool2d
 from torchcnn.loop import predict_logits, train_epoch
 

@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 from torchcnn import evaluate, images, predict, train
-from torchcnn.augment import crop, resize
-from torchcnn.batches import Batches
 from torchcnn.checkpoint import load_checkpoint
-from torchcnn.images import Pictures, load_folder
+from torchcnn.data.augment import crop, resize
+from torchcnn.data.decode import Pictures
+from torchcnn.data.folder import load_folder
+from torchcnn.data.loader import Batches
 
 RED, BLUE = (220, 30, 30), (30, 30, 220)
 

@@ -10,10 +10,10 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchcnn import BatchNorm, create_model, evaluate_accuracy, load_data_fashion_mnist, train_ch5
-from torchcnn.augment import AUGMENTATIONS
-from torchcnn.batches import Batches
 from torchcnn.config import Config, describe
-from torchcnn.data import load_data
+from torchcnn.data.augment import AUGMENTATIONS
+from torchcnn.data.datasets import load_data
+from torchcnn.data.loader import Batches
 from torchcnn.learner import make_learner
 from torchcnn.loop import confusion_matrix, eval_mode, predict_logits, train_epoch
 from torchcnn.ranks import Ranks

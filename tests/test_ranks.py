@@ -16,10 +16,10 @@ from comparing import check_same, contents
 from torch import nn
 
 from torchcnn import create_model, train
-from torchcnn.batches import Batches
 from torchcnn.checkpoint import load_checkpoint
 from torchcnn.config import Config
-from torchcnn.data import load_data
+from torchcnn.data.datasets import load_data
+from torchcnn.data.loader import Batches
 from torchcnn.layers.sync_batch_norm import sync_batch_norm
 from torchcnn.ranks import Ranks, device_of_rank
 

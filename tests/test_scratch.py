@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from torchcnn import batch_norm, corr2d, data_iter, linreg, scratch, sgd, squared_loss
-from torchcnn.data import load_data
+from torchcnn.data.datasets import load_data
 
 F64 = torch.float64
 

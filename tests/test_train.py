@@ -13,8 +13,8 @@ from comparing import same
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from torchcnn import create_model, data, train, train_ch5
-from torchcnn.batches import Batches
 from torchcnn.checkpoint import load_checkpoint, load_model
+from torchcnn.data.loader import Batches
 from torchcnn.folder import lock
 from torchcnn.models import MODELS
 from torchcnn.ranks import Ranks

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from torchcnn import create_model
-from torchcnn.batches import Batches
-from torchcnn.data import load_data
+from torchcnn.data.datasets import load_data
+from torchcnn.data.loader import Batches
 from torchcnn.layers.sync_batch_norm import sync_batch_norm
 from torchcnn.loop import train_steps
 from torchcnn.ranks import Ranks, join

@@ -1,6 +1,6 @@
 """torchcnn: the classic CNNs, exactly."""
 
-from torchcnn.batches import load_data_fashion_mnist
+from torchcnn.data.loader import load_data_fashion_mnist
 from torchcnn.layers import BatchNorm, FlattenLayer, GlobalAvgPool2d
 from torchcnn.loop import evaluate_accuracy, train_ch5
 from torchcnn.models import create_model, list_models

@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from torchcnn import cli
-from torchcnn.batches import Batches
 from torchcnn.cli import option
-from torchcnn.data import DATA_NAMES, load_data
+from torchcnn.data.datasets import DATA_NAMES, load_data
+from torchcnn.data.loader import Batches
 from torchcnn.loop import train_epoch
 from torchcnn.memory import PeakMemory
 from torchcnn.models import find_model

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from torchcnn import cli
-from torchcnn.augment import AUGMENTATIONS, MIXES
 from torchcnn.cli import option
-from torchcnn.data import DATA_NAMES, ImageData
+from torchcnn.data.augment import AUGMENTATIONS, MIXES
+from torchcnn.data.datasets import DATA_NAMES, ImageData
 from torchcnn.models.registry import build_model
 from torchcnn.recipes import RECIPES
 from torchcnn.resume import check_resumable

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchcnn import cli
-from torchcnn.batches import Batches
 from torchcnn.checkpoint import open_checkpoint
 from torchcnn.cli import option
 from torchcnn.config import Config as TrainConfig
 from torchcnn.config import data_name
-from torchcnn.images import load_images
+from torchcnn.data.folder import load_images
+from torchcnn.data.loader import Batches
 from torchcnn.loop import accuracy, confusion_matrix, predict_logits
 from torchcnn.text import table
 

@@ -10,7 +10,7 @@ import torch
 from torchcnn import cli
 from torchcnn.checkpoint import open_checkpoint
 from torchcnn.cli import option
-from torchcnn.images import read_image
+from torchcnn.data.decode import read_image
 
 PROG = "python -m torchcnn.predict"
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from torchcnn import cli
-from torchcnn.augment import AUGMENTATIONS, MIXES
-from torchcnn.batches import Batches, hold_out, mix_seed
 from torchcnn.checkpoint import load_checkpoint, restore, restore_training
 from torchcnn.config import Config, check_data, check_steps, describe, print_config, resumed_config
-from torchcnn.data import DATA_NAMES, ImageData
+from torchcnn.data.augment import AUGMENTATIONS, MIXES
+from torchcnn.data.datasets import DATA_NAMES, ImageData
+from torchcnn.data.folder import load_images
+from torchcnn.data.loader import Batches, hold_out, mix_seed
 from torchcnn.folder import RUNS, check_out, make_folder
-from torchcnn.images import load_images
 from torchcnn.learner import Learner, make_learner
 from torchcnn.loop import (
     EpochResult,

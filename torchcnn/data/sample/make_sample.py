@@ -1,4 +1,4 @@
-"""Write the embedded sample: `python -m torchcnn.sample.make_sample FOLDER_WITH_FASHION_MNIST`."""
+"""Write the embedded sample: `python -m torchcnn.data.sample.make_sample FOLDER_WITH_FASHION_MNIST`."""
 
 import gzip
 import struct
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from torchcnn.data import FASHION_MNIST_MD5, load_idx
+from torchcnn.data.datasets import FASHION_MNIST_MD5, load_idx
 
 PER_CLASS = {"train": 500, "t10k": 100}
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from torchcnn.augment import Augmentation, Mix, resize
-from torchcnn.data import load_data
-from torchcnn.images import Pictures, decoded
+from torchcnn.data.augment import Augmentation, Mix, resize
+from torchcnn.data.datasets import load_data
+from torchcnn.data.decode import Pictures, decoded
 
 RESIZE_ONCE_BYTES = 2**30  # a resized set up to this size is kept; a larger one is made batchwise
 FETCH_BYTES = 2**18  # of uint8 that one call fetches: small batches are mostly calls

@@ -1,0 +1,1 @@
+"""From files to batches: data sets, folders of pictures, decoding, augmentation, the loader."""
