@@ -5,7 +5,7 @@ from types import ModuleType
 
 import torch
 
-from torchcnn.checkpoint import load_checkpoint
+from torchcnn.run.checkpoint import load_checkpoint
 
 
 def same(a, b):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from torchcnn import create_model, evaluate, export, predict, train
-from torchcnn.checkpoint import FORMAT, load_checkpoint, load_model, restore, save_checkpoint
+from torchcnn.run.checkpoint import FORMAT, load_checkpoint, load_model, restore, save_checkpoint
 
 
 def test_a_checkpoint_gives_its_network_back(finished_run):

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from torchcnn import evaluate, predict, train
-from torchcnn.checkpoint import load_model
 from torchcnn.data.datasets import load_data
 from torchcnn.data.decode import read_image
 from torchcnn.evaluate import by_class, confusion_text
+from torchcnn.run.checkpoint import load_model
 
 
 @pytest.fixture(scope="module")

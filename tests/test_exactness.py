@@ -14,7 +14,7 @@ import torch
 from comparing import check_same, same
 
 from torchcnn import run, train
-from torchcnn.checkpoint import load_checkpoint, load_model
+from torchcnn.run.checkpoint import load_checkpoint, load_model
 
 ALL = ["--arch", "tf_baseline", "--input-size", "16", "--batch-size", "500", "--augment",
        "crop,flip,rotate,colour,erase", "--mix", "cutmix", "--accumulate", "2", "--ema", "0.9",

@@ -8,9 +8,9 @@ import torch
 import torch._dynamo  # loads Triton, which must come before TensorFlow in one process
 
 from torchcnn import list_models
-from torchcnn.checkpoint import FORMAT, save_checkpoint
 from torchcnn.export import FORMATS, main
 from torchcnn.models.registry import build_model
+from torchcnn.run.checkpoint import FORMAT, save_checkpoint
 
 # Keras's own, see test_keras_io.py.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from torchcnn import evaluate, images, predict, train
-from torchcnn.checkpoint import load_checkpoint
 from torchcnn.data.augment import crop, resize
 from torchcnn.data.decode import Pictures
 from torchcnn.data.folder import load_folder
 from torchcnn.data.loader import Batches
+from torchcnn.run.checkpoint import load_checkpoint
 
 RED, BLUE = (220, 30, 30), (30, 30, 220)
 

@@ -11,11 +11,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from torchcnn import run, train
 from torchcnn.average import MovingAverage
-from torchcnn.checkpoint import load_checkpoint
 from torchcnn.config import Config
 from torchcnn.learner import make_learner, make_optimizer
 from torchcnn.loop import train_epoch, train_steps
 from torchcnn.ranks import Ranks
+from torchcnn.run.checkpoint import load_checkpoint
 
 
 def config(**flags):

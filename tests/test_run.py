@@ -12,9 +12,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from torchcnn import folder, run
-from torchcnn.checkpoint import load_checkpoint
-from torchcnn.folder import check_out, make_folder
-from torchcnn.plots import plot_confusion
+from torchcnn.run.checkpoint import load_checkpoint
+from torchcnn.run.folder import check_out, make_folder
+from torchcnn.run.plots import plot_confusion
 
 SCALARS = {"loss/train", "loss/val", "accuracy/train", "accuracy/val", "loss by step/train",
            "learning rate", "images per second", "test/loss", "test/acc"}  # fmt: skip

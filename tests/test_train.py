@@ -13,12 +13,12 @@ from comparing import same
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from torchcnn import create_model, data, train, train_ch5
-from torchcnn.checkpoint import load_checkpoint, load_model
 from torchcnn.data.loader import Batches
-from torchcnn.folder import lock
 from torchcnn.models import MODELS
 from torchcnn.ranks import Ranks
-from torchcnn.run import Run
+from torchcnn.run.checkpoint import load_checkpoint, load_model
+from torchcnn.run.folder import lock
+from torchcnn.run.log import Run
 
 
 def run(*argv):

@@ -13,7 +13,7 @@ from torchcnn.data.augment import AUGMENTATIONS, MIXES
 from torchcnn.data.datasets import DATA_NAMES, ImageData
 from torchcnn.models.registry import build_model
 from torchcnn.recipes import RECIPES
-from torchcnn.resume import check_resumable
+from torchcnn.run.history import check_resumable
 from torchcnn.schedule import SCHEDULES
 
 OPTIMIZERS = ("adam", "adamw", "sgd")

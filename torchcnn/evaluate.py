@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchcnn import cli
-from torchcnn.checkpoint import open_checkpoint
 from torchcnn.cli import option
 from torchcnn.config import Config as TrainConfig
 from torchcnn.config import data_name
 from torchcnn.data.folder import load_images
 from torchcnn.data.loader import Batches
 from torchcnn.loop import accuracy, confusion_matrix, predict_logits
+from torchcnn.run.checkpoint import open_checkpoint
 from torchcnn.text import table
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def evaluate(config: Config) -> None:
     print(by_class(confusion, classes), end="\n\n")
     print(confusion_text(confusion, classes))
     if config.out:
-        from torchcnn.plots import plot_confusion
+        from torchcnn.run.plots import plot_confusion
 
         out = Path(config.out).expanduser()
         plot_confusion(confusion, classes).savefig(out / "confusion.png", dpi=150)
@@ -101,7 +101,7 @@ def confusion_text(confusion: Tensor, classes: list[str]) -> str:
 
 def plot_mistakes(images: Tensor, logits: Tensor, labels: Tensor, classes: list[str]) -> "Figure":
     """The wrong answers that the network was surest of, the surest first."""
-    from torchcnn.plots import plot_images
+    from torchcnn.run.plots import plot_images
 
     probability, said = logits.softmax(1).max(1)
     wrong = (said != labels).nonzero()[:, 0]

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from torchcnn import cli
-from torchcnn.checkpoint import open_checkpoint
 from torchcnn.cli import option
 from torchcnn.keras_io import to_keras
 from torchcnn.models.registry import build_model
+from torchcnn.run.checkpoint import open_checkpoint
 
 PROG = "python -m torchcnn.export"
 KEY = "torchcnn"  # under which every format keeps what is needed to use the network

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from torchcnn import cli
-from torchcnn.checkpoint import open_checkpoint
 from torchcnn.cli import option
 from torchcnn.data.decode import read_image
+from torchcnn.run.checkpoint import open_checkpoint
 
 PROG = "python -m torchcnn.predict"
 
@@ -53,7 +53,7 @@ def predict(config: Config) -> None:
         for file, answer in zip(config.files, named, strict=True):
             print(f"{file}: " + ", ".join(f"{name} {p:.4f}" for name, p in answer))
     if config.out:
-        from torchcnn.plots import plot_images
+        from torchcnn.run.plots import plot_images
 
         titles = ["\n".join(f"{name} {p:.0%}" for name, p in answer) for answer in named]
         plot_images(images, titles).savefig(Path(config.out).expanduser(), dpi=150)

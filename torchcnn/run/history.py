@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchcnn.checkpoint import load_checkpoint
 from torchcnn.loop import Step
 from torchcnn.ranks import Ranks
+from torchcnn.run.checkpoint import load_checkpoint
 
 Record = dict[str, Any]  # one epoch: numbers, and "step_losses", a tensor
 

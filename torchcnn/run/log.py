@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from torchcnn.average import MovingAverage
-from torchcnn.checkpoint import FORMAT, save_checkpoint
-from torchcnn.folder import check_out, lock
 from torchcnn.loop import EpochResult, eval_mode
-from torchcnn.resume import Record, best_epoch, held_out_name
+from torchcnn.run.checkpoint import FORMAT, save_checkpoint
+from torchcnn.run.folder import check_out, lock
+from torchcnn.run.history import Record, best_epoch, held_out_name
 
 
 class Run:
@@ -141,7 +141,7 @@ class Run:
         """Write what the test set said: `result.json` and the confusion matrix."""
         if not self.write:
             return
-        from torchcnn.plots import plot_confusion
+        from torchcnn.run.plots import plot_confusion
 
         self.writer.add_figure("confusion matrix", plot_confusion(confusion, self.classes))
         for tag in ("loss", "acc"):
@@ -152,7 +152,7 @@ class Run:
         if not self.write:
             return
         if self.history:
-            from torchcnn.plots import plot_curves
+            from torchcnn.run.plots import plot_curves
 
             plot_curves(self.history, self.held_out).savefig(self.path / "curves.png", dpi=150)
         self.writer.close()

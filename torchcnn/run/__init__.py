@@ -1,0 +1,1 @@
+"""The folder of a run: checkpoints, history, TensorBoard, pictures."""
