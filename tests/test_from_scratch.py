@@ -13,7 +13,7 @@ from torchcnn import create_model, scratch
 from torchcnn.data.datasets import load_data
 from torchcnn.data.loader import Batches
 from torchcnn.layers import SameAvgPool2d
-from torchcnn.loop import predict_logits, train_epoch
+from torchcnn.training.loop import predict_logits, train_epoch
 
 
 @pytest.mark.parametrize("name", WHOLE_REGISTRY)

@@ -10,12 +10,13 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from torchcnn import run, train
-from torchcnn.average import MovingAverage
-from torchcnn.config import Config
-from torchcnn.learner import make_learner, make_optimizer
-from torchcnn.loop import train_epoch, train_steps
-from torchcnn.ranks import Ranks
 from torchcnn.run.checkpoint import load_checkpoint
+from torchcnn.training.config import Config
+from torchcnn.training.distributed import Ranks
+from torchcnn.training.ema import MovingAverage
+from torchcnn.training.loop import train_epoch, train_steps
+from torchcnn.training.optim import make_optimizer
+from torchcnn.training.state import make_learner
 
 
 def config(**flags):

@@ -10,14 +10,14 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchcnn import BatchNorm, create_model, evaluate_accuracy, load_data_fashion_mnist, train_ch5
-from torchcnn.config import Config, describe
 from torchcnn.data.augment import AUGMENTATIONS
 from torchcnn.data.datasets import load_data
 from torchcnn.data.loader import Batches
-from torchcnn.learner import make_learner
-from torchcnn.loop import confusion_matrix, eval_mode, predict_logits, train_epoch
-from torchcnn.ranks import Ranks
 from torchcnn.train import make_batches
+from torchcnn.training.config import Config, describe
+from torchcnn.training.distributed import Ranks
+from torchcnn.training.loop import confusion_matrix, eval_mode, predict_logits, train_epoch
+from torchcnn.training.state import make_learner
 
 
 def flat(*layers):

@@ -16,12 +16,12 @@ from comparing import check_same, contents
 from torch import nn
 
 from torchcnn import create_model, train
-from torchcnn.config import Config
 from torchcnn.data.datasets import load_data
 from torchcnn.data.loader import Batches
 from torchcnn.layers.sync_batch_norm import sync_batch_norm
-from torchcnn.ranks import Ranks, device_of_rank
 from torchcnn.run.checkpoint import load_checkpoint
+from torchcnn.training.config import Config
+from torchcnn.training.distributed import Ranks, device_of_rank
 
 NETWORKS = ["mlp", "tf_lenet5", "lenet+", "tf_inception10+"]  # +: with --sync-bn
 ALONE = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}

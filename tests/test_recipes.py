@@ -5,10 +5,11 @@ import json
 import pytest
 
 from torchcnn import cli, train
-from torchcnn.config import Config, check_steps
-from torchcnn.learner import make_optimizer
 from torchcnn.models import MODELS, create_model
-from torchcnn.recipes import RECIPES, complete, fast, source
+from torchcnn.training.config import Config
+from torchcnn.training.optim import make_optimizer
+from torchcnn.training.preflight import check_steps
+from torchcnn.training.recipes import RECIPES, complete, fast, source
 
 
 @pytest.mark.parametrize("arch", MODELS)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from torchcnn.schedule import SCHEDULES, learning_rate
+from torchcnn.training.schedule import SCHEDULES, learning_rate
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torchcnn import create_model, data, train, train_ch5
 from torchcnn.data.loader import Batches
 from torchcnn.models import MODELS
-from torchcnn.ranks import Ranks
 from torchcnn.run.checkpoint import load_checkpoint, load_model
 from torchcnn.run.folder import lock
 from torchcnn.run.log import Run
+from torchcnn.training.distributed import Ranks
 
 
 def run(*argv):

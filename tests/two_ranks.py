@@ -10,9 +10,9 @@ from torchcnn import create_model
 from torchcnn.data.datasets import load_data
 from torchcnn.data.loader import Batches
 from torchcnn.layers.sync_batch_norm import sync_batch_norm
-from torchcnn.loop import train_steps
-from torchcnn.ranks import Ranks, join
 from torchcnn.train import of_all_ranks
+from torchcnn.training.distributed import Ranks, join
+from torchcnn.training.loop import train_steps
 
 
 def train(arch: str, sync_bn: bool, ranks: Ranks) -> dict[str, list[float]]:

@@ -2,10 +2,10 @@
 
 from torchcnn.data.loader import load_data_fashion_mnist
 from torchcnn.layers import BatchNorm, FlattenLayer, GlobalAvgPool2d
-from torchcnn.loop import evaluate_accuracy, train_ch5
 from torchcnn.models import create_model, list_models
 from torchcnn.models.analysis import receptive_field, summary
 from torchcnn.scratch import batch_norm, corr2d, data_iter, linreg, sgd, squared_loss
+from torchcnn.training.loop import evaluate_accuracy, train_ch5
 
 __version__ = "0.1.0"
 

@@ -30,13 +30,13 @@ from torchcnn import cli
 from torchcnn.cli import option
 from torchcnn.data.datasets import DATA_NAMES, load_data
 from torchcnn.data.loader import Batches
-from torchcnn.loop import train_epoch
 from torchcnn.memory import PeakMemory
 from torchcnn.models import find_model
 from torchcnn.models.registry import build_model
 from torchcnn.roofline import count, least_seconds, machine_rates
 from torchcnn.scratch import from_scratch
 from torchcnn.text import table
+from torchcnn.training.loop import train_epoch
 
 PROG = "python -m torchcnn.benchmark"
 TUTORIAL_WORKERS = 4  # what the tutorial's load_data_fashion_mnist asks for

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from torchcnn import cli
 from torchcnn.cli import option
-from torchcnn.config import Config as TrainConfig
-from torchcnn.config import data_name
 from torchcnn.data.folder import load_images
 from torchcnn.data.loader import Batches
-from torchcnn.loop import accuracy, confusion_matrix, predict_logits
 from torchcnn.run.checkpoint import open_checkpoint
 from torchcnn.text import table
+from torchcnn.training.config import Config as TrainConfig
+from torchcnn.training.config import data_name
+from torchcnn.training.loop import accuracy, confusion_matrix, predict_logits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

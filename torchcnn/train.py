@@ -14,13 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from torchcnn import cli
-from torchcnn.config import Config, check_data, check_steps, describe, print_config, resumed_config
 from torchcnn.data.augment import AUGMENTATIONS, MIXES
 from torchcnn.data.datasets import DATA_NAMES, ImageData
 from torchcnn.data.folder import load_images
 from torchcnn.data.loader import Batches, hold_out, mix_seed
-from torchcnn.learner import Learner, make_learner
-from torchcnn.loop import (
+from torchcnn.models import find_model
+from torchcnn.run.checkpoint import load_checkpoint, restore, restore_training
+from torchcnn.run.folder import RUNS, check_out, make_folder
+from torchcnn.run.history import pack_steps, unpack_steps
+from torchcnn.run.log import Run
+from torchcnn.system import launched
+from torchcnn.training.config import Config, describe, print_config, resumed_config
+from torchcnn.training.distributed import Ranks, device_of_rank, join
+from torchcnn.training.loop import (
     EpochResult,
     Step,
     accuracy,
@@ -30,15 +36,10 @@ from torchcnn.loop import (
     progress,
     train_steps,
 )
-from torchcnn.models import find_model
-from torchcnn.ranks import Ranks, device_of_rank, join
-from torchcnn.recipes import complete
-from torchcnn.run.checkpoint import load_checkpoint, restore, restore_training
-from torchcnn.run.folder import RUNS, check_out, make_folder
-from torchcnn.run.history import pack_steps, unpack_steps
-from torchcnn.run.log import Run
-from torchcnn.schedule import learning_rate
-from torchcnn.system import launched
+from torchcnn.training.preflight import check_data, check_steps
+from torchcnn.training.recipes import complete
+from torchcnn.training.schedule import learning_rate
+from torchcnn.training.state import Learner, make_learner
 
 PROG = "python -m torchcnn.train"
 

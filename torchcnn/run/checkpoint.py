@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchcnn.average import MovingAverage
 from torchcnn.models.registry import build_model
+from torchcnn.training.ema import MovingAverage
 
 FORMAT = 3
 CONTENT = {"torchcnn": int, "model": dict, "weights": dict, "optimizer": dict, "config": dict,

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchcnn.loop import Step
-from torchcnn.ranks import Ranks
 from torchcnn.run.checkpoint import load_checkpoint
+from torchcnn.training.distributed import Ranks
+from torchcnn.training.loop import Step
 
 Record = dict[str, Any]  # one epoch: numbers, and "step_losses", a tensor
 

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchcnn.average import MovingAverage
-from torchcnn.loop import EpochResult, eval_mode
 from torchcnn.run.checkpoint import FORMAT, save_checkpoint
 from torchcnn.run.folder import check_out, lock
 from torchcnn.run.history import Record, best_epoch, held_out_name
+from torchcnn.training.ema import MovingAverage
+from torchcnn.training.loop import EpochResult, eval_mode
 
 
 class Run:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from torchcnn.cli import Stopped
-from torchcnn.loop import eval_mode
 from torchcnn.system import world_size
+from torchcnn.training.loop import eval_mode
 
 
 @dataclass(frozen=True)

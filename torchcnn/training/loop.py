@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from torchcnn.average import MovingAverage
+from torchcnn.training.ema import MovingAverage
 
 Batch = tuple[Tensor, Tensor]
 NOTHING: AbstractContextManager[Any] = nullcontext()

@@ -1,0 +1,1 @@
+"""How a network is trained: configuration, optimizer, schedule, loop, ranks, trainer."""
