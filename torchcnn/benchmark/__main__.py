@@ -27,13 +27,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from torchcnn import cli
+from torchcnn.benchmark.memory import PeakMemory
+from torchcnn.benchmark.roofline import count, least_seconds, machine_rates
 from torchcnn.cli import option
 from torchcnn.data.datasets import DATA_NAMES, load_data
 from torchcnn.data.loader import Batches
-from torchcnn.memory import PeakMemory
 from torchcnn.models import find_model
 from torchcnn.models.registry import build_model
-from torchcnn.roofline import count, least_seconds, machine_rates
 from torchcnn.scratch import from_scratch
 from torchcnn.text import table
 from torchcnn.training.loop import train_epoch
