@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchcnn import data, train
+from torchcnn import train
+from torchcnn.data import datasets as data
 
 
 @pytest.fixture(autouse=True)

@@ -10,11 +10,11 @@ NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 TRAIN = ("lenet", "alexnet", "vgg", "nin", "googlenet", "resnet", "densenet")
 # Run before the first cell: what is committed was trained on all 5,000 images, for minutes.
 FEWER_IMAGES = """
-import dataclasses, torchcnn.data
-whole = torchcnn.data.load_data("sample")
+import dataclasses, torchcnn.data.datasets
+whole = torchcnn.data.datasets.load_data("sample")
 names = "train_images", "train_labels", "test_images", "test_labels"
 part = dataclasses.replace(whole, **{name: getattr(whole, name)[:500] for name in names})
-torchcnn.data.load_data = lambda name: part
+torchcnn.data.datasets.load_data = lambda name: part
 """
 KERAS = "two_frameworks"
 

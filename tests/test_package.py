@@ -1,6 +1,7 @@
 """The house: who imports whom, what an import costs, and what is promised at the top."""
 
 import ast
+import graphlib
 import json
 import subprocess
 import sys
@@ -11,65 +12,113 @@ import pytest
 import torchcnn
 
 PACKAGE = Path(torchcnn.__file__).parent
-COMMANDS = {"train", "evaluate", "predict", "export", "benchmark", "summary"}
-# Each part, and what it may know of: itself and what stands before it.
-MAY_IMPORT = {
-    "scratch": set(),
-    "augment": set(),
-    "schedule": set(),
-    "average": set(),
-    "loop": {"average"},
-    "cli": set(),
+BASE = {"scratch", "text", "system", "cli"}
+ROOMS = {  # whom each may import, beside itself; commands may import all of them
+    **{name: set() for name in BASE},
     "layers": {"scratch"},
-    "system": set(),
-    "text": set(),
-    "models": {"scratch", "layers"},
-    "shapes": {"layers"},
-    "keras_io": {"layers", "shapes"},
-    "data": set(),
-    "batches": {"data", "augment", "images"},
-    "checkpoint": {"scratch", "layers", "models", "average"},
-    "images": {"augment", "data"},
-    "ranks": {"cli", "layers", "loop"},
-    "plots": set(),
-    "folder": set(),
-    "resume": {"checkpoint", "loop", "ranks"},
-    "run": {"average", "checkpoint", "folder", "loop", "plots", "resume"},
-    "config": {"cli", "augment", "schedule", "data", "models", "checkpoint", "recipes", "resume"},
-    "learner": {"average", "config", "checkpoint", "ranks", "scratch"},
-    "recipes": {"models"},
-    "memory": set(),
-    "roofline": set(),
-    "sample": {"data"},
+    "data": {"system"},
+    "models": {"layers", "text"},
+    "keras_io": {"layers", "models"},
+    "run": {"models"},
+    "training": {*BASE, "layers", "data", "models", "run"},
+    "benchmark": set(),
 }
-LIBRARY = set(MAY_IMPORT) - {"cli", "config", "folder", "learner", "memory", "ranks", "resume",
-                             "roofline", "run", "sample"}  # fmt: skip
+FLOORS = 6
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(path):
+    """torchcnn/data/loader.py -> torchcnn.data.loader"""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def is_command(path):
+    return path.name == "__main__.py" or (path.parent == PACKAGE and path.stem not in ROOMS)
 
 
 def imports(path):
-    """The parts of torchcnn that a file imports, at its top or inside a function."""
+    """The modules of torchcnn that a file imports, at its top or inside a function."""
     for node in ast.walk(ast.parse(path.read_text())):
-        names = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module == "torchcnn":
-            names = [f"torchcnn.{alias.name}" for alias in node.names]
+            yield from (alias.name for alias in node.names if alias.name.startswith("torchcnn."))
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative import"
-            names = [node.module]
-        yield from (name.split(".")[1] for name in names if name.startswith("torchcnn."))
+            if node.module.split(".")[0] == "torchcnn":
+                # What is imported may be a module, or a name in one.
+                inner = [f"{node.module}.{alias.name}" for alias in node.names]
+                yield from (name if name in MODULES else node.module for name in inner)
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
+MODULES = {name_of(path): path for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_who_may_import_whom(path):
-    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    if part == "__init__":
-        allowed = LIBRARY
-    elif part in COMMANDS:
-        allowed = set(MAY_IMPORT)
+    rooms = {name.split(".")[1] for name in imports(path) if name != "torchcnn"}
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if room in ("__init__", "__main__") or is_command(path):
+        assert rooms <= ROOMS.keys() | {room}, "nobody imports a command"
     else:
-        allowed = MAY_IMPORT[part] | {part}
-    assert set(imports(path)) <= allowed
+        assert rooms <= ROOMS[room] | {room}
+
+
+def test_imports_go_one_way():
+    """No circle of files, and at most six floors of rooms."""
+    graph = {name: set(imports(path)) - {name, "torchcnn"} for name, path in MODULES.items()}
+    for name, above in graph.items():  # a room's __init__ only passes on what is in it
+        above -= {other for other in above if name.startswith(f"{other}.")}
+    tuple(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+
+    def floor(room):
+        return 1 + max((floor(below) for below in ROOMS[room]), default=0)
+
+    assert max(map(floor, ROOMS)) + 1 == FLOORS  # the commands are the last
+
+
+def functions(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            yield node
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_files_and_functions_are_short(path):
+    text = path.read_text()
+    assert text.count("\n") <= 300
+    for function in functions(path):
+        assert function.end_lineno - function.lineno < 60, function.name
+
+
+def test_parameters_are_few():
+    """Six at most, but for what mirrors torch, a tutorial or a paper's options."""
+    for path in FILES:
+        room = path.relative_to(PACKAGE).parts[0]
+        if room in ("scratch", "models", "layers"):
+            continue
+        for function in functions(path):
+            arguments = function.args
+            names = [a.arg for a in (*arguments.args, *arguments.kwonlyargs)]
+            count = len([name for name in names if name not in ("self", "cls")])
+            assert count <= 6 or function.name in MIRRORS, f"{path}: {function.name} has {count}"
+
+
+def test_typesetting_is_the_formatters():
+    skips = sum(path.read_text().count("fmt: skip") for path in FILES)
+    assert skips < 15
+
+
+def test_no_module_hides_a_public_name():
+    roots = {path.stem for path in PACKAGE.iterdir()}
+    assert not roots & set(torchcnn.__all__)
+
+
+def test_each_test_file_is_of_a_module():
+    tests = Path(__file__).parent
+    for path in tests.rglob("test_*.py"):
+        place = path.relative_to(tests)
+        stem = place.stem.removeprefix("test_").replace("main", "__main__")
+        assert str(place) in ACROSS or (PACKAGE / place.parent / f"{stem}.py").exists(), place
 
 
 def test_importing_is_light():

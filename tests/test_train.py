@@ -12,7 +12,8 @@ import torch
 from comparing import same
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from torchcnn import create_model, data, train, train_ch5
+from torchcnn import create_model, train, train_ch5
+from torchcnn.data import datasets as data
 from torchcnn.data.loader import Batches
 from torchcnn.models import MODELS
 from torchcnn.run.checkpoint import load_checkpoint, load_model

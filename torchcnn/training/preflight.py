@@ -1,4 +1,4 @@
-"""What can be known before the first step: whether every batch fits the network, and the data the run."""
+"""What can be known before the first step: that the batches fit the network, the data the run."""
 
 from typing import Any
 

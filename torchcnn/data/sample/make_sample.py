@@ -1,4 +1,7 @@
-"""Write the embedded sample: `python -m torchcnn.data.sample.make_sample FOLDER_WITH_FASHION_MNIST`."""
+"""Write the embedded sample: `python -m torchcnn.data.sample.make_sample FOLDER`.
+
+FOLDER holds the four files of Fashion-MNIST.
+"""
 
 import gzip
 import struct

@@ -13,7 +13,8 @@ import pytest
 import torch
 from comparing import check_same, same
 
-from torchcnn import run, train
+from torchcnn import train
+from torchcnn.run import log
 from torchcnn.run.checkpoint import load_checkpoint, load_model
 
 ALL = ["--arch", "tf_baseline", "--input-size", "16", "--batch-size", "500", "--augment",
@@ -39,7 +40,7 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize("seed", range(3))
 def test_a_run_killed_after_random_checkpoints(seed, whole, tmp_path, monkeypatch):
     """Each life ends right after a checkpoint is written; the next goes on from it."""
-    dice, save, left = random.Random(seed), run.save_checkpoint, [0]
+    dice, save, left = random.Random(seed), log.save_checkpoint, [0]
 
     def save_and_die(path, checkpoint):
         save(path, checkpoint)
@@ -47,7 +48,7 @@ def test_a_run_killed_after_random_checkpoints(seed, whole, tmp_path, monkeypatc
         if not left[0]:
             raise Killed
 
-    monkeypatch.setattr(run, "save_checkpoint", save_and_die)
+    monkeypatch.setattr(log, "save_checkpoint", save_and_die)
     folder, lives, middles = tmp_path / "r", 0, 0
     while not (folder / "result.json").exists():
         left[0] = dice.randint(1, 4)
@@ -63,7 +64,7 @@ def test_a_run_killed_after_random_checkpoints(seed, whole, tmp_path, monkeypatc
 
 def test_a_run_killed_between_its_two_checkpoints(whole, tmp_path, monkeypatch):
     """`last.pt` of the best epoch is written, `best.pt` is not."""
-    save = run.save_checkpoint
+    save = log.save_checkpoint
 
     def die(path, checkpoint):
         if path.name == "best.pt":
@@ -72,7 +73,7 @@ def test_a_run_killed_between_its_two_checkpoints(whole, tmp_path, monkeypatch):
 
     folder = tmp_path / "r"
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(run, "save_checkpoint", die)
+        patch.setattr(log, "save_checkpoint", die)
         train.main([*ALL, "--out", str(folder)])
     assert not (folder / "best.pt").exists()
     assert len(load_checkpoint(folder / "last.pt")["history"]) == 1
@@ -91,7 +92,7 @@ def test_a_run_killed_before_its_first_checkpoint(whole, tmp_path, monkeypatch):
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(run, "save_checkpoint", die)
+        patch.setattr(log, "save_checkpoint", die)
         train.main([*ALL, "--out", str(folder)])
     assert (folder / "config.json").exists() and not (folder / "last.pt").exists()
     train.main([*ALL, "--out", str(folder)])

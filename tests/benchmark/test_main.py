@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 
-from torchcnn import benchmark, roofline
+from torchcnn.benchmark import __main__ as benchmark
+from torchcnn.benchmark import roofline
 
 
 def in_this_process(monkeypatch):
@@ -50,7 +51,7 @@ def test_peak_memory_is_of_what_comes_after_the_restart():
     """In a process of its own, which has no freed memory to take from: MiB, by number."""
     code = """if True:
         import torch
-        from torchcnn.memory import PeakMemory
+        from torchcnn.benchmark.memory import PeakMemory
 
         peak = PeakMemory(torch.device("cpu"))
         torch.ones(2**26)  # 256 MiB, given back at once

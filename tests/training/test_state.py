@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from torchcnn import run, train
+from torchcnn import train
+from torchcnn.run import log
 from torchcnn.run.checkpoint import load_checkpoint
 from torchcnn.training.config import Config
 from torchcnn.training.distributed import Ranks
@@ -216,7 +217,7 @@ def test_on_cuda_a_deterministic_run_resumes_to_the_same_bits(amp, tmp_path, mon
              "--batch-size", "500", "--checkpoint-every", "4", "--epochs", "2"]  # fmt: skip
     for name in ("a", "b"):
         train.main([*flags, "--out", str(tmp_path / name)])
-    save = run.save_checkpoint
+    save = log.save_checkpoint
 
     def save_and_die(path, checkpoint):
         save(path, checkpoint)
@@ -224,7 +225,7 @@ def test_on_cuda_a_deterministic_run_resumes_to_the_same_bits(amp, tmp_path, mon
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(run, "save_checkpoint", save_and_die)
+        patch.setattr(log, "save_checkpoint", save_and_die)
         train.main([*flags, "--out", str(tmp_path / "c")])
     assert load_checkpoint(tmp_path / "c" / "last.pt")["partial"]["cuda_rng"]
     train.main(["--resume", str(tmp_path / "c")])

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from torchcnn import folder, run
+from torchcnn.run import folder, log
 from torchcnn.run.checkpoint import load_checkpoint
 from torchcnn.run.folder import check_out, make_folder
 from torchcnn.run.plots import plot_confusion
@@ -135,7 +135,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 
 def open_run(path, history=None):
-    return run.Run(path, CONFIG, {}, [], 0, history)
+    return log.Run(path, CONFIG, {}, [], 0, history)
 
 
 def test_two_that_found_a_folder_free_do_not_share_it(tmp_path):

@@ -8,7 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from torchcnn import evaluate, images, predict, train
+from torchcnn import evaluate, predict, train
+from torchcnn.data import decode
+from torchcnn.data import folder as image_folder
 from torchcnn.data.augment import crop, resize
 from torchcnn.data.decode import Pictures
 from torchcnn.data.folder import load_folder
@@ -150,7 +152,7 @@ STREAMED = ["--arch", "tf_baseline", "--input-size", "16", "--batch-size", "4", 
 def test_a_streamed_run_is_the_same_run(tmp_path, monkeypatch, capsys):
     root, histories = make(tmp_path / "d", 10), []
     for name, room in (("stored", 2**30), ("streamed", 0)):
-        monkeypatch.setattr(images, "free_memory", lambda _, room=room: room)
+        monkeypatch.setattr(image_folder, "free_memory", lambda _, room=room: room)
         folder = tmp_path / name
         train.main([*STREAMED, "--data", str(root), "--epochs", "2", "--out", str(folder)])
         histories.append(load_checkpoint(folder / "last.pt")["history"])
@@ -165,9 +167,9 @@ def test_a_picture_that_breaks_in_mid_run_is_named_and_the_run_goes_on_later(
     tmp_path, monkeypatch, capsys
 ):
     root, folder = make(tmp_path / "d", 10), tmp_path / "r"
-    monkeypatch.setattr(images, "free_memory", lambda _: 0)
+    monkeypatch.setattr(image_folder, "free_memory", lambda _: 0)
     broken, seen = root / "red" / "4.png", []
-    whole, decoded = broken.read_bytes(), images.decoded
+    whole, decoded = broken.read_bytes(), decode.decoded
 
     def break_in_the_second_epoch(*args):
         seen.append(args)
@@ -175,7 +177,7 @@ def test_a_picture_that_breaks_in_mid_run_is_named_and_the_run_goes_on_later(
             broken.write_bytes(whole[:60])
         return decoded(*args)
 
-    monkeypatch.setattr("torchcnn.batches.decoded", break_in_the_second_epoch)
+    monkeypatch.setattr("torchcnn.data.loader.decoded", break_in_the_second_epoch)
     flags = [*STREAMED, "--data", str(root), "--val-fraction", "0", "--epochs", "3"]
     with pytest.raises(SystemExit) as stop:
         train.main([*flags, "--out", str(folder)])
@@ -230,14 +232,14 @@ def test_damaged_exif_is_named_too(tmp_path):
     image = Image.fromarray(np.zeros((4, 4, 3), np.uint8))
     image.save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01")
     with pytest.raises(ValueError, match=r"a\.jpg cannot be decoded as a picture"):
-        images.read_image(tmp_path / "a.jpg", 3)
+        decode.read_image(tmp_path / "a.jpg", 3)
 
 
 def test_transparency_is_laid_on_black(tmp_path):
     pixels = np.zeros((1, 3, 4), np.uint8)
     pixels[0] = (200, 100, 50, 255), (200, 100, 50, 0), (200, 100, 50, 51)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    x = images.read_image(tmp_path / "a.png", 3)[:, 0].T.tolist()
+    x = decode.read_image(tmp_path / "a.png", 3)[:, 0].T.tolist()
     assert x == [[200, 100, 50], [0, 0, 0], [40, 20, 10]]
 
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from torchcnn import batches, load_data_fashion_mnist
+from torchcnn import load_data_fashion_mnist
+from torchcnn.data import loader
 from torchcnn.data.loader import Batches, hold_out, mix_seed
 
 
@@ -40,7 +41,7 @@ def test_the_order_is_a_function_of_seed_and_epoch():
 def test_resizing_once_or_batchwise_gives_the_same(monkeypatch):
     images = torch.randint(0, 256, (7, 3, 9, 9), dtype=torch.uint8)
     once = Batches(images, torch.arange(7), 3, size=16)
-    monkeypatch.setattr(batches, "RESIZE_ONCE_BYTES", 0)
+    monkeypatch.setattr(loader, "RESIZE_ONCE_BYTES", 0)
     batchwise = Batches(images, torch.arange(7), 3, size=16)
     assert once.images.shape == (7, 3, 16, 16) and batchwise.images is images
     assert Batches(images, torch.arange(7), 3, size=9).images is images  # nothing to resize

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10
 
-from torchcnn import data
+from torchcnn.data import datasets as data
 from torchcnn.data.datasets import load_data, load_idx
 from torchcnn.data.sample import make_sample
 
