@@ -1,4 +1,4 @@
-"""What a network is before it runs: the tutorials' arithmetic, and torch itself over many sizes."""
+"""The analysis of networks agrees with the tutorials' arithmetic and with torch for many sizes."""
 
 import doctest
 import math
@@ -101,7 +101,7 @@ def test_multiply_accumulates_by_arithmetic():
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg11", "googlenet", "tf_inception10", "densenet"])
 def test_the_receptive_field_is_what_a_gradient_reaches(name):
-    """Constant positive weights: an output pixel in the middle moves all it sees, nothing else."""
+    """With positive weights, an output pixel has no gradient outside its receptive field."""
     size = {"alexnet": 255, "vgg11": 191, "googlenet": 401, "tf_inception10": 111, "densenet": 401}
     channels = 3 if name.startswith("tf_") else 1
     net = create_model(name, input_size=size[name], in_channels=channels).double().eval()

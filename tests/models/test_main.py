@@ -54,8 +54,8 @@ def test_the_drawing(tmp_path, ending):
     [
         (["lenett"], "did you mean lenet"),
         (["lenet", "--input-size", "9"], "at least 16 pixels"),
-        (["lenet", "--graph", "net.pdf"], "draws .svg or .png, got net.pdf"),
-        (["--graph", "net.svg"], "need the name of a network"),
+        (["lenet", "--graph", "net.pdf"], "draws .svg or .png files, got net.pdf"),
+        (["--graph", "net.svg"], "require the name of a network"),
     ],
 )
 def test_bad_input_is_refused(argv, message, capsys):

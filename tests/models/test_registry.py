@@ -1,7 +1,9 @@
-"""The networks against the published tables: parameters, shapes, and what every one must do."""
+"""The networks have the published parameters and shapes, and each keeps the same contract."""
 
 import copy
+import inspect
 import pickle
+import pydoc
 import re
 
 import pytest
@@ -147,7 +149,7 @@ FACTS = {
 
 
 def layers_of(net: nn.Module, x: torch.Tensor, known: set[str]) -> list[str]:
-    """The layers as they run, "kind:shape"; a block counts as one if the table knows its kind."""
+    """The layers as they run, as "kind:shape"; a block whose kind is in `known` is one layer."""
     found = []
 
     def watch(module: nn.Module) -> None:
@@ -167,12 +169,12 @@ def layers_of(net: nn.Module, x: torch.Tensor, known: set[str]) -> list[str]:
 
 
 def without_ones(row: str) -> str:
-    """Global pooling gives (c, 1, 1) here and (c,) there."""
+    """Global pooling gives (c, 1, 1) in this package, but (c,) in some of the sources."""
     return row.removesuffix("x1x1") if row.startswith("gap") else row
 
 
 def branches_sorted(rows: list[str]) -> list[list[str]]:
-    """Parallel branches may come in any order: what stands between two joins is sorted."""
+    """Parallel branches may run in any order, so the layers between two joins are sorted."""
     parts: list[list[str]] = [[]]
     for row in rows:
         parts[-1].append(row)
@@ -275,7 +277,7 @@ def small(name: str, channels: int = 2, batch: int = 3, **options):
 
 @pytest.mark.parametrize("name", WHOLE_REGISTRY)
 def test_every_network_keeps_the_contract(name):
-    """Logits in train and eval; every parameter learns; eval is a function; layout is no matter."""
+    """It returns logits, all parameters get gradients, and eval mode is deterministic."""
     net, x = small(name)
     y = net(x)
     assert y.shape == (len(x), 5)
@@ -292,7 +294,7 @@ def test_every_network_keeps_the_contract(name):
 
 @pytest.mark.parametrize("name", WHOLE_REGISTRY)
 def test_every_network_travels(name):
-    """state_dict into a new network, deep copy, pickle: the same numbers."""
+    """Loading its state_dict, copying and pickling give a network with the same outputs."""
     net, x = small(name, batch=1)
     net.eval()
     other, _ = small(name)
@@ -337,7 +339,7 @@ def test_one_of_each_family_compiles_whole(name):
 
 
 def test_a_network_that_trains_compiles_whole_too():
-    """In training mode the moving statistics are written: Keras's and the hand-written ones."""
+    """In training mode Keras's and the hand-written norm update their moving statistics."""
     for options in ({"name": "tf_baseline"}, {"name": "lenet", "norm_layer": BatchNorm}):
         net, x = small(**options)
         twin = copy.deepcopy(net)
@@ -352,7 +354,7 @@ def test_a_network_that_trains_compiles_whole_too():
 
 @pytest.mark.parametrize("name", sorted(set(MODELS) - NORMLESS - HEAVY))
 def test_the_hand_written_norm_fits_into_any_network(name):
-    """Every norm is replaced; in the PyTorch lineage, same weights give the same logits."""
+    """Every norm is replaced; except in `tf_` networks, the logits then are the same."""
     theirs, x = small(name)
     ours, _ = small(name, norm_layer=BatchNorm)
     kinds = nn.BatchNorm1d | nn.BatchNorm2d
@@ -374,7 +376,7 @@ def test_a_network_without_norms_refuses_one(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_least_size_is_the_one_that_the_error_names(name):
-    """A size that is too small is refused with the least one, and that is the least one."""
+    """The error for a size that is too small names the least size, and that size works."""
     with torch.device("meta"):
         try:
             create_model(name, input_size=1)
@@ -403,6 +405,31 @@ def test_small_input_keeps_the_first_stage_at_full_size(name, size):
         assert net(torch.empty(1, 1, size, size)).dim() == 2
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_every_builder_has_help(name):
+    """A variant such as `densenet121` is a function of its own, not a `functools.partial`."""
+    builder = MODELS[name].builder
+    assert inspect.isfunction(builder) and builder.__name__ == name and builder.__doc__
+    assert builder is getattr(torchcnn.models, name) is pickle.loads(pickle.dumps(builder))
+    title, _, *text = pydoc.render_doc(builder, renderer=pydoc.plaintext).splitlines()
+    assert title.endswith(f"function {name} in module {builder.__module__}")
+    assert text[0].startswith(f"{name}(") and "num_classes" in "".join(text)
+
+
+def test_a_variant_changes_the_defaults_and_nothing_else():
+    options = inspect.signature(torchcnn.models.densenet121).parameters
+    assert options.keys() == inspect.signature(torchcnn.models.densenet).parameters.keys()
+    assert options["num_layers"].default == (6, 12, 24, 16) and options["bottleneck"].default
+    assert options["growth_rate"].default == 32
+    assert "depth" not in inspect.signature(torchcnn.models.resnet20).parameters
+    with torch.device("meta"):
+        net = torchcnn.models.densenet121(1, num_layers=(2, 3), bottleneck=False)
+        assert [len(net.block1.net), len(net.block2.net)] == [2, 3]
+        assert net.stem[0].weight.shape == (64, 1, 7, 7) and net.stem[0].bias is None
+        with pytest.raises(TypeError, match="depth"):
+            torchcnn.models.resnet20(depth=32)
+
+
 def test_the_table_is_served_by_name_pattern_and_builder():
     assert list_models() == list(MODELS)
     assert list_models("*net18") == ["resnet18", "tf_resnet18"]
@@ -418,10 +445,13 @@ def test_the_table_is_served_by_name_pattern_and_builder():
     [
         ({"name": "lenett"}, "did you mean lenet"),
         ({"name": "transformer"}, "there are softmax_regression, mlp, lenet"),
-        ({"name": "lenet", "growth": 1}, "lenet takes in_channels.*got growth"),
+        ({"name": "lenet", "growth": 1}, "lenet takes the options in_channels.*got growth"),
         ({"name": "lenet", "input_size": 15}, "at least 16 pixels, got input_size=15"),
         ({"name": "densenet", "input_size": 28}, "28×28 images; the least input size is 29"),
-        ({"name": "resnet18", "input_size": 0}, "input_size must be a whole number from 1, got 0"),
+        (
+            {"name": "resnet18", "input_size": 0},
+            "input_size must be a whole number of at least 1, got 0",
+        ),
     ],
 )
 def test_errors_say_what_is_allowed(arguments, message):

@@ -1,1 +1,1 @@
-"""How fast training is, and how much memory it takes, against other ways."""
+"""Measures speed and memory of training, in comparison with other ways to train."""

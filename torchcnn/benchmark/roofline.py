@@ -1,6 +1,6 @@
-"""How fast a step could be: its operations and bytes against the machine's best rates.
+"""The roofline: a bound on the speed of a step, from its operations and bytes.
 
-The roofline of Williams et al. 2009 ("Roofline: an insightful visual performance model").
+See Williams et al. 2009 ("Roofline: an insightful visual performance model").
 """
 
 import time
@@ -15,41 +15,46 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class ByteCounter(TorchDispatchMode):
-    """Bytes that all operations read and write; views and empty tensors cost nothing."""
+    """Counts the bytes that all operations read and write, except views and empty tensors."""
 
     def __init__(self) -> None:
         super().__init__()
         self.bytes = 0
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:  # fmt: skip
-        out = func(*args, **(kwargs or {}))
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
         if not func.is_view and "empty" not in func.name():
-            given = {a.name: a for a in func._schema.arguments if a.alias_info}
-            named = dict(zip((a.name for a in func._schema.arguments), args, strict=False))
-            written = [value for name, value in (named | (kwargs or {})).items()
-                       if name in given and given[name].alias_info.is_write]  # fmt: skip
+            schema = func._schema.arguments
+            values = dict(zip((a.name for a in schema), args, strict=False)) | kwargs
+            changed = [a.name for a in schema if a.alias_info and a.alias_info.is_write]
+            written = [values[name] for name in changed if name in values]
             self.bytes += size_of((args, kwargs)) + size_of((out, written))
         return out
 
 
 def size_of(tree: Any) -> int:
-    """Bytes of the tensors in it, each once."""
+    """Return the bytes of all tensors in nested containers, each counted once."""
     tensors = {id(t): t for t in tree_leaves(tree) if isinstance(t, Tensor)}
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
 def count(step: Callable[[], object]) -> tuple[int, int]:
-    """Floating-point operations and bytes of what `step` does; a multiply-add is two operations."""
+    """Return the floating-point operations and the bytes of `step()`.
+
+    A multiply-accumulate counts as two operations.
+    """
     with FlopCounterMode(display=False) as flops, ByteCounter() as traffic:
         step()
     return flops.get_total_flops(), traffic.bytes
 
 
 def machine_rates(device: torch.device, repeats: int = 10) -> tuple[float, float]:
-    """The best measured operations per second, of a product of matrices, and bytes per second, of
-    a copy, which reads and writes each."""
+    """Measure the highest operations per second and bytes per second of a device.
+
+    The first are those of a matrix product, the second those of a copy, for which each byte is
+    counted twice because it is read and written.
+    """
     side, size = (8192, 2**28) if device.type == "cuda" else (2048, 2**26)
     a, b = torch.randn(2, side, side, device=device)
     source, target = torch.zeros(2, size, device=device)
@@ -65,7 +70,7 @@ def machine_rates(device: torch.device, repeats: int = 10) -> tuple[float, float
         return min(times)
 
     precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")  # TF32 on GPUs, where convolutions take it too
+    torch.set_float32_matmul_precision("high")  # TF32 on GPUs, as convolutions use it
     try:
         operations = 2 * side**3 / fastest(lambda: a @ b)
     finally:
@@ -74,7 +79,7 @@ def machine_rates(device: torch.device, repeats: int = 10) -> tuple[float, float
 
 
 def least_seconds(flops: int, traffic: int, rates: tuple[float, float]) -> float:
-    """The roofline: whichever takes longer, the operations or the bytes.
+    """Return the time that a step takes at least: the longer of its operations and its bytes.
 
     >>> least_seconds(flops=200, traffic=100, rates=(100.0, 20.0))
     5.0

@@ -1,4 +1,4 @@
-"""The layers that torch.nn lacks."""
+"""Layers that torch.nn does not provide."""
 
 from torchcnn.layers.common import BatchNorm, FlattenLayer, GlobalAvgPool2d, NormLayer, vector_norm
 from torchcnn.layers.tensorflow import (

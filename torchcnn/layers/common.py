@@ -1,4 +1,4 @@
-"""The layers that torch.nn lacks."""
+"""Layers that torch.nn does not provide."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,14 +13,14 @@ NormLayer = Callable[[int], nn.Module]  # num_features -> a layer for (n, num_fe
 
 
 class FlattenLayer(nn.Module):
-    """(n, ...) -> (n, product of the rest), in any memory format."""
+    """Flatten all dimensions after the batch: (n, ...) -> (n, features), in any memory format."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1)
 
 
 class GlobalAvgPool2d(nn.Module):
-    """The mean of every channel: (n, c, h, w) -> (n, c, 1, 1)."""
+    """Average each channel over all of its pixels: (n, c, h, w) -> (n, c, 1, 1)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return global_avg_pool2d(x)
@@ -30,14 +30,16 @@ class BatchNorm(nn.Module):
     """Batch normalisation from scratch (arXiv:1502.03167): `scratch.batch_norm` as a layer.
 
     (n, c) -> (n, c) with `num_dims=2`, (n, c, h, w) -> (n, c, h, w) with `num_dims=4`. The moving
-    statistics are buffers: they travel with `state_dict()` and `.to()`. The moving mean starts at
-    0 and the moving variance at 1, so that `eval()` before any training changes nothing.
+    statistics are buffers, so `state_dict()` contains them and `.to()` moves them. The moving mean
+    starts at 0 and the moving variance at 1, so before any training the layer in `eval()` mode
+    returns its input unchanged, apart from `eps`.
 
     Args:
-        momentum: the share of the old statistics that a training step keeps.
+        momentum: The fraction of the old moving statistics that each training step keeps.
 
     Raises:
-        ValueError: `num_dims` is neither 2 nor 4, or the input has another shape.
+        ValueError: If `num_dims` is neither 2 nor 4, or the input has a different number of
+            dimensions.
     """
 
     moving_mean: Tensor
@@ -48,7 +50,7 @@ class BatchNorm(nn.Module):
     ) -> None:
         super().__init__()
         if num_dims not in (2, 4):
-            raise ValueError(f"num_dims is 2 for (n, c) or 4 for (n, c, h, w), got {num_dims}")
+            raise ValueError(f"num_dims must be 2 for (n, c) or 4 for (n, c, h, w), got {num_dims}")
         self.eps, self.momentum = eps, momentum
         shape = (1, num_features) if num_dims == 2 else (1, num_features, 1, 1)
         self.gamma = nn.Parameter(torch.ones(shape))
@@ -57,8 +59,10 @@ class BatchNorm(nn.Module):
         self.register_buffer("moving_var", torch.ones(shape))
 
     def forward(self, X: Tensor) -> Tensor:
-        Y, mean, var = batch_norm(self.training, X, self.gamma, self.beta, self.moving_mean,
-                                  self.moving_var, self.eps, self.momentum)  # fmt: skip
+        moving = (self.moving_mean, self.moving_var)
+        Y, mean, var = batch_norm(
+            self.training, X, self.gamma, self.beta, *moving, self.eps, self.momentum
+        )
         if self.training:
             self.moving_mean.copy_(mean)
             self.moving_var.copy_(var)
@@ -69,7 +73,10 @@ class BatchNorm(nn.Module):
 
 
 def vector_norm(norm_layer: NormLayer) -> NormLayer:
-    """The twin of an image norm for (n, c); one that has none sees images of a single pixel."""
+    """Return the norm for vectors (n, c) that corresponds to a norm for images (n, c, h, w).
+
+    If there is no such layer, the vectors are normalised as images of a single pixel.
+    """
     if norm_layer is nn.BatchNorm2d:
         return nn.BatchNorm1d
     if norm_layer is BatchNorm:
@@ -77,7 +84,7 @@ def vector_norm(norm_layer: NormLayer) -> NormLayer:
     return lambda c: nn.Sequential(nn.Unflatten(1, (c, 1, 1)), norm_layer(c), FlattenLayer())
 
 
-network.BY_HAND |= {  # they are written by hand already
+network.BY_HAND |= {  # these layers already are hand-written and need no replacement
     FlattenLayer: FlattenLayer,
     GlobalAvgPool2d: GlobalAvgPool2d,
     BatchNorm: BatchNorm,

@@ -1,4 +1,4 @@
-"""Batch norm over the batch of all ranks."""
+"""Batch normalisation with statistics that are computed over the batches of all ranks."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from torchcnn.layers.tensorflow import KerasBatchNorm2d
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over the ranks; what flows back to it is the sum of what flows back on each."""
+    """Sum a tensor over all ranks; the gradient is summed over all ranks as well."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -26,10 +26,11 @@ class _Sum(torch.autograd.Function):
 
 
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm with the statistics of the whole batch, of which each rank has an equal share.
+    """Batch norm with the statistics of the whole batch, split equally among `count` ranks.
 
-    (n, c, ...) -> (n, c, ...). `nn.SyncBatchNorm` is for GPUs only, and keeps the unbiased
-    variance where Keras keeps the biased one.
+    (n, c, ...) -> (n, c, ...). It runs on CPUs too, which `nn.SyncBatchNorm` does not, and its
+    moving variance is biased where it replaces Keras's batch norm. Parameters and buffers are
+    those of `norm`.
     """
 
     def __init__(self, norm: nn.modules.batchnorm._BatchNorm, count: int) -> None:
@@ -45,7 +46,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        layer: Any = self  # whose statistics are never None
+        layer: Any = self  # its running statistics are never None
         dims = [0, *range(2, x.dim())]
         shape = [1, -1] + [1] * (x.dim() - 2)
         n, dtype = x.numel() // x.shape[1] * self.count, x.dtype
@@ -54,7 +55,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         centred = x - mean.view(shape)
         var = _Sum.apply(centred.square().sum(dims)) / n
         with torch.no_grad():
-            layer.num_batches_tracked.add_(not self.biased)  # Keras counts none
+            layer.num_batches_tracked.add_(not self.biased)  # Keras does not count batches
             layer.running_mean.lerp_(mean.to(layer.running_mean), layer.momentum)
             kept = var if self.biased else var * (n / (n - 1))
             layer.running_var.lerp_(kept.to(layer.running_var), layer.momentum)
@@ -63,16 +64,18 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def sync_batch_norm(net: nn.Module, count: int) -> nn.Module:
-    """Let every batch norm of `net` see the batch of all ranks; same parameters, same names.
+    """Replace each batch norm of `net` by a `SyncBatchNorm`; parameters keep their names.
+
+    With a `count` of 1 the network is left as it is.
 
     Raises:
-        ValueError: there is none, or one that is not torch's kind.
+        ValueError: If the network has no batch norm layer of torch.nn.
     """
-    found = [name for name, module in net.named_modules()
-             if isinstance(module, nn.modules.batchnorm._BatchNorm)]  # fmt: skip
-    if not found:
-        raise ValueError("--sync-bn finds no batch norm of torch's kind in this network")
-    for name in found if count > 1 else ():
+    kind = nn.modules.batchnorm._BatchNorm
+    names = [name for name, module in net.named_modules() if isinstance(module, kind)]
+    if not names:
+        raise ValueError("--sync-bn: the network has no batch norm of torch's kind (BatchNorm2d)")
+    for name in names if count > 1 else ():
         parent, _, child = name.rpartition(".")
         norm: Any = net.get_submodule(name)
         setattr(net.get_submodule(parent), child, SyncBatchNorm(norm, count))

@@ -1,4 +1,4 @@
-"""TensorFlow's SAME padding, Keras's batch norm and initialisation, each also by hand."""
+"""TensorFlow's SAME padding, Keras's batch norm and initialisation, with hand-written versions."""
 
 import math
 from typing import Any
@@ -12,9 +12,10 @@ from torchcnn.scratch import batch_norm, network
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
-    """The pixels that SAME adds before and after an axis, so that ceil(size / stride) come out.
+    """Return how many pixels SAME adds before and after an axis of `size` pixels.
 
-    Where their number is odd, the one that is left over goes behind: bottom and right.
+    The output then has ceil(size / stride) pixels. If the total is odd, the additional pixel is
+    added after the axis, that is at the bottom or on the right.
     """
     window = dilation * (kernel - 1) + 1
     total = max((math.ceil(size / stride) - 1) * stride + window - size, 0)
@@ -25,9 +26,12 @@ def _both(value: Any) -> tuple[int, int]:
     return value if isinstance(value, tuple) else (value, value)
 
 
-@torch.fx.wrap  # a leaf for whoever takes a network apart: the padding follows the input's size
+@torch.fx.wrap  # torch.fx must not trace into it, because the padding depends on the input's size
 def pad_same(x: Tensor, kernel: Any, stride: Any, dilation: Any = 1, value: float = 0.0) -> Tensor:
-    """Pad (n, c, h, w) as SAME does, with `value`; all else is a number or a pair (h, w)."""
+    """Pad (n, c, h, w) with `value` as SAME does.
+
+    `kernel`, `stride` and `dilation` each are a number or a pair (height, width).
+    """
     (kh, kw), (sh, sw), (dh, dw) = _both(kernel), _both(stride), _both(dilation)
     top, bottom = same_padding(x.shape[2], kh, sh, dh)
     left, right = same_padding(x.shape[3], kw, sw, dw)
@@ -37,8 +41,8 @@ def pad_same(x: Tensor, kernel: Any, stride: Any, dilation: Any = 1, value: floa
 class SameConv2d(nn.Conv2d):
     """Convolution with SAME padding: (n, c, h, w) -> (n, out_channels, ceil(h/s), ceil(w/s)).
 
-    `nn.Conv2d(padding="same")` knows no strides, and symmetric padding is another function
-    wherever TensorFlow pads an odd number of pixels, with the same output shape.
+    `nn.Conv2d(padding="same")` does not support strides. Where TensorFlow pads by an odd number of
+    pixels, symmetric padding gives the same output shape but different values.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,14 +50,14 @@ class SameConv2d(nn.Conv2d):
 
 
 class SameMaxPool2d(nn.MaxPool2d):
-    """Max pooling with SAME padding: what is padded never wins."""
+    """Max pooling with SAME padding; the padding is minus infinity and never is the maximum."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(pad_same(x, self.kernel_size, self.stride, 1, -math.inf))
 
 
 class SameAvgPool2d(nn.AvgPool2d):
-    """Average pooling with SAME padding: the mean of the pixels that exist."""
+    """Average pooling with SAME padding; padded pixels are not counted in the average."""
 
     def forward(self, x: Tensor) -> Tensor:
         sums = super().forward(pad_same(x, self.kernel_size, self.stride))
@@ -63,16 +67,22 @@ class SameAvgPool2d(nn.AvgPool2d):
 
 @torch.fx.wrap
 def keras_batch_norm(
-    x: Tensor, running_mean: Any, running_var: Any, weight: Tensor, bias: Tensor,
-    training: bool, momentum: Any, eps: float,
-) -> Tensor:  # fmt: skip
-    """`F.batch_norm`, but `running_var` takes the biased variance of the batch, as Keras's does."""
+    x: Tensor,
+    running_mean: Any,
+    running_var: Any,
+    weight: Tensor,
+    bias: Tensor,
+    training: bool,
+    momentum: Any,
+    eps: float,
+) -> Tensor:
+    """`F.batch_norm`, but `running_var` is updated with the biased batch variance, as in Keras."""
     if not training:
         return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
-    mean, var = running_mean.clone(), running_var.clone()  # autograd keeps what it is given
+    mean, var = running_mean.clone(), running_var.clone()  # autograd saves these two tensors
     y = F.batch_norm(x, mean, var, weight, bias, True, momentum, eps)
     n = x.numel() // x.shape[1]
-    with torch.no_grad():  # var is now kept + momentum * n / (n - 1) * the batch's biased variance
+    with torch.no_grad():  # var is kept + momentum * n / (n - 1) * the biased batch variance
         kept = (1 - momentum) * running_var
         running_mean.copy_(mean)
         running_var.copy_(kept + (var - kept) * ((n - 1) / n))
@@ -80,18 +90,23 @@ def keras_batch_norm(
 
 
 class KerasBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm as Keras does it: eps 1e-3, momentum 0.99 (0.01 here), biased moving variance."""
+    """Batch norm with Keras's defaults: (n, c, h, w) -> (n, c, h, w).
+
+    These are an eps of 1e-3, a momentum of 0.99 (0.01 in torch) and a biased moving variance.
+    """
 
     def __init__(self, num_features: int) -> None:
         super().__init__(num_features, eps=1e-3, momentum=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
-        return keras_batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias,
-                                self.training, self.momentum, self.eps)  # fmt: skip
+        moving = (self.running_mean, self.running_var)
+        return keras_batch_norm(
+            x, *moving, self.weight, self.bias, self.training, self.momentum, self.eps
+        )
 
 
 def init_as_keras(net: nn.Sequential) -> nn.Sequential:
-    """Glorot uniform kernels and zero biases, in place (Glorot and Bengio 2010)."""
+    """Set weights to Glorot uniform values (Glorot and Bengio 2010) and biases to 0, in place."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -100,26 +115,26 @@ def init_as_keras(net: nn.Sequential) -> nn.Sequential:
     return net
 
 
-# --- their hand-written twins: the padding is the same, what follows it is not -------------------
+# --- hand-written versions: the padding is the same, the operation behind it is from scratch -----
 
 
 class _SameConv2d(SameConv2d, network.Conv2d):
-    """SAME convolution by `scratch.conv2d`."""
+    """Convolution with SAME padding, computed by `scratch.conv2d`."""
 
 
 class _SameMaxPool2d(SameMaxPool2d, network.MaxPool2d):
-    """SAME max pooling by `scratch.max_pool2d`."""
+    """Max pooling with SAME padding, computed by `scratch.max_pool2d`."""
 
 
 class _SameAvgPool2d(SameAvgPool2d, network.AvgPool2d):
-    """SAME average pooling by `scratch.avg_pool2d`."""
+    """Average pooling with SAME padding, computed by `scratch.avg_pool2d`."""
 
 
 class _KerasBatchNorm2d(KerasBatchNorm2d):
-    """Keras's batch norm by `scratch.batch_norm`, which keeps the biased variance as well."""
+    """Keras's batch norm, computed by `scratch.batch_norm`, which also uses the biased variance."""
 
     def forward(self, x: Tensor) -> Tensor:
-        layer: Any = self  # whose statistics are never None
+        layer: Any = self  # its running statistics are never None
         gamma, beta, mean, var = (
             t.view(1, -1, 1, 1)
             for t in (layer.weight, layer.bias, layer.running_mean, layer.running_var)

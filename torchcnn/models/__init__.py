@@ -1,4 +1,4 @@
-"""The networks: one paper, one file, and in `registry` one table of them all."""
+"""The networks: each file contains those of one paper, and `registry` the table of all of them."""
 
 from torchcnn.models.alexnet import alexnet, tf_alexnet8, tf_alexnet_half
 from torchcnn.models.baseline import tf_baseline, tf_sigmoid_cnn

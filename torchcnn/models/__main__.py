@@ -1,4 +1,4 @@
-"""What the networks are made of: `python -m torchcnn.models [NAME] [--graph net.svg]`."""
+"""The command that describes the networks: `python -m torchcnn.models [NAME] [--graph net.svg]`."""
 
 import json
 from collections.abc import Sequence
@@ -19,52 +19,72 @@ PROG = "python -m torchcnn.models"
 
 @dataclass(kw_only=True)
 class Config:
-    """Show the table of all networks, or every layer of one."""
+    """Show a table of all networks, or of the layers of one network."""
 
     name: str = option(
-        "a network; without it, the table of all", default="", positional=True, nargs="?"
+        "the name of a network (default: a table of all)", default="", positional=True, nargs="?"
     )
-    input_size: int = option("pixels a side (default: the network's)", type=cli.at_least_one,
-                             default=0)  # fmt: skip
-    json: bool = option("print JSON", default=False, action="store_true")
-    graph: str = option("draw the network with its shapes into this .svg or .png", default="")
+    input_size: int = option(
+        "height and width of the image (default: the network's)", type=cli.at_least_one, default=0
+    )
+    json: bool = option("print JSON instead of a table", default=False, action="store_true")
+    graph: str = option("draw the network with its shapes to this .svg or .png file", default="")
 
 
-def all_networks() -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
+@dataclass(frozen=True)
+class Row:
+    """One network in the table of all networks."""
+
+    name: str
+    parameters: int
+    macs: int
+    input: tuple[int, int, int]
+    layers: int  # with weights
+    paper: str
+    new: str
+
+    def cells(self) -> list[str]:
+        """Return the network's row of the printed table."""
+        numbers = [f"{self.parameters:,}", f"{self.macs:,}", "×".join(map(str, self.input))]
+        return [self.name, *numbers, str(self.layers), self.paper, self.new]
+
+
+def all_networks() -> list[Row]:
+    """Return a row for each network, with its layers counted at its default input size."""
+    rows = []
     for name, model in MODELS.items():
         with torch.device("meta"):
             layers = summary(create_model(name), model.input)
-        rows.append({
-            "name": name, "parameters": sum(row.parameters for row in layers),
-            "macs": sum(row.macs for row in layers), "input": model.input,
-            "layers": sum(row.macs > 0 for row in layers), "paper": model.paper, "new": model.new,
-        })  # fmt: skip
+        row = Row(
+            name=name,
+            parameters=sum(layer.parameters for layer in layers),
+            macs=sum(layer.macs for layer in layers),
+            input=model.input,
+            layers=sum(layer.macs > 0 for layer in layers),
+            paper=model.paper,
+            new=model.new,
+        )
+        rows.append(row)
     return rows
 
 
-def all_networks_text(rows: list[dict[str, object]]) -> str:
-    head = ["name", "parameters", "MACs", "input", "layers", "paper", "what is new"]
-    lines = [
-        [str(r["name"]), f"{r['parameters']:,}", f"{r['macs']:,}",
-         "×".join(map(str, r["input"])), str(r["layers"]), str(r["paper"]), str(r["new"])]  # type: ignore[call-overload]
-        for r in rows
-    ]  # fmt: skip
-    return table([head, *lines], left={0, 5, 6})
+def all_networks_text(rows: list[Row]) -> str:
+    head = ["name", "parameters", "MACs", "input", "layers", "paper", "description"]
+    return table([head, *(row.cells() for row in rows)], left={0, 5, 6})
 
 
 def draw(graph: torch.fx.Graph, layers: list[Layer], path: Path) -> None:
-    """A box a layer, with its shape, from top to bottom, drawn by Graphviz.
+    """Draw a graph from top to bottom with Graphviz, each layer as a box with its output shape.
 
     Raises:
-        ValueError: another ending than .svg or .png, or no Graphviz on this machine.
+        ValueError: If the file name does not end in .svg or .png, or Graphviz is not installed.
     """
     if path.suffix not in (".svg", ".png"):
-        raise ValueError(f"--graph draws .svg or .png, got {path}")
+        raise ValueError(f"--graph draws .svg or .png files, got {path}")
     try:
         import graphviz
     except ImportError as error:
-        raise ValueError("--graph needs the package graphviz: pip install graphviz") from error
+        raise ValueError("--graph requires the package graphviz: pip install graphviz") from error
     by_name = {row.name: row for row in layers}
     dot = graphviz.Digraph(node_attr={"shape": "box", "fontname": "Helvetica", "fontsize": "11"})
     for node in graph.nodes:
@@ -77,7 +97,7 @@ def draw(graph: torch.fx.Graph, layers: list[Layer], path: Path) -> None:
     try:
         drawing = dot.pipe(format=path.suffix[1:])
     except graphviz.ExecutableNotFound as error:
-        raise ValueError("--graph needs Graphviz's program dot, which is not installed") from error
+        raise ValueError("--graph requires Graphviz's dot, which is not installed") from error
     path.write_bytes(drawing)
 
 
@@ -86,9 +106,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         config = Config(**cli.parse(Config, PROG, argv))
         if not config.name:
             if config.graph or config.input_size:
-                raise ValueError("--graph and --input-size need the name of a network")
+                raise ValueError("--graph and --input-size require the name of a network")
             rows = all_networks()
-            print(json.dumps(rows, indent=1) if config.json else all_networks_text(rows))
+            if config.json:
+                print(json.dumps([asdict(row) for row in rows], indent=1))
+            else:
+                print(all_networks_text(rows))
             return
         channels, size, _ = find_model(config.name).input
         size = config.input_size or size

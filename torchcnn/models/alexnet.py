@@ -13,13 +13,16 @@ from torchcnn.layers import (
 )
 
 
-def _after_pools(side: int, lost: int, least: int, input_size: int) -> int:
-    """The side that three 3×3 poolings of stride 2 leave, `lost` pixels gone before the second."""
-    for before in (0, lost, 0):
-        side = (side - before - 3) // 2 + 1
-    if side < 1:
-        raise ValueError(f"AlexNet takes images of at least {least} pixels here, got {input_size=}")
-    return side
+def _check_size(name: str, least: int, input_size: int) -> None:
+    if input_size < least:
+        raise ValueError(
+            f"{name} takes images of at least {least} pixels, got input_size={input_size}"
+        )
+
+
+def _pooled(side: int) -> int:
+    """Return the side that a 3×3 max pooling of stride 2 leaves, in pixels."""
+    return (side - 3) // 2 + 1
 
 
 def _dense(features: int, hidden: int, dropout: float) -> list[nn.Module]:
@@ -33,40 +36,54 @@ def alexnet(
     hidden_layers: int = 1,
     small_input: bool = False,
 ) -> nn.Sequential:
-    """AlexNet with one tower: (n, c, s, s) -> (n, num_classes); shapes are those of 224 pixels.
+    """AlexNet with one tower: (n, c, s, s) -> (n, num_classes).
+
+    The shapes in the comments are those for images of 224 pixels.
 
     Args:
-        hidden_layers: of 4096; the tutorial has 1 for CPUs, and 2, as the paper, for GPUs.
-        small_input: a 3×3 convolution of stride 1 in place of the 11×11 of stride 4.
+        hidden_layers: The number of dense layers of 4096 units. The tutorial uses 1 on CPUs, and
+            2, as the paper does, on GPUs.
+        small_input: Use a 3×3 convolution of stride 1 instead of the 11×11 one of stride 4.
 
     Raises:
-        ValueError: `input_size` leaves nothing for the head; 67 is the least, 15 if `small_input`.
+        ValueError: If `input_size` is below 67, or below 15 with `small_input`.
     """
-    stem = nn.Conv2d(in_channels, 96, 3, padding=1) if small_input else (
-        nn.Conv2d(in_channels, 96, 11, stride=4))  # fmt: skip
-    side = input_size if small_input else (input_size - 11) // 4 + 1  # 54
-    side = _after_pools(side, 0, 15 if small_input else 67, input_size)  # 5
-    hidden = [m for i in range(hidden_layers)
-              for m in _dense(4096 if i else 256 * side**2, 4096, 0.5)]  # fmt: skip
-    return nn.Sequential(
-        OrderedDict(
-            stage1=nn.Sequential(stem, nn.ReLU(), nn.MaxPool2d(3, 2)),  # (n, 96, 26, 26)
-            stage2=nn.Sequential(
-                nn.Conv2d(96, 256, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)
-            ),  # (n, 256, 12, 12)
-            stage3=nn.Sequential(
-                nn.Conv2d(256, 384, 3, padding=1), nn.ReLU(),
-                nn.Conv2d(384, 384, 3, padding=1), nn.ReLU(),
-                nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(),
-                nn.MaxPool2d(3, 2),
-            ),  # (n, 256, 5, 5)
-            head=nn.Sequential(
-                FlattenLayer(),
-                *hidden,
-                nn.Linear(4096 if hidden else 256 * side**2, num_classes),
-            ),  # (n, num_classes)
-        )
-    )  # fmt: skip
+    _check_size("alexnet", 15 if small_input else 67, input_size)
+    if small_input:
+        stem = nn.Conv2d(in_channels, 96, 3, padding=1)
+        side = input_size
+    else:
+        stem = nn.Conv2d(in_channels, 96, 11, stride=4)
+        side = (input_size - 11) // 4 + 1  # 54
+    side = _pooled(_pooled(_pooled(side)))  # 26, 12, 5
+    features = 256 * side**2
+    hidden: list[nn.Module] = []
+    for _ in range(hidden_layers):
+        hidden += _dense(features, 4096, 0.5)
+        features = 4096
+    stages: OrderedDict[str, nn.Module] = OrderedDict(
+        stage1=nn.Sequential(stem, nn.ReLU(), nn.MaxPool2d(3, 2)),  # (n, 96, 26, 26)
+        stage2=nn.Sequential(
+            nn.Conv2d(96, 256, 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2),
+        ),  # (n, 256, 12, 12)
+        stage3=nn.Sequential(
+            nn.Conv2d(256, 384, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(384, 384, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(384, 256, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2),
+        ),  # (n, 256, 5, 5)
+        head=nn.Sequential(
+            FlattenLayer(),
+            *hidden,
+            nn.Linear(features, num_classes),
+        ),  # (n, num_classes)
+    )
+    return nn.Sequential(stages)
 
 
 def tf_alexnet8(
@@ -75,36 +92,46 @@ def tf_alexnet8(
     input_size: int = 32,
     norm_layer: NormLayer = KerasBatchNorm2d,
 ) -> nn.Sequential:
-    """AlexNet for 32 pixels, batch norm where the paper has LRN: (n, c, s, s) -> (n, num_classes).
+    """AlexNet for images of 32 pixels: (n, c, s, s) -> (n, num_classes).
+
+    It has batch norm where the paper has local response normalisation.
 
     Raises:
-        ValueError: `input_size` leaves nothing for the head; 21 is the least.
+        ValueError: If `input_size` is below 21.
     """
-    side = _after_pools(input_size - 2, 2, 21, input_size)  # 2
-    return init_as_keras(
-        nn.Sequential(
-            OrderedDict(
-                stage1=nn.Sequential(
-                    nn.Conv2d(in_channels, 96, 3), norm_layer(96), nn.ReLU(), nn.MaxPool2d(3, 2)
-                ),  # (n, 96, 14, 14)
-                stage2=nn.Sequential(
-                    nn.Conv2d(96, 256, 3), norm_layer(256), nn.ReLU(), nn.MaxPool2d(3, 2)
-                ),  # (n, 256, 5, 5)
-                stage3=nn.Sequential(
-                    SameConv2d(256, 384, 3), nn.ReLU(),
-                    SameConv2d(384, 384, 3), nn.ReLU(),
-                    SameConv2d(384, 256, 3), nn.ReLU(),
-                    nn.MaxPool2d(3, 2),
-                ),  # (n, 256, 2, 2)
-                head=nn.Sequential(
-                    FlattenLayer(),
-                    *_dense(256 * side**2, 2048, 0.5),
-                    *_dense(2048, 2048, 0.5),
-                    nn.Linear(2048, num_classes),
-                ),  # (n, num_classes)
-            )
-        )
-    )  # fmt: skip
+    _check_size("tf_alexnet8", 21, input_size)
+    side = _pooled(input_size - 2)  # 14
+    side = _pooled(_pooled(side - 2))  # 5, 2
+    stages: OrderedDict[str, nn.Module] = OrderedDict(
+        stage1=nn.Sequential(
+            nn.Conv2d(in_channels, 96, 3),
+            norm_layer(96),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2),
+        ),  # (n, 96, 14, 14)
+        stage2=nn.Sequential(
+            nn.Conv2d(96, 256, 3),
+            norm_layer(256),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2),
+        ),  # (n, 256, 5, 5)
+        stage3=nn.Sequential(
+            SameConv2d(256, 384, 3),
+            nn.ReLU(),
+            SameConv2d(384, 384, 3),
+            nn.ReLU(),
+            SameConv2d(384, 256, 3),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2),
+        ),  # (n, 256, 2, 2)
+        head=nn.Sequential(
+            FlattenLayer(),
+            *_dense(256 * side**2, 2048, 0.5),
+            *_dense(2048, 2048, 0.5),
+            nn.Linear(2048, num_classes),
+        ),  # (n, num_classes)
+    )
+    return init_as_keras(nn.Sequential(stages))
 
 
 def tf_alexnet_half(
@@ -112,35 +139,45 @@ def tf_alexnet_half(
 ) -> nn.Sequential:
     """One of AlexNet's two towers: (n, c, s, s) -> (n, num_classes).
 
-    Neither VALID nor SAME gives the paper's 55 pixels: zeros are padded by hand, one before and
-    two after. Dropout stands before each hidden layer.
+    Neither VALID nor SAME padding gives the paper's 55 pixels, so the image is padded explicitly
+    by one row and column of zeros before it and two after it. Dropout precedes each hidden layer.
 
     Raises:
-        ValueError: `input_size` leaves nothing for the head; 64 is the least.
+        ValueError: If `input_size` is below 64.
     """
-    side = _after_pools((input_size + 3 - 11) // 4 + 1, 0, 64, input_size)  # 6
-    return init_as_keras(
-        nn.Sequential(
-            OrderedDict(
-                pad=nn.ZeroPad2d((1, 2, 1, 2)),  # (n, 3, 227, 227)
-                stage1=nn.Sequential(
-                    nn.Conv2d(in_channels, 48, 11, stride=4), nn.ReLU(), nn.MaxPool2d(3, 2)
-                ),  # (n, 48, 27, 27)
-                stage2=nn.Sequential(
-                    SameConv2d(48, 128, 5), nn.ReLU(), nn.MaxPool2d(3, 2)
-                ),  # (n, 128, 13, 13)
-                stage3=nn.Sequential(
-                    SameConv2d(128, 192, 3), nn.ReLU(),
-                    SameConv2d(192, 192, 3), nn.ReLU(),
-                    SameConv2d(192, 128, 3), nn.ReLU(),
-                    nn.MaxPool2d(3, 2),
-                ),  # (n, 128, 6, 6)
-                head=nn.Sequential(
-                    FlattenLayer(),
-                    nn.Dropout(0.2), nn.Linear(128 * side**2, 2048), nn.ReLU(),
-                    nn.Dropout(0.2), nn.Linear(2048, 2048), nn.ReLU(),
-                    nn.Linear(2048, num_classes),
-                ),  # (n, num_classes)
-            )
-        )
-    )  # fmt: skip
+    _check_size("tf_alexnet_half", 64, input_size)
+    side = (input_size + 3 - 11) // 4 + 1  # 55
+    side = _pooled(_pooled(_pooled(side)))  # 27, 13, 6
+    stages: OrderedDict[str, nn.Module] = OrderedDict(
+        pad=nn.ZeroPad2d((1, 2, 1, 2)),  # (n, 3, 227, 227)
+        stage1=nn.Sequential(
+            nn.Conv2d(in_channels, 48, 11, stride=4),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2),
+        ),  # (n, 48, 27, 27)
+        stage2=nn.Sequential(
+            SameConv2d(48, 128, 5),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2),
+        ),  # (n, 128, 13, 13)
+        stage3=nn.Sequential(
+            SameConv2d(128, 192, 3),
+            nn.ReLU(),
+            SameConv2d(192, 192, 3),
+            nn.ReLU(),
+            SameConv2d(192, 128, 3),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2),
+        ),  # (n, 128, 6, 6)
+        head=nn.Sequential(
+            FlattenLayer(),
+            nn.Dropout(0.2),
+            nn.Linear(128 * side**2, 2048),
+            nn.ReLU(),
+            nn.Dropout(0.2),
+            nn.Linear(2048, 2048),
+            nn.ReLU(),
+            nn.Linear(2048, num_classes),
+        ),  # (n, num_classes)
+    )
+    return init_as_keras(nn.Sequential(stages))

@@ -20,36 +20,40 @@ def tf_baseline(
     input_size: int = 32,
     norm_layer: NormLayer = KerasBatchNorm2d,
 ) -> nn.Sequential:
-    """One convolution, two dense layers: (n, c, s, s) -> (n, num_classes)."""
-    side = -(-input_size // 2)  # 16 of 32
-    return init_as_keras(
-        nn.Sequential(
-            OrderedDict(
-                stage1=nn.Sequential(
-                    SameConv2d(in_channels, 6, 5), norm_layer(6), nn.ReLU(),
-                    SameMaxPool2d(2), nn.Dropout(0.2),
-                ),  # (n, 6, 16, 16)
-                head=nn.Sequential(
-                    FlattenLayer(),
-                    nn.Linear(6 * side**2, 128), nn.ReLU(), nn.Dropout(0.2),
-                    nn.Linear(128, num_classes),
-                ),  # (n, num_classes)
-            )
-        )
-    )  # fmt: skip
+    """One convolutional and two dense layers: (n, c, s, s) -> (n, num_classes)."""
+    side = -(-input_size // 2)  # 16 for 32 pixels
+    stages: OrderedDict[str, nn.Module] = OrderedDict(
+        stage1=nn.Sequential(
+            SameConv2d(in_channels, 6, 5),
+            norm_layer(6),
+            nn.ReLU(),
+            SameMaxPool2d(2),
+            nn.Dropout(0.2),
+        ),  # (n, 6, 16, 16)
+        head=nn.Sequential(
+            FlattenLayer(),
+            nn.Linear(6 * side**2, 128),
+            nn.ReLU(),
+            nn.Dropout(0.2),
+            nn.Linear(128, num_classes),
+        ),  # (n, num_classes)
+    )
+    return init_as_keras(nn.Sequential(stages))
 
 
 def tf_sigmoid_cnn(
     in_channels: int = 3, num_classes: int = 10, input_size: int = 48
 ) -> nn.Sequential:
-    """Three times 5×5 convolution of 6, sigmoid, pooling: (n, c, s, s) -> (n, num_classes).
+    """Three stages and a dense layer: (n, c, s, s) -> (n, num_classes).
+
+    Each stage is a 5×5 convolution with 6 output channels, a sigmoid and a max pooling.
 
     Raises:
-        ValueError: `input_size` leaves nothing for the head; 36 is the least.
+        ValueError: If `input_size` is below 36.
     """
     side = input_size
     for _ in range(3):
-        side = (side - 4) // 2  # 22, 9, 2 of 48
+        side = (side - 4) // 2  # 22, 9, 2 for 48 pixels
     if side < 1:
         raise ValueError(
             f"tf_sigmoid_cnn takes images of at least 36 pixels, got input_size={input_size}"

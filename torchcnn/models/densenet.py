@@ -2,12 +2,13 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torchcnn.layers import FlattenLayer, GlobalAvgPool2d, NormLayer
+from torchcnn.models.variants import variant
 
 
 def conv_block(
@@ -17,9 +18,10 @@ def conv_block(
     bottleneck: bool = False,
     bias: bool = True,
 ) -> nn.Sequential:
-    """norm-relu-conv: (n, in_channels, h, w) -> (n, out_channels, h, w).
+    """Norm, ReLU and 3×3 convolution: (n, in_channels, h, w) -> (n, out_channels, h, w).
 
-    With `bottleneck` a 1×1 convolution first leaves 4 * out_channels, with a norm of its own.
+    With `bottleneck`, they follow a norm, a ReLU and a 1×1 convolution that changes the number of
+    channels to 4 * out_channels.
     """
     layers: list[nn.Module] = []
     if bottleneck:
@@ -31,10 +33,12 @@ def conv_block(
 
 
 class DenseBlock(nn.Module):
-    """Each layer adds to all it has seen: (n, c, h, w) -> (n, c + num_convs * growth, h, w).
+    """Layers that append to their input: (n, c, h, w) -> (n, c + num_convs * growth, h, w).
 
-    `out_channels` is the growth, what a single layer adds, as the argument; afterwards the
-    attribute `out_channels` tells what leaves the block. Both are the tutorial's names.
+    The output of each layer is concatenated with its input, and both are the input of the next.
+    The argument `out_channels` is the growth, the number of channels that each layer adds. The
+    attribute `out_channels` is the number of channels of the block's output. Both names are the
+    tutorial's.
     """
 
     def __init__(
@@ -65,7 +69,10 @@ def transition_block(
     norm_layer: NormLayer = nn.BatchNorm2d,
     bias: bool = True,
 ) -> nn.Sequential:
-    """Fewer channels, half the size: (n, in_channels, h, w) -> (n, out_channels, h / 2, w / 2)."""
+    """Norm, ReLU, 1×1 convolution and 2×2 average pooling between two dense blocks.
+
+    (n, in_channels, h, w) -> (n, out_channels, h / 2, w / 2).
+    """
     return nn.Sequential(
         norm_layer(in_channels),
         nn.ReLU(),
@@ -85,41 +92,46 @@ def densenet(
     bias: bool = True,
     small_input: bool = False,
 ) -> nn.Sequential:
-    """DenseNet: (n, in_channels, h, w) -> (n, num_classes); shapes are those of 96 pixels.
+    """DenseNet: (n, in_channels, h, w) -> (n, num_classes).
 
-    The defaults are the tutorial's: growth 32, four blocks of four layers, no bottleneck, biased
-    convolutions, and transitions that halve the channels. 29 pixels are the least.
+    The defaults are the tutorial's: a growth rate of 32, four blocks of four layers, no
+    bottleneck, convolutions with bias, and transitions that halve the number of channels. Images
+    must have at least 29 pixels. The shapes in the comments are those for 96 pixels.
 
     Args:
-        growth_rate: channels that a layer adds.
-        num_layers: layers of each block.
-        bottleneck: a 1×1 convolution before each 3×3 (the paper's DenseNet-B).
-        compression: the share of the channels that a transition keeps (below 1: DenseNet-C).
-        bias: of the convolutions; the paper has none.
-        small_input: a 3×3 stem of stride 1 in place of the 7×7 of stride 2 and its pooling.
+        growth_rate: The number of channels that each layer adds.
+        num_layers: The number of layers of each block.
+        bottleneck: Put a 1×1 convolution before each 3×3 one (the paper's DenseNet-B).
+        compression: The fraction of the channels that a transition keeps (DenseNet-C if below 1).
+        bias: Whether the convolutions have a bias; in the paper they do not.
+        small_input: Use a 3×3 stem of stride 1 instead of the 7×7 one of stride 2 with pooling.
     """
     num_channels = 64
-    stem = [nn.Conv2d(in_channels, num_channels, 3, padding=1, bias=bias),
-            norm_layer(num_channels), nn.ReLU()]  # fmt: skip
+    conv = nn.Conv2d(in_channels, num_channels, 3, padding=1, bias=bias)
+    stem = [conv, norm_layer(num_channels), nn.ReLU()]
     if not small_input:
         stem[0] = nn.Conv2d(in_channels, num_channels, 7, stride=2, padding=3, bias=bias)
         stem.append(nn.MaxPool2d(3, stride=2, padding=1))
     stages: OrderedDict[str, nn.Module] = OrderedDict(stem=nn.Sequential(*stem))  # (n, 64, 24, 24)
     for i, num_convs in enumerate(num_layers, start=1):
         block = DenseBlock(num_convs, num_channels, growth_rate, norm_layer, bottleneck, bias)
-        stages[f"block{i}"] = block  # 192, 224, 240, 248 channels of 24, 12, 6, 3 pixels
+        stages[f"block{i}"] = block  # 192, 224, 240, 248 channels with sides of 24, 12, 6, 3
         num_channels = block.out_channels
         if i < len(num_layers):
             kept = int(num_channels * compression)
             stages[f"transition{i}"] = transition_block(num_channels, kept, norm_layer, bias)
-            num_channels = kept  # 96, 112, 120 channels of 12, 6, 3 pixels
+            num_channels = kept  # 96, 112, 120 channels with sides of 12, 6, 3
     stages["norm"] = nn.Sequential(norm_layer(num_channels), nn.ReLU())
     stages["pool"] = GlobalAvgPool2d()  # (n, 248, 1, 1)
     stages["head"] = nn.Sequential(FlattenLayer(), nn.Linear(num_channels, num_classes))
     return nn.Sequential(stages)
 
 
-# The paper's DenseNet-BC for ImageNet.
-_bc = partial(densenet, in_channels=3, num_classes=1000, bottleneck=True, bias=False)
-densenet121 = partial(_bc, num_layers=(6, 12, 24, 16))
-densenet169 = partial(_bc, num_layers=(6, 12, 32, 32))
+_BC: dict[str, Any] = dict(in_channels=3, num_classes=1000, bottleneck=True, bias=False)
+_TITLE = "DenseNet-{} (the paper's DenseNet-BC for ImageNet)"
+densenet121 = variant(
+    densenet, "densenet121", _TITLE.format(121), num_layers=(6, 12, 24, 16), **_BC
+)
+densenet169 = variant(
+    densenet, "densenet169", _TITLE.format(169), num_layers=(6, 12, 32, 32), **_BC
+)

@@ -26,17 +26,17 @@ def _conv(
     norm_layer: NormLayer | None = None,
     relu: bool = True,
 ) -> nn.Sequential:
-    """Convolution that keeps the size but for its stride, a norm if there is one, ReLU."""
+    """Convolution with symmetric padding, `norm_layer` unless it is None, and ReLU if `relu`."""
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2)
     norm = [norm_layer(out_channels)] if norm_layer else []
     return nn.Sequential(conv, *norm, *([nn.ReLU()] if relu else []))
 
 
 class Inception(nn.Module):
-    """Four paths of one size, side by side: (n, in_c, h, w) -> (n, c1 + c2[1] + c3[1] + c4, h, w).
+    """Four parallel paths: (n, in_c, h, w) -> (n, c1 + c2[1] + c3[1] + c4, h, w).
 
-    1×1; 1×1 then 3×3; 1×1 then 5×5; pooling then 1×1. The pairs say how many channels the 1×1
-    leaves and the window makes of them.
+    The paths are a 1×1 convolution; 1×1 and 3×3; 1×1 and 5×5; pooling and 1×1. Their outputs are
+    concatenated. `c2` and `c3` hold the output channels of both convolutions of their path.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Inception(nn.Module):
         return torch.cat((self.p1(x), self.p2(x), self.p3(x), self.p4(x)), dim=1)
 
 
-INCEPTIONS = {  # stage: (c1, c2, c3, c4) of each block
+INCEPTIONS = {  # the arguments (c1, c2, c3, c4) of each Inception block, by stage
     "stage3": [
         ( 64, ( 96, 128), (16,  32),  32),
         (128, (128, 192), (32,  96),  64),
@@ -85,13 +85,17 @@ def _googlenet(
     num_classes: int,
     norm_layer: NormLayer | None = None,
 ) -> nn.Sequential:
-    """What both lineages share: the Inception blocks; stem, stage 2 and poolings are their own."""
+    """Build GoogLeNet from its first two stages and a function that makes its poolings.
+
+    These differ between the PyTorch and the Keras tutorial, the Inception blocks do not. The
+    shapes in the comments are those for 96 pixels.
+    """
     stages: OrderedDict[str, nn.Module] = OrderedDict(
         stage1=stem,  # (n, 64, 24, 24)
         stage2=nn.Sequential(*stage2, pool()),  # (n, 192, 12, 12)
     )
     channels = 192
-    for name, blocks in INCEPTIONS.items():  # 480, 832, 1024 channels of 6, 3, 3 pixels
+    for name, blocks in INCEPTIONS.items():  # 480, 832, 1024 channels with sides of 6, 3, 3
         layers: list[nn.Module] = []
         for c1, c2, c3, c4 in blocks:
             layers.append(Inception(channels, c1, c2, c3, c4, norm_layer))
@@ -108,11 +112,13 @@ def googlenet(
     norm_layer: NormLayer | None = None,
     small_input: bool = False,
 ) -> nn.Sequential:
-    """GoogLeNet: (n, in_channels, h, w) -> (n, num_classes); shapes are those of 96 pixels.
+    """GoogLeNet: (n, in_channels, h, w) -> (n, num_classes).
 
-    As the tutorial builds it: stage 2 has no ReLU. `norm_layer` puts a norm behind every
-    convolution; the paper and the tutorial have none. `small_input` has a 3×3 convolution of
-    stride 1 in place of the 7×7 of stride 2 and its pooling.
+    As in the tutorial, stage 2 has no ReLU.
+
+    Args:
+        norm_layer: The norm after every convolution; the paper and the tutorial have none.
+        small_input: Use a 3×3 stem of stride 1 instead of the 7×7 one of stride 2 with pooling.
     """
     conv = partial(_conv, norm_layer=norm_layer)
     pool = partial(nn.MaxPool2d, 3, 2, padding=1)
@@ -126,10 +132,10 @@ def googlenet(
 
 
 def tf_googlenet(in_channels: int = 1, num_classes: int = 10) -> nn.Sequential:
-    """GoogLeNet as the Keras tutorial builds it: ReLU after every convolution, SAME padding.
+    """GoogLeNet as the Keras tutorial builds it: (n, in_channels, h, w) -> (n, num_classes).
 
-    (n, in_channels, h, w) -> (n, num_classes); shapes are those of 96 pixels. Where the stride is
-    1 and the window odd, SAME is symmetric, and the blocks are those of the other lineage.
+    It has a ReLU after every convolution, and SAME padding. For stride 1 and an odd kernel SAME
+    padding is symmetric, so the Inception blocks are the same as those of `googlenet`.
     """
     pool = partial(SameMaxPool2d, 3, 2)
     stem = nn.Sequential(SameConv2d(in_channels, 64, 7, stride=2), nn.ReLU(), pool())
@@ -138,10 +144,11 @@ def tf_googlenet(in_channels: int = 1, num_classes: int = 10) -> nn.Sequential:
 
 
 class ConvBNRelu(nn.Sequential):
-    """Convolution, batch norm, ReLU: (n, in_channels, h, w) -> (n, out_channels, h/s, w/s).
+    """Convolution, batch norm and ReLU: (n, in_channels, h, w) -> (n, out_channels, h/s, w/s).
 
-    The tutorial's author runs the norm with `training=False`, so that it never normalises by the
-    batch, and its moving statistics stay what they are at the start: `frozen_norm=True`.
+    With `frozen_norm`, the norm is always in evaluation mode: it never uses the statistics of the
+    batch, and its moving statistics keep their initial values. The tutorial's author does the
+    same by calling it with `training=False`.
     """
 
     def __init__(
@@ -168,9 +175,9 @@ class ConvBNRelu(nn.Sequential):
 
 
 class InceptionBlk(nn.Module):
-    """Inception with as many channels in every path: (n, in, h, w) -> (n, 4 out, h/s, w/s).
+    """Inception with `out_channels` in each path: (n, in, h, w) -> (n, 4 out, h/s, w/s).
 
-    The first convolution of a path carries the stride; the pooling of the last has none.
+    The first convolution of each path has the given stride; the pooling has stride 1.
     """
 
     def __init__(
@@ -199,11 +206,13 @@ def tf_inception10(
     norm_layer: NormLayer = KerasBatchNorm2d,
     frozen_norm: bool = False,
 ) -> nn.Sequential:
-    """Ten layers of Inception: (n, in_channels, h, w) -> (n, num_classes); shapes of 32 pixels.
+    """An Inception network of ten layers: (n, in_channels, h, w) -> (n, num_classes).
+
+    The shapes in the comments are those for images of 32 pixels.
 
     Args:
-        frozen_norm: run every batch norm in evaluation mode, in training too, as the author does;
-            off, for it keeps the network from being normalised at all.
+        frozen_norm: Keep every batch norm in evaluation mode, even in training, as the author
+            does. It is off by default, because a network with it is not normalised at all.
     """
     block = partial(InceptionBlk, norm_layer=norm_layer, frozen_norm=frozen_norm)
     return init_as_keras(

@@ -22,7 +22,10 @@ def softmax_regression(
 def mlp(
     in_channels: int = 1, num_classes: int = 10, input_size: int = 28, hidden: int = 128
 ) -> nn.Sequential:
-    """One hidden layer of ReLUs: (n, c, s, s) -> (n, num_classes)."""
+    """A multilayer perceptron: (n, c, s, s) -> (n, num_classes).
+
+    Its only hidden layer has `hidden` units with ReLU.
+    """
     return nn.Sequential(
         OrderedDict(
             flatten=FlattenLayer(),  # (n, 784)

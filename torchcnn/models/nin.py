@@ -10,24 +10,33 @@ from torchcnn.layers import FlattenLayer, GlobalAvgPool2d, SameConv2d, init_as_k
 def nin_block(
     in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int
 ) -> nn.Sequential:
-    """A convolution and two of 1×1, each with ReLU: (n, in_channels, h, w) -> (n, out, h', w')."""
+    """A convolution and two 1×1 convolutions, each followed by ReLU.
+
+    (n, in_channels, h, w) -> (n, out_channels, h', w').
+    """
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding), nn.ReLU(),
-        nn.Conv2d(out_channels, out_channels, 1), nn.ReLU(),
-        nn.Conv2d(out_channels, out_channels, 1), nn.ReLU(),
-    )  # fmt: skip
+        nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding),
+        nn.ReLU(),
+        nn.Conv2d(out_channels, out_channels, 1),
+        nn.ReLU(),
+        nn.Conv2d(out_channels, out_channels, 1),
+        nn.ReLU(),
+    )
 
 
 def nin(
     in_channels: int = 1, num_classes: int = 10, dropout: float = 0.5, small_input: bool = False
 ) -> nn.Sequential:
-    """NiN with AlexNet's windows: (n, in_channels, h, w) -> (n, num_classes).
+    """NiN with AlexNet's kernel sizes: (n, in_channels, h, w) -> (n, num_classes).
 
-    Shapes are those of 224 pixels. The last block has a channel a class, and its mean is the logit;
-    a ReLU stands before it, as in the tutorials. `small_input` has 5×5 windows of stride 1 in
-    place of 11×11 of stride 4.
+    The last block has one channel for each class; the logit of a class is the mean of its channel,
+    taken after a ReLU, as in the tutorials. The shapes in the comments are those for 224 pixels.
+
+    Args:
+        dropout: The probability of dropout before the last block.
+        small_input: Use a 5×5 convolution of stride 1 instead of the 11×11 one of stride 4.
     """
-    stem = (5, 1, 2) if small_input else (11, 4, 0)
+    stem = (5, 1, 2) if small_input else (11, 4, 0)  # kernel size, stride, padding
     return nn.Sequential(
         OrderedDict(
             stage1=nin_block(in_channels, 96, *stem),  # (n, 96, 54, 54)
@@ -45,9 +54,10 @@ def nin(
 
 
 def tf_nin(in_channels: int = 1, num_classes: int = 10) -> nn.Sequential:
-    """NiN as the Keras tutorial builds it: without dropout, Glorot weights.
+    """NiN as the Keras tutorial builds it: (n, in_channels, h, w) -> (n, num_classes).
 
-    Its SAME convolutions have stride 1 and odd windows, so that symmetric padding is the same.
+    It has no dropout, and Glorot initialisation. The tutorial's SAME convolutions have stride 1
+    and odd kernels, for which symmetric padding is equivalent.
     """
     return init_as_keras(nin(in_channels, num_classes, dropout=0.0))
 
@@ -55,35 +65,35 @@ def tf_nin(in_channels: int = 1, num_classes: int = 10) -> nn.Sequential:
 def tf_nin_dense(
     in_channels: int = 32, num_classes: int = 1028, input_size: int = 512
 ) -> nn.Sequential:
-    """A student's own NiN: 1×1 convolutions between poolings, two dense layers of 1028.
+    """A student's variation of NiN: (n, c, s, s) -> (n, num_classes).
 
-    (n, c, s, s) -> (n, num_classes). The source shapes its output as a 1×1 image of 1028 channels;
-    here it stays a vector, as the logits of all other networks. Its last ReLU is kept.
+    It has 1×1 convolutions between poolings and two dense layers of 1028 units. The source
+    reshapes its output to a 1×1 image of 1028 channels; here it remains a vector, like the logits
+    of all other networks. The ReLU after the last layer is kept.
 
     Raises:
-        ValueError: `input_size` leaves nothing for the head; 45 is the least.
+        ValueError: If `input_size` is below 45.
     """
-    side = -(-input_size // 2)  # 256 of 512
+    side = -(-input_size // 2)  # 256 for 512 pixels
     for kernel, stride in ((3, 2), (3, 2), (5, 3)):
         side = (side - kernel) // stride + 1  # 127, 63, 20
     if side < 1:
         raise ValueError(
             f"tf_nin_dense takes images of at least 45 pixels, got input_size={input_size}"
         )
-    return init_as_keras(
-        nn.Sequential(
-            OrderedDict(
-                stage1=nn.Sequential(SameConv2d(in_channels, 128, 5, stride=2), nn.ReLU()),
-                pool1=nn.MaxPool2d(3, 2),  # (n, 128, 127, 127)
-                stage2=nn.Sequential(SameConv2d(128, 256, 1), nn.ReLU()),
-                pool2=nn.MaxPool2d(3, 2),  # (n, 256, 63, 63)
-                stage3=nn.Sequential(SameConv2d(256, 512, 1), nn.ReLU()),
-                pool3=nn.MaxPool2d(5, 3),  # (n, 512, 20, 20)
-                head=nn.Sequential(
-                    FlattenLayer(),
-                    nn.Linear(512 * side**2, 1028), nn.ReLU(),
-                    nn.Linear(1028, num_classes), nn.ReLU(),
-                ),  # (n, num_classes)
-            )
-        )
-    )  # fmt: skip
+    stages: OrderedDict[str, nn.Module] = OrderedDict(
+        stage1=nn.Sequential(SameConv2d(in_channels, 128, 5, stride=2), nn.ReLU()),
+        pool1=nn.MaxPool2d(3, 2),  # (n, 128, 127, 127)
+        stage2=nn.Sequential(SameConv2d(128, 256, 1), nn.ReLU()),
+        pool2=nn.MaxPool2d(3, 2),  # (n, 256, 63, 63)
+        stage3=nn.Sequential(SameConv2d(256, 512, 1), nn.ReLU()),
+        pool3=nn.MaxPool2d(5, 3),  # (n, 512, 20, 20)
+        head=nn.Sequential(
+            FlattenLayer(),
+            nn.Linear(512 * side**2, 1028),
+            nn.ReLU(),
+            nn.Linear(1028, num_classes),
+            nn.ReLU(),
+        ),  # (n, num_classes)
+    )
+    return init_as_keras(nn.Sequential(stages))

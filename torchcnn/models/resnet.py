@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,13 +15,15 @@ from torchcnn.layers import (
     SameMaxPool2d,
     init_as_keras,
 )
+from torchcnn.models.variants import variant
 
 
 class Residual(nn.Module):
     """y = relu(x + f(x)): (n, in_channels, h, w) -> (n, out_channels, h / stride, w / stride).
 
-    f is conv-norm-relu-conv-norm. Where shape or stride changes, `use_1x1conv` brings x along:
-    a bare convolution, with no norm behind it, as the tutorial has it and the paper has not.
+    f is convolution, norm, ReLU, convolution, norm. If the channels or the size change,
+    `use_1x1conv` must be set: a 1×1 convolution then gives x the new shape. As in the tutorial,
+    but not in the paper, no norm follows this convolution.
     """
 
     def __init__(
@@ -56,22 +57,24 @@ def resnet_block(
     first_block: bool = False,
     norm_layer: NormLayer = nn.BatchNorm2d,
 ) -> nn.Sequential:
-    """A stage: (n, in_channels, h, w) -> (n, out_channels, h / 2, w / 2).
+    """A stage of residual blocks: (n, in_channels, h, w) -> (n, out_channels, h / 2, w / 2).
 
-    The `first_block` follows a pooling: it halves nothing and keeps its channels.
+    With `first_block`, the stage keeps the size and the channels, because a pooling precedes it.
 
     Raises:
-        ValueError: a `first_block` that would change its channels.
+        ValueError: If `first_block` is set and `in_channels` differs from `out_channels`.
     """
     if first_block and in_channels != out_channels:
-        raise ValueError(f"the first block keeps its channels, got {in_channels} -> {out_channels}")
-    blocks = [Residual(in_channels, out_channels, not first_block, 1 if first_block else 2,
-                       norm_layer)]  # fmt: skip
-    blocks += [
+        raise ValueError(
+            f"first_block keeps the number of channels, got {in_channels} -> {out_channels}"
+        )
+    stride = 1 if first_block else 2
+    first = Residual(in_channels, out_channels, not first_block, stride, norm_layer)
+    others = [
         Residual(out_channels, out_channels, norm_layer=norm_layer)
         for _ in range(num_residuals - 1)
     ]
-    return nn.Sequential(*blocks)
+    return nn.Sequential(first, *others)
 
 
 def _resnet(
@@ -81,6 +84,7 @@ def _resnet(
     norm_layer: NormLayer,
     small_input: bool,
 ) -> nn.Sequential:
+    """ResNet of `depths` blocks in its four stages; the shapes are those for 224 pixels."""
     stem = [nn.Conv2d(in_channels, 64, 3, padding=1), norm_layer(64), nn.ReLU()]
     if not small_input:
         stem[0] = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3)
@@ -104,10 +108,12 @@ def resnet18(
     norm_layer: NormLayer = nn.BatchNorm2d,
     small_input: bool = False,
 ) -> nn.Sequential:
-    """ResNet-18: (n, in_channels, h, w) -> (n, num_classes); shapes are those of 224 pixels.
+    """ResNet-18: (n, in_channels, h, w) -> (n, num_classes).
 
-    As the tutorial builds it: every convolution has a bias, and the 1×1 paths have no norm.
-    `small_input` has a 3×3 convolution of stride 1 in place of the 7×7 of stride 2 and its pooling.
+    As in the tutorial, every convolution has a bias, and no norm follows the 1×1 convolutions.
+
+    Args:
+        small_input: Use a 3×3 stem of stride 1 instead of the 7×7 one of stride 2 with pooling.
     """
     return _resnet((2, 2, 2, 2), in_channels, num_classes, norm_layer, small_input)
 
@@ -118,19 +124,22 @@ def resnet34(
     norm_layer: NormLayer = nn.BatchNorm2d,
     small_input: bool = False,
 ) -> nn.Sequential:
-    """ResNet-34, built as `resnet18` is, of (3, 4, 6, 3) blocks."""
+    """ResNet-34: (n, in_channels, h, w) -> (n, num_classes).
+
+    It is built like `resnet18`, with 3, 4, 6 and 3 blocks in its stages.
+    """
     return _resnet((3, 4, 6, 3), in_channels, num_classes, norm_layer, small_input)
 
 
-# --- the paper's networks for CIFAR-10, and what they are measured against ----------------------
+# --- the paper's networks for CIFAR-10, with and without shortcuts ------------------------------
 
 
 class CifarResidual(nn.Module):
-    """The paper's block for CIFAR-10 (its shortcut A): (n, in, h, w) -> (n, out, h/s, w/s).
+    """The paper's block for CIFAR-10, with its shortcut A: (n, in, h, w) -> (n, out, h/s, w/s).
 
-    Where the shape changes, the shortcut takes every second pixel and fills the new channels with
-    zeros, so that a residual network has not a parameter more than the `plain` one, which has no
-    shortcut at all.
+    If the shape changes, the shortcut takes every second row and column and fills the new channels
+    with zeros. A residual network therefore has as many parameters as the `plain` one, whose
+    blocks have no shortcuts.
     """
 
     def __init__(
@@ -166,29 +175,32 @@ def cifar_resnet(
     norm_layer: NormLayer = nn.BatchNorm2d,
     plain: bool = False,
 ) -> nn.Sequential:
-    """The paper's ResNet for CIFAR-10: (n, c, h, w) -> (n, num_classes); shapes are of 32 pixels.
+    """The paper's ResNet for CIFAR-10: (n, in_channels, h, w) -> (n, num_classes).
 
-    6n + 2 layers, n blocks of 16, 32 and 64 channels each, He's initialisation. `plain` leaves the
-    shortcuts out: of such networks the one with 56 layers is worse than the one with 20, in
-    training too, which is what the paper sets out from.
+    It has 6n + 2 layers: n blocks each of 16, 32 and 64 channels. The convolutions are
+    initialised as He et al. propose. The shapes in the comments are those for 32 pixels.
+
+    Args:
+        depth: The number of layers, 6n + 2.
+        plain: Omit the shortcuts. The paper starts from the observation that such a network of 56
+            layers has a higher error than one of 20 layers, on the training images as well.
 
     Raises:
-        ValueError: a depth that is not 6n + 2.
+        ValueError: If `depth` is not 6n + 2.
     """
     if depth < 8 or (depth - 2) % 6:
-        raise ValueError(f"the depth is 6n + 2, such as 20, 32, 44, 56 or 110, got {depth}")
+        raise ValueError(f"depth must be 6n + 2, such as 20, 32, 44, 56 or 110, got {depth}")
     stages: OrderedDict[str, nn.Module] = OrderedDict(
         stem=nn.Sequential(
             nn.Conv2d(in_channels, 16, 3, padding=1, bias=False), norm_layer(16), nn.ReLU()
         )  # (n, 16, 32, 32)
     )
     previous = 16
-    for i, c in enumerate((16, 32, 64), start=1):  # 32, 16, 8 pixels
+    for i, c in enumerate((16, 32, 64), start=1):  # sides of 32, 16, 8 pixels
         blocks = []
         for k in range((depth - 2) // 6):
-            blocks.append(
-                CifarResidual(previous, c, 2 if i > 1 and k == 0 else 1, plain, norm_layer)
-            )
+            stride = 2 if i > 1 and k == 0 else 1
+            blocks.append(CifarResidual(previous, c, stride, plain, norm_layer))
             previous = c
         stages[f"stage{i}"] = nn.Sequential(*blocks)
     stages["pool"] = GlobalAvgPool2d()  # (n, 64, 1, 1)
@@ -200,11 +212,11 @@ def cifar_resnet(
     return net
 
 
-resnet20 = partial(cifar_resnet, 20)
-resnet32 = partial(cifar_resnet, 32)
-resnet44 = partial(cifar_resnet, 44)
-resnet56 = partial(cifar_resnet, 56)
-resnet110 = partial(cifar_resnet, 110)
+resnet20 = variant(cifar_resnet, "resnet20", "The paper's ResNet-20 for CIFAR-10", 20)
+resnet32 = variant(cifar_resnet, "resnet32", "The paper's ResNet-32 for CIFAR-10", 32)
+resnet44 = variant(cifar_resnet, "resnet44", "The paper's ResNet-44 for CIFAR-10", 44)
+resnet56 = variant(cifar_resnet, "resnet56", "The paper's ResNet-56 for CIFAR-10", 56)
+resnet110 = variant(cifar_resnet, "resnet110", "The paper's ResNet-110 for CIFAR-10", 110)
 
 
 # --- Keras --------------------------------------------------------------------------------------
@@ -213,8 +225,9 @@ resnet110 = partial(cifar_resnet, 110)
 class ResnetBlock(nn.Module):
     """The Keras tutorials' residual block: (n, in_channels, h, w) -> (n, out_channels, h/s, w/s).
 
-    Convolutions without bias, a norm behind each, on the 1×1 path (`residual_path`) too. The other
-    tutorial has a `bias` in each, and with it no norm on that path.
+    The convolutions have no bias, and a norm follows each of them, including the 1×1 convolution
+    of the shortcut (`residual_path`). With `bias`, as in the other tutorial, the convolutions have
+    a bias, and no norm follows the 1×1 convolution.
     """
 
     def __init__(
@@ -243,47 +256,42 @@ class ResnetBlock(nn.Module):
         return self.relu(y + self.down(x))
 
 
-def tf_resnet18(
-    in_channels: int = 3, num_classes: int = 10, norm_layer: NormLayer = KerasBatchNorm2d
+def _tf_resnet18(
+    stem: nn.Sequential, num_classes: int, norm_layer: NormLayer, bias: bool = False
 ) -> nn.Sequential:
-    """ResNet-18 for 32 pixels: (n, in_channels, h, w) -> (n, num_classes).
-
-    The source adds an L2 penalty of 0.01 on the kernel of its classifier to the loss.
-    """
-    stages: OrderedDict[str, nn.Module] = OrderedDict(
-        stem=nn.Sequential(SameConv2d(in_channels, 64, 3, bias=False), norm_layer(64), nn.ReLU())
-    )  # (n, 64, 32, 32)
+    stages: OrderedDict[str, nn.Module] = OrderedDict(stem=stem)
     previous = 64
-    for i, c in enumerate((64, 128, 256, 512), start=1):  # 32, 16, 8, 4 pixels
+    for i, c in enumerate((64, 128, 256, 512), start=1):
         stages[f"stage{i}"] = nn.Sequential(
-            ResnetBlock(previous, c, 1 if i == 1 else 2, i > 1, norm_layer),
-            ResnetBlock(c, c, norm_layer=norm_layer),
+            ResnetBlock(previous, c, 1 if i == 1 else 2, i > 1, norm_layer, bias),
+            ResnetBlock(c, c, norm_layer=norm_layer, bias=bias),
         )
         previous = c
     stages["pool"] = GlobalAvgPool2d()  # (n, 512, 1, 1)
     stages["head"] = nn.Sequential(FlattenLayer(), nn.Linear(512, num_classes))
     return init_as_keras(nn.Sequential(stages))
+
+
+def tf_resnet18(
+    in_channels: int = 3, num_classes: int = 10, norm_layer: NormLayer = KerasBatchNorm2d
+) -> nn.Sequential:
+    """ResNet-18 for images of 32 pixels: (n, in_channels, h, w) -> (n, num_classes).
+
+    The source also adds an L2 penalty of 0.01 on the weights of the last layer to its loss.
+    """
+    conv = SameConv2d(in_channels, 64, 3, bias=False)
+    stem = nn.Sequential(conv, norm_layer(64), nn.ReLU())  # (n, 64, 32, 32)
+    return _tf_resnet18(stem, num_classes, norm_layer)  # sides of 32, 16, 8, 4 pixels
 
 
 def tf_resnet18_pool(
     in_channels: int = 3, num_classes: int = 10, norm_layer: NormLayer = KerasBatchNorm2d
 ) -> nn.Sequential:
-    """ResNet-18 with a VALID stem and a 2×2 pooling of stride 1: (n, c, h, w) -> (n, num_classes).
+    """ResNet-18 for images of 32 pixels, with a pooling: (n, c, h, w) -> (n, num_classes).
 
-    Shapes are those of 32 pixels, of which the stem leaves 30.
+    Its stem is a convolution without padding, which leaves 30 of 32 pixels, and a 2×2 max pooling
+    of stride 1.
     """
-    stages: OrderedDict[str, nn.Module] = OrderedDict(
-        stem=nn.Sequential(
-            nn.Conv2d(in_channels, 64, 3), norm_layer(64), nn.ReLU(), SameMaxPool2d(2, 1)
-        )
-    )  # (n, 64, 30, 30)
-    previous = 64
-    for i, c in enumerate((64, 128, 256, 512), start=1):  # 30, 15, 8, 4 pixels
-        stages[f"stage{i}"] = nn.Sequential(
-            ResnetBlock(previous, c, 1 if i == 1 else 2, i > 1, norm_layer, bias=True),
-            ResnetBlock(c, c, norm_layer=norm_layer, bias=True),
-        )
-        previous = c
-    stages["pool"] = GlobalAvgPool2d()  # (n, 512, 1, 1)
-    stages["head"] = nn.Sequential(FlattenLayer(), nn.Linear(512, num_classes))
-    return init_as_keras(nn.Sequential(stages))
+    conv = nn.Conv2d(in_channels, 64, 3)
+    stem = nn.Sequential(conv, norm_layer(64), nn.ReLU(), SameMaxPool2d(2, 1))  # (n, 64, 30, 30)
+    return _tf_resnet18(stem, num_classes, norm_layer, bias=True)  # sides of 30, 15, 8, 4 pixels

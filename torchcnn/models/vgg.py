@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from functools import partial
 
 from torch import nn
 
@@ -14,12 +13,16 @@ from torchcnn.layers import (
     SameMaxPool2d,
     init_as_keras,
 )
+from torchcnn.models.variants import variant
 
 CHANNELS = (64, 128, 256, 512, 512)
 
 
 def vgg_block(num_convs: int, in_channels: int, out_channels: int) -> nn.Sequential:
-    """Convolutions that keep the size, a pooling that halves it: -> (n, out_channels, h/2, w/2)."""
+    """`num_convs` 3×3 convolutions with ReLU, and a max pooling.
+
+    (n, in_channels, h, w) -> (n, out_channels, h / 2, w / 2).
+    """
     layers: list[nn.Module] = []
     for i in range(num_convs):
         c = out_channels if i else in_channels
@@ -35,19 +38,20 @@ def vgg(
     width: float = 1.0,
     small_input: bool = False,
 ) -> nn.Sequential:
-    """VGG, `num_convs` convolutions in each of its five blocks: (n, c, s, s) -> (n, num_classes).
+    """VGG: (n, c, s, s) -> (n, num_classes).
 
-    Every block halves the size: 112, 56, 28, 14, 7 of 224 pixels.
+    Each block halves the size: from 224 pixels to 112, 56, 28, 14 and 7.
 
     Args:
-        width: the share of the channels and of the dense layers' units that is kept.
-        small_input: the first block does not halve the size.
+        num_convs: The number of convolutions in each of the five blocks.
+        width: A factor for the numbers of channels and for the units of the hidden dense layers.
+        small_input: Omit the pooling of the first block, so that it does not halve the size.
 
     Raises:
-        ValueError: `input_size` leaves nothing for the head; 32 is the least, 16 if `small_input`.
+        ValueError: If `input_size` is below 32, or below 16 with `small_input`.
     """
     least = 16 if small_input else 32
-    side = input_size // least  # 7 of 224
+    side = input_size // least  # 7 for 224 pixels
     if side < 1:
         raise ValueError(f"vgg takes images of at least {least} pixels, got {input_size=}")
     stages: OrderedDict[str, nn.Module] = OrderedDict()
@@ -59,36 +63,49 @@ def vgg(
         previous = c
     stages["head"] = nn.Sequential(
         FlattenLayer(),
-        nn.Linear(previous * side**2, hidden), nn.ReLU(), nn.Dropout(0.5),
-        nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(0.5),
+        nn.Linear(previous * side**2, hidden),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(),
+        nn.Dropout(0.5),
         nn.Linear(hidden, num_classes),
-    )  # fmt: skip
+    )
     return nn.Sequential(stages)
 
 
-# With the three dense layers the convolutions make the number in the name.
-vgg11 = partial(vgg, (1, 1, 2, 2, 2))
-vgg13 = partial(vgg, (2, 2, 2, 2, 2))
-vgg16 = partial(vgg, (2, 2, 3, 3, 3))
-vgg19 = partial(vgg, (2, 2, 4, 4, 4))
+# The number in a name is that of the convolutions plus the three dense layers.
+vgg11 = variant(vgg, "vgg11", "VGG-11 (the paper's configuration A)", (1, 1, 2, 2, 2))
+vgg13 = variant(vgg, "vgg13", "VGG-13 (the paper's configuration B)", (2, 2, 2, 2, 2))
+vgg16 = variant(vgg, "vgg16", "VGG-16 (the paper's configuration D)", (2, 2, 3, 3, 3))
+vgg19 = variant(vgg, "vgg19", "VGG-19 (the paper's configuration E)", (2, 2, 4, 4, 4))
 
 
 def tf_vgg13(in_channels: int = 3, num_classes: int = 10, input_size: int = 32) -> nn.Sequential:
-    """VGG-13 for 32 pixels, dense layers of 256 and 128: (n, c, s, s) -> (n, num_classes)."""
+    """VGG-13 for images of 32 pixels: (n, c, s, s) -> (n, num_classes).
+
+    Its hidden dense layers have 256 and 128 units.
+    """
     side, previous = input_size, in_channels
     stages: OrderedDict[str, nn.Module] = OrderedDict()
     for i, c in enumerate(CHANNELS, start=1):
         side = -(-side // 2)
         stages[f"stage{i}"] = nn.Sequential(
-            SameConv2d(previous, c, 3), nn.ReLU(), SameConv2d(c, c, 3), nn.ReLU(), SameMaxPool2d(2)
-        )  # (n, c, side, side): 16, 8, 4, 2, 1
+            SameConv2d(previous, c, 3),
+            nn.ReLU(),
+            SameConv2d(c, c, 3),
+            nn.ReLU(),
+            SameMaxPool2d(2),
+        )  # (n, c, side, side), where side is 16, 8, 4, 2, 1
         previous = c
     stages["head"] = nn.Sequential(
         FlattenLayer(),
-        nn.Linear(512 * side**2, 256), nn.ReLU(),
-        nn.Linear(256, 128), nn.ReLU(),
+        nn.Linear(512 * side**2, 256),
+        nn.ReLU(),
+        nn.Linear(256, 128),
+        nn.ReLU(),
         nn.Linear(128, num_classes),
-    )  # fmt: skip
+    )
     return init_as_keras(nn.Sequential(stages))
 
 
@@ -98,7 +115,10 @@ def tf_vgg16(
     input_size: int = 32,
     norm_layer: NormLayer = KerasBatchNorm2d,
 ) -> nn.Sequential:
-    """VGG-16 for 32 pixels, with batch norm and dropout 0.2: (n, c, s, s) -> (n, num_classes)."""
+    """VGG-16 for images of 32 pixels: (n, c, s, s) -> (n, num_classes).
+
+    It has batch norm after every convolution, and dropout of 0.2.
+    """
     side, previous = input_size, in_channels
     stages: OrderedDict[str, nn.Module] = OrderedDict()
     for i, (num_convs, c) in enumerate(zip((2, 2, 3, 3, 3), CHANNELS, strict=True), start=1):
@@ -110,8 +130,12 @@ def tf_vgg16(
         stages[f"stage{i}"] = nn.Sequential(*layers, SameMaxPool2d(2), nn.Dropout(0.2))
     stages["head"] = nn.Sequential(
         FlattenLayer(),
-        nn.Linear(512 * side**2, 512), nn.ReLU(), nn.Dropout(0.2),
-        nn.Linear(512, 512), nn.ReLU(), nn.Dropout(0.2),
+        nn.Linear(512 * side**2, 512),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.Linear(512, 512),
+        nn.ReLU(),
+        nn.Dropout(0.2),
         nn.Linear(512, num_classes),
-    )  # fmt: skip
+    )
     return init_as_keras(nn.Sequential(stages))

@@ -1,0 +1,53 @@
+"""The ways to train that the benchmark compares: the same network, the same images."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from torchcnn.benchmark import ways
+from torchcnn.data.datasets import load_data
+from torchcnn.data.loader import Batches
+
+TASK = ways.Task(
+    arch="lenet",
+    data="sample",
+    root="data",
+    device=torch.device("cpu"),
+    images=600,
+    batch_size=256,
+    input_size=28,
+    small_input=False,
+)
+
+
+@pytest.mark.parametrize("way", [*ways.WAYS["torch"], "torch", "by hand"])
+def test_each_way_trains_on_as_many_images(way, monkeypatch):
+    """Only full batches count: 2 of 256 images."""
+    monkeypatch.setattr(ways, "TUTORIAL_WORKERS", 0)
+    assert ways.make_epoch(way, TASK)() == 512
+
+
+def test_the_bound_repeats_the_first_batch():
+    sample = load_data("sample")
+    batches = Batches(sample.test_images[:10], sample.test_labels[:10], 4)
+    first = next(iter(batches))
+    repeated = list(ways.OneBatch(batches))
+    assert len(repeated) == len(ways.OneBatch(batches)) == 2
+    for x, y in repeated:
+        assert torch.equal(x, first[0]) and torch.equal(y, first[1])
+
+
+def test_the_tutorials_images_equal_those_of_this_package():
+    """Pillow and `ToTensor` give the same numbers as the batches."""
+    sample = load_data("sample")
+    images, labels = sample.test_images[:9], sample.test_labels[:9]
+    (x, y), *_ = Batches(images, labels, 9)
+    for i in range(9):
+        image, label = ways.TutorialImages(images, labels, 28)[i]
+        assert torch.equal(image, x[i]) and label == y[i]
+
+
+def test_less_than_a_batch_is_refused():
+    with pytest.raises(ValueError, match="--images must be at least a batch of 256"):
+        ways.make_epoch("torchcnn", dataclasses.replace(TASK, images=255))
