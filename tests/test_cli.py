@@ -87,3 +87,12 @@ def test_our_own_mistakes_keep_their_traceback():
     for error in (AssertionError("ours"), RuntimeError("size mismatch")):
         with pytest.raises(type(error)), cli.one_line_errors("prog"):
             raise error
+
+
+def test_keywords_of_python_are_read_as_flags():
+    given = cli.read_keywords(Config, {"batch_size": 3, "share": "0.25", "name": "y"})
+    assert given == {"batch_size": 3, "share": 0.25, "name": "y"}
+    with pytest.raises(TypeError, match="unexpected keyword arguments: size; there are name, "):
+        cli.read_keywords(Config, {"size": 3})
+    with pytest.raises(ValueError, match="--batch-size: got 0, allowed is a whole number from 1"):
+        cli.read_keywords(Config, {"batch_size": 0})

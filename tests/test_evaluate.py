@@ -11,8 +11,8 @@ from PIL import Image
 from torchcnn import evaluate, predict, train
 from torchcnn.data.datasets import load_data
 from torchcnn.data.decode import read_image
-from torchcnn.evaluate import by_class, confusion_text
 from torchcnn.run.checkpoint import load_model
+from torchcnn.run.report import by_class, confusion_text
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_evaluate_finds_what_the_run_printed_to_the_image(run, tmp_path, capsys)
     result = json.loads((run / "result.json").read_text())
     evaluate.main(["--checkpoint", str(run / "best.pt"), "--out", str(tmp_path / "o")])
     out = capsys.readouterr().out
-    right = int(re.search(r"test acc \d\.\d{4} \(([\d,]+) right\)", out)[1])
+    right = int(re.search(r"test acc \d\.\d{4} \(([\d,]+) correct\)", out)[1])
     assert right == round(result["test_acc"] * 1000)
     assert f"loss {result['test_loss']:.4f}" in out
     assert all(width(tmp_path / "o" / f"{name}.png") > 500 for name in ("confusion", "mistakes"))

@@ -1,25 +1,32 @@
 """The command: runs that end well, runs that go on, and every way to be refused."""
 
+import copy
 import gzip
 import json
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from comparing import same
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
-from torchcnn import create_model, train, train_ch5
+from torchcnn import create_model, evaluate, predict, train, train_ch5
 from torchcnn.data import datasets as data
 from torchcnn.data.loader import Batches
 from torchcnn.models import MODELS
 from torchcnn.run.checkpoint import load_checkpoint, load_model
 from torchcnn.run.folder import lock
 from torchcnn.run.log import Run
-from torchcnn.training.distributed import Ranks
+from torchcnn.training.config import Config
+from torchcnn.training.distributed import World
+from torchcnn.training.loaders import make_loaders
+from torchcnn.training.trainer import Trainer
 
 
 def run(*argv):
@@ -132,8 +139,8 @@ def test_the_test_set_is_read_with_the_weights_that_were_selected(tmp_path, monk
     """The validation accuracy is made to fall: the first epoch's weights are what is tested."""
     add_epoch = Run.add_epoch
 
-    def falling(self, result, loss, acc, lr):
-        add_epoch(self, result, loss, 1 / (1 + len(self.history)), lr)
+    def falling(self, record):
+        add_epoch(self, replace(record, eval_acc=1 / record.epoch))
 
     monkeypatch.setattr(Run, "add_epoch", falling)
     run("--epochs", 3, "--out", "r")
@@ -154,11 +161,11 @@ def test_selection_never_sees_the_test_set():
     numbered = torch.arange(n).view(n, 1, 1, 1).to(torch.uint8)
     part = data.ImageData("x", ("a",), numbered, torch.zeros(n), 255 - numbered[:9], torch.zeros(9))
     for val_fraction, held_out in ((0.1, 20), (0.0, 9)):
-        config = train.Config(epochs=1, batch_size=64, lr=1.0, optimizer="sgd", input_size=1,
+        config = Config(epochs=1, batch_size=64, lr=1.0, optimizer="sgd", input_size=1,
                               val_fraction=val_fraction)  # fmt: skip
         seen = [
             torch.cat([(x * 255).round().int().flatten() for x, _ in batches]).tolist()
-            for batches in train.make_batches(config, part, torch.device("cpu"), Ranks())
+            for batches in make_loaders(config, part, torch.device("cpu"), World())
         ]
         assert len(seen[1]) == held_out
         if val_fraction:
@@ -234,7 +241,7 @@ def test_a_run_that_stopped_before_its_test_goes_on_to_it(finished_run, tmp_path
 
 def test_a_resumed_run_has_no_result_until_it_has_its_own(finished_run, tmp_path, monkeypatch):
     shutil.copytree(finished_run, tmp_path / "r")
-    monkeypatch.setattr(train, "test", lambda *_: None)  # killed before the test
+    monkeypatch.setattr(Trainer, "test", lambda *_: None)  # killed before the test
     train.main(["--resume", "r", "--epochs", "4"])
     assert not (tmp_path / "r" / "result.json").exists()
 
@@ -375,7 +382,7 @@ def test_a_resumed_run_may_not_become_another(finished_run, capsys, tmp_path):
 def test_an_out_folder_that_is_in_use_is_refused(finished_run, capsys, tmp_path):
     shutil.copytree(finished_run, tmp_path / "r")
     error = refused(capsys, tmp_path, "--data", "sample", "--out", "r")
-    assert "--out r already holds a run; --resume goes on with it" in error
+    assert "--out r already holds a run; --resume continues it" in error
     unlock = lock(tmp_path / "r", capsys)  # as a process that trains has it
     error = refused(capsys, tmp_path, "--resume", "r", "--epochs", 9)
     assert "r is being written by another process" in error
@@ -411,3 +418,91 @@ def test_every_network_trains_by_the_command(arch, tmp_path, monkeypatch):
     run("--arch", arch, "--epochs", 1, "--batch-size", 6, "--input-size", size, "--out", "r",
         "--optimizer", "sgd")  # fmt: skip
     assert load_model(tmp_path / "r")(torch.zeros(1, 1, size, size)).shape == (1, 10)
+
+
+# --- from Python --------------------------------------------------------------------------------
+
+
+class Own(nn.Module):
+    """A module that torchcnn does not know."""
+
+    def __init__(self, classes=10):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(784, 20), nn.BatchNorm1d(20), nn.ReLU())
+        self.head = nn.Linear(20, classes)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+PYTHON = {"data": "sample", "device": "cpu", "epochs": 1, "batch_size": 500}
+
+
+def test_train_from_python_is_the_command(tmp_path):
+    result = train.train(arch="lenet", out=tmp_path / "a", **PYTHON)
+    run("--arch", "lenet", "--epochs", 1, "--batch-size", 500, "--out", "b")
+    a, b = (load_checkpoint(tmp_path / name / "last.pt") for name in "ab")
+    assert same(a["weights"], b["weights"])
+    written = json.loads((tmp_path / "a" / "result.json").read_text())
+    assert result.path == tmp_path / "a"
+    for key in ("test_acc", "test_loss", "epoch", "checkpoint"):
+        assert getattr(result, key) == written[key]
+    (record,) = result.history
+    assert record.eval_acc == a["history"][0]["val_acc"] and record.split == "val"
+    more = train.train(resume=tmp_path / "a", epochs=2)
+    assert [r.epoch for r in more.history] == [1, 2]
+
+
+def test_a_module_of_your_own_is_trained_resumed_and_loaded(tmp_path, capsys):
+    torch.manual_seed(3)
+    net = Own()
+    start = copy.deepcopy(net)
+    result = train.train(net=net, out=tmp_path / "r", **(PYTHON | {"epochs": 2}))
+    assert not same(dict(net.state_dict()), dict(start.state_dict()))
+    stopped = copy.deepcopy(start)
+    train.train(net=stopped, out=tmp_path / "s", **PYTHON)
+    again = Own()  # its weights come from the checkpoint
+    resumed = train.train(resume=tmp_path / "s", net=again, epochs=2)
+    a, b = (load_checkpoint(tmp_path / name / "last.pt") for name in "rs")
+    assert same(a["weights"], b["weights"]) and result.test_acc == resumed.test_acc
+    assert a["model"] == {"module": "Own", "in_channels": 1, "num_classes": 10, "input_size": 28}
+    sample = data.load_data("sample")
+    loaded = load_model(tmp_path / "r", Own())
+    with torch.no_grad():
+        predicted = loaded(sample.test_images / 255).argmax(1)
+    assert (predicted == sample.test_labels).double().mean().item() == result.test_acc
+    capsys.readouterr()
+    picture = tmp_path / "a.png"
+    Image.fromarray(sample.test_images[0, 0].numpy()).save(picture)
+    for command, argv in ((evaluate, []), (predict, [str(picture)])):
+        with pytest.raises(SystemExit) as stop:
+            command.main(["--checkpoint", str(tmp_path / "r"), *argv])
+        error = capsys.readouterr().err
+        assert stop.value.code == 2 and "a module of your own, Own" in error
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--resume", str(tmp_path / "r"), "--epochs", "3"])
+    assert stop.value.code == 2 and "is a run of Own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "error", "message"),
+    [
+        ({"archh": "lenet"}, TypeError, "unexpected keyword arguments: archh; there are arch, "),
+        ({"arch": "lenett"}, ValueError, "did you mean lenet"),
+        ({"epochs": 0}, ValueError, "--epochs: got 0, allowed is a whole number from 1"),
+        ({"lr": "fast"}, ValueError, "--lr: got fast, allowed is a number above 0"),
+        ({"compile": 1}, ValueError, "--compile: got 1, allowed are True, False"),
+        ({"schedule": "linear"}, ValueError, "--schedule: got 'linear', allowed are constant, "),
+        (
+            {"net": Own(7), "data": "sample"},
+            ValueError,
+            r"must return logits \(20, 10\) for images",
+        ),
+        ({"net": Own(), "data": "sample", "input_size": 20}, ValueError, "Own cannot train on a"),
+        ({"net": Own(), "arch": "lenet"}, ValueError, "arch cannot be given with a module"),
+    ],
+)
+def test_what_python_gets_wrong_is_refused_too(flags, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        train.train(out=tmp_path / "r", **flags)
+    assert not (tmp_path / "r").exists()

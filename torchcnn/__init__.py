@@ -4,6 +4,7 @@ from torchcnn.data.loader import load_data_fashion_mnist
 from torchcnn.layers import BatchNorm, FlattenLayer, GlobalAvgPool2d
 from torchcnn.models import create_model, list_models
 from torchcnn.models.analysis import receptive_field, summary
+from torchcnn.run.checkpoint import load_model
 from torchcnn.scratch import batch_norm, corr2d, data_iter, linreg, sgd, squared_loss
 from torchcnn.training.loop import evaluate_accuracy, train_ch5
 
@@ -21,6 +22,7 @@ __all__ = [
     "linreg",
     "list_models",
     "load_data_fashion_mnist",
+    "load_model",
     "receptive_field",
     "sgd",
     "squared_loss",

@@ -2,28 +2,26 @@
 
 import argparse
 import re
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, field, fields
+from dataclasses import MISSING, Field, field, fields
 from typing import Any, NoReturn
 
 import torch
 
 
 def option(help: str, default: Any = MISSING, **settings: Any) -> Any:
-    """A field of a command's configuration, with what argparse's `add_argument` takes."""
+    """A field of a command's configuration; `settings` are those of argparse's `add_argument`."""
     return field(default=default, metadata={"help": help, **settings})
 
 
 def number(
     kind: type[int] | type[float], allowed: str, is_allowed: Callable[[Any], bool]
 ) -> Callable[[str], int | float]:
-    """A reader of numbers whose error says what was got and what is allowed."""
+    """Return a parser of numbers whose error says what was got and what is allowed."""
 
-    def read(text: str) -> int | float:
+    def parse_number(text: str) -> int | float:
         try:
             value = kind(text)
         except ValueError:
@@ -32,7 +30,7 @@ def number(
             raise argparse.ArgumentTypeError(f"got {text}, allowed is {allowed}")
         return value
 
-    return read
+    return parse_number
 
 
 at_least_one = number(int, "a whole number from 1 to 2147483647", lambda n: 1 <= n < 2**31)
@@ -43,8 +41,8 @@ count = number(int, "a whole number from 0 to 2147483647", lambda n: 0 <= n < 2*
 fraction = number(float, "a number from 0 to below 1", lambda x: 0 <= x < 1)
 seed = number(int, "a whole number from 0 to below 2**63", lambda n: 0 <= n < 2**63)
 
-
-OUTSIDE = re.compile(  # what a RuntimeError says that is not a fault of this package
+# RuntimeErrors whose cause lies outside this package: they are reported in one line.
+OUTSIDE = re.compile(
     "can't allocate memory|out of memory|shared memory|DataLoader worker|Connection (closed|reset)|"
     r"[Tt]imed out|NCCL error|No working C\+\+ compiler"
 )
@@ -56,21 +54,65 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(config_class: type, prog: str, argv: Sequence[str] | None) -> dict[str, Any]:
-    """The flags that were given, by field name; what was not given is not in the dict."""
-    parser = _Parser(prog=prog, description=config_class.__doc__, allow_abbrev=False,
-                     argument_default=argparse.SUPPRESS)  # fmt: skip
+    """Parse the command line into a dict of the flags that were given, by field name.
+
+    A flag that was not given is not in the dict.
+    """
+    parser = _Parser(
+        prog=prog,
+        description=config_class.__doc__,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
     for f in fields(config_class):
         settings = dict(f.metadata)
         if f.default is not MISSING and f.default:
             settings["help"] += f" (default: {f.default})"
         positional = settings.pop("positional", False)
-        name = f.name if positional else f"--{f.name.replace('_', '-')}"
-        parser.add_argument(name, **settings)
+        parser.add_argument(f.name if positional else flag(f.name), **settings)
     return vars(parser.parse_args(argv))
 
 
-def check(config_class: type, values: Any, source: object) -> None:
-    """Hold a stored configuration against the flags, as if each value had been typed.
+def flag(name: str) -> str:
+    """The command-line flag of a field: batch_size -> --batch-size."""
+    return f"--{name.replace('_', '-')}"
+
+
+def read_value(f: Field, value: Any) -> Any:
+    """Convert a value as if it had been typed after its flag.
+
+    Raises:
+        ValueError: the flag does not take it; the message says what is allowed.
+    """
+    default_type = {"True": True, "False": False}.get if f.type is bool else str
+    convert = f.metadata.get("type", default_type)
+    try:
+        result = convert(str(value))
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"{flag(f.name)}: {error}") from error
+    choices = f.metadata.get("choices", (True, False) if f.type is bool else (result,))
+    if result not in choices:
+        allowed = ", ".join(map(str, choices))
+        raise ValueError(f"{flag(f.name)}: got {value!r}, allowed are {allowed}")
+    return result
+
+
+def read_keywords(config_class: type, keywords: dict[str, Any]) -> dict[str, Any]:
+    """Convert keyword arguments of Python as if they had been typed as flags.
+
+    Raises:
+        TypeError: there is no such flag.
+        ValueError: its flag does not take a value.
+    """
+    known = {f.name: f for f in fields(config_class)}
+    if unknown := keywords.keys() - known.keys():
+        names = ", ".join(sorted(unknown))
+        raise TypeError(f"unexpected keyword arguments: {names}; there are {', '.join(known)}")
+    return {name: read_value(known[name], value) for name, value in keywords.items()}
+
+
+def check_stored(config_class: type, values: Any, source: object) -> None:
+    """Check a stored configuration: every field is there, with a value that its flag takes.
 
     Raises:
         ValueError: a value is missing, unknown, or not one that its flag would take.
@@ -79,82 +121,46 @@ def check(config_class: type, values: Any, source: object) -> None:
     if not isinstance(values, dict) or values.keys() != known.keys():
         raise ValueError(f"{source} holds no configuration that this version can read")
     for name, value in values.items():
-        settings, kind = known[name].metadata, known[name].type
-        read = settings.get("type", {"True": True, "False": False}.get if kind is bool else str)
         try:
-            good = read(str(value)) == value
-        except (ValueError, argparse.ArgumentTypeError):
+            good = read_value(known[name], value) == value
+        except ValueError:
             good = False
-        if not good or value not in settings.get("choices", [value]):
+        if not good:
             raise ValueError(f"{source} is damaged: its {name} is {value!r}")
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is cuda, then mps, then cpu; any other name must be there.
+    """Return the device of this name; `auto` is cuda, else mps, else cpu.
 
     Raises:
-        ValueError: no such device on this machine; the message says which there are.
+        ValueError: this machine has no such device; the message says which there are.
     """
-    cuda = (
-        [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    )
+    cuda = []
+    if torch.cuda.is_available():
+        cuda = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     mps = ["mps"] if torch.backends.mps.is_available() else []
     if name == "auto":
-        name = (["cuda"] * bool(cuda) + mps + ["cpu"])[0]
-    here = ["cpu", *mps, *(["cuda"] * bool(cuda)), *cuda]
-    if name not in here:
-        raise ValueError(
-            f"--device {name} is not on this machine; there are auto, {', '.join(here)}"
-        )
+        name = [*cuda[:1], *mps, "cpu"][0]
+    available = ["cpu", *mps, *cuda]
+    if name not in available:
+        there = ", ".join(available)
+        raise ValueError(f"--device {name} is not on this machine; there are auto, {there}")
     return torch.device(name)
-
-
-class Stopped(Exception):
-    """A signal asked for the end, and the work is saved; the exit code tells which."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.exit_code = 128 + signum
-
-
-class StopRequest:
-    """The first SIGINT or SIGTERM is only noted, so that a step can end; a second acts at once.
-
-    But not with `patience`: what torchrun started may get its signal twice, from outside and from
-    torchrun, which kills by itself what takes too long.
-    """
-
-    def __init__(self, patience: bool) -> None:
-        self.signum, self.patience = 0, patience
-
-    def __enter__(self) -> "StopRequest":
-        here = threading.current_thread() is threading.main_thread()  # elsewhere none can be caught
-        signals = (signal.SIGINT, signal.SIGTERM) if here else ()
-        self.before = {s: signal.signal(s, self._note) for s in signals}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for s, handler in self.before.items():
-            signal.signal(s, signal.SIG_IGN if self.patience and self.signum else handler)
-
-    def _note(self, signum: int, _: object) -> None:
-        self.signum = signum
-        if not self.patience:
-            self.__exit__()
 
 
 @contextmanager
 def one_line_errors(prog: str) -> Iterator[None]:
-    """What a user can mend ends the command with one line on stderr and exit code 2."""
+    """End the command with one line on stderr and exit code 2 for an error that a user can mend.
+
+    An interrupted command ends with the interruption's `exit_code`, or with 130.
+    """
     try:
         yield
-    except Stopped as stop:
-        sys.exit(stop.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as interrupt:
+        sys.exit(getattr(interrupt, "exit_code", 130))
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         text = " ".join(str(error).split())
         if isinstance(error, RuntimeError) and not OUTSIDE.search(text):
-            raise  # ours to mend
+            raise  # a fault of this package keeps its traceback
         print(f"{prog}: {text}", file=sys.stderr)
         sys.exit(2)

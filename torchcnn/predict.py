@@ -1,4 +1,4 @@
-"""What a trained network sees in pictures: `python -m torchcnn.predict --checkpoint RUN FILES…`."""
+"""Classify pictures by a trained network: `python -m torchcnn.predict --checkpoint RUN FILES…`."""
 
 import json
 from collections.abc import Sequence
@@ -15,15 +15,17 @@ from torchcnn.run.checkpoint import open_checkpoint
 PROG = "python -m torchcnn.predict"
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, frozen=True)
 class Config:
-    """Name what is in pictures, by a trained network, with probabilities."""
+    """Classify pictures by a trained network, and print the classes with their probabilities."""
 
     files: tuple[str, ...] = option("the pictures", positional=True, nargs="+", metavar="FILE")
     checkpoint: str = option("a run's best.pt or last.pt, or the run's folder", required=True)
-    top: int = option("classes to name for each picture", default=3, type=cli.at_least_one)
+    top: int = option(
+        "how many classes to print for each picture", default=3, type=cli.at_least_one
+    )
     json: bool = option("print JSON", default=False, action="store_true")
-    out: str = option("draw the pictures with their names into this .png", default="")
+    out: str = option("draw the pictures with their classes into this .png", default="")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -37,7 +39,7 @@ def predict(config: Config) -> None:
     net, checkpoint = open_checkpoint(config.checkpoint)
     channels, size = checkpoint["model"]["in_channels"], checkpoint["model"]["input_size"]
     images = [read_image(path, channels, size) for path in config.files]
-    with torch.no_grad():  # one by one: the same numbers, whatever else is asked
+    with torch.no_grad():  # one by one, so that a picture's numbers do not depend on others
         probabilities = torch.cat([net(x[None].float() / 255).softmax(1) for x in images])
     values, classes = probabilities.topk(min(config.top, probabilities.shape[1]))
     named = [
@@ -45,10 +47,11 @@ def predict(config: Config) -> None:
         for row, ps in zip(classes.tolist(), values.tolist(), strict=True)
     ]
     if config.json:
-        print(json.dumps([
+        answers = [
             {"file": file, "top": [{"class": name, "probability": p} for name, p in answer]}
             for file, answer in zip(config.files, named, strict=True)
-        ], indent=1))  # fmt: skip
+        ]
+        print(json.dumps(answers, indent=1))
     else:
         for file, answer in zip(config.files, named, strict=True):
             print(f"{file}: " + ", ".join(f"{name} {p:.4f}" for name, p in answer))

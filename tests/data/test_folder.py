@@ -12,7 +12,7 @@ from torchcnn import evaluate, predict, train
 from torchcnn.data import decode
 from torchcnn.data import folder as image_folder
 from torchcnn.data.augment import crop, resize
-from torchcnn.data.decode import Pictures
+from torchcnn.data.decode import LazyImages
 from torchcnn.data.folder import load_folder
 from torchcnn.data.loader import Batches
 from torchcnn.run.checkpoint import load_checkpoint
@@ -84,7 +84,7 @@ def test_from_a_folder_to_a_trained_network_and_its_answers(tmp_path, capsys):
     (answer,) = json.loads(capsys.readouterr().out)
     assert {a["class"] for a in answer["top"]} == {"red", "blue"}
     train.main(["--resume", str(folder), "--epochs", "5"])
-    assert "going on after epoch 4" in capsys.readouterr().out
+    assert "resuming after epoch 4" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,13 @@ def test_a_test_class_that_is_not_trained_is_refused(tmp_path):
 def test_a_folder_that_memory_does_not_hold_is_read_as_it_is_needed(tmp_path):
     """The same batches, to the bit, from any start and for any rank."""
     root = make(tmp_path, 10)
-    stored, streamed = load_folder(root, 12, 0), load_folder(root, 12, 0, room=16 * 3 * 12 * 12)
-    assert isinstance(streamed.train_images, Pictures) and "decoded in every pass" in streamed.note
+    stored, streamed = (
+        load_folder(root, 12, 0),
+        load_folder(root, 12, 0, max_bytes=16 * 3 * 12 * 12),
+    )
+    assert (
+        isinstance(streamed.train_images, LazyImages) and "decoded in every pass" in streamed.note
+    )
     assert streamed.train_images.shape == stored.train_images.shape == (16, 3, 12, 12)
     for start, share in ((0, (0, 1)), (2, (0, 1)), (1, (1, 2))):
         passes = []
@@ -169,7 +174,7 @@ def test_a_picture_that_breaks_in_mid_run_is_named_and_the_run_goes_on_later(
     root, folder = make(tmp_path / "d", 10), tmp_path / "r"
     monkeypatch.setattr(image_folder, "free_memory", lambda _: 0)
     broken, seen = root / "red" / "4.png", []
-    whole, decoded = broken.read_bytes(), decode.decoded
+    whole, decoded = broken.read_bytes(), decode.decode_batches
 
     def break_in_the_second_epoch(*args):
         seen.append(args)
@@ -177,7 +182,7 @@ def test_a_picture_that_breaks_in_mid_run_is_named_and_the_run_goes_on_later(
             broken.write_bytes(whole[:60])
         return decoded(*args)
 
-    monkeypatch.setattr("torchcnn.data.loader.decoded", break_in_the_second_epoch)
+    monkeypatch.setattr("torchcnn.data.loader.decode_batches", break_in_the_second_epoch)
     flags = [*STREAMED, "--data", str(root), "--val-fraction", "0", "--epochs", "3"]
     with pytest.raises(SystemExit) as stop:
         train.main([*flags, "--out", str(folder)])

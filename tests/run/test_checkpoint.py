@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from torchcnn import create_model, evaluate, export, predict, train
-from torchcnn.run.checkpoint import FORMAT, load_checkpoint, load_model, restore, save_checkpoint
+from torchcnn.run.checkpoint import (
+    FORMAT,
+    load_checkpoint,
+    load_model,
+    load_weights,
+    save_checkpoint,
+)
 
 
 def test_a_checkpoint_gives_its_network_back(finished_run):
@@ -109,7 +115,7 @@ def test_a_missing_checkpoint_is_named(tmp_path):
 def test_weights_of_another_network_are_refused(finished_run, tmp_path):
     checkpoint = load_checkpoint(finished_run / "last.pt")
     with pytest.raises(ValueError, match="lenet"):
-        restore(checkpoint, create_model("lenet", num_classes=7))
+        load_weights(checkpoint, create_model("lenet", num_classes=7))
     for model in (
         {"arch": "lenet"},
         checkpoint["model"] | {"norm": "layer"},

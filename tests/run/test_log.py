@@ -135,7 +135,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 
 def open_run(path, history=None):
-    return log.Run(path, CONFIG, {}, [], 0, history)
+    return log.Run(path, {"config": CONFIG, "model": {}, "classes": [], "images": 0}, history)
 
 
 def test_two_that_found_a_folder_free_do_not_share_it(tmp_path):

@@ -21,7 +21,9 @@ from torchcnn.data.loader import Batches
 from torchcnn.layers.sync_batch_norm import sync_batch_norm
 from torchcnn.run.checkpoint import load_checkpoint
 from torchcnn.training.config import Config
-from torchcnn.training.distributed import Ranks, device_of_rank
+from torchcnn.training.distributed import World, device_of_rank
+from torchcnn.training.loaders import eval_loader
+from torchcnn.training.preflight import check_batches, make_model_spec
 
 NETWORKS = ["mlp", "tf_lenet5", "lenet+", "tf_inception10+"]  # +: with --sync-bn
 ALONE = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
@@ -50,14 +52,14 @@ def two():
 @pytest.mark.parametrize("name", NETWORKS)
 def test_two_ranks_and_one_with_the_same_batch_have_the_same_losses(name, two):
     """In float64, ten steps of momentum; with batch norm its layers see the batch of both."""
-    one = two_ranks.train(name.rstrip("+"), "+" in name, Ranks())
+    one = two_ranks.train(name.rstrip("+"), "+" in name, World())
     for key in ("losses", "weights", "statistics"):
         assert two[name][key] == pytest.approx(one[key], rel=1e-9, abs=1e-9), key
-    assert two[name]["hits"] == one["hits"] and two[name]["images"] == [100] * 10
+    assert two[name]["correct"] == one["correct"] and two[name]["images"] == [100] * 10
 
 
 def test_without_sync_bn_batch_norm_sees_the_share_alone(two):
-    one = two_ranks.train("lenet", False, Ranks())
+    one = two_ranks.train("lenet", False, World())
     assert two["lenet"]["losses"][0] != pytest.approx(one["losses"][0], rel=1e-6)
 
 
@@ -79,10 +81,10 @@ def test_shares_are_equal_and_make_the_batch(ranks, sizes):
         assert sorted(torch.cat(parts).tolist()) == sorted(whole[i].tolist())
 
 
-def test_to_judge_every_image_is_on_one_rank():
+def test_each_image_to_evaluate_is_on_one_rank():
     data, config = load_data("sample"), Config(**vars_of_lenet())
     parts = [
-        train.to_judge(config, data.test_images, torch.arange(1000), "cpu", Ranks(rank, 3))
+        eval_loader(config, (data.test_images, torch.arange(1000)), "cpu", World(rank, 3))
         for rank in range(3)
     ]
     labels = torch.cat([y for part in parts for _, y in part])
@@ -94,18 +96,19 @@ def vars_of_lenet():
 
 
 def test_what_cannot_be_shared_is_refused():
+    config = Config(**vars_of_lenet())
     with pytest.raises(ValueError, match="2 ranks cannot share a batch of 9 equally"):
         Batches(torch.zeros(9, 1, 2, 2, dtype=torch.uint8), torch.arange(9), 9, share=(0, 2))
     with pytest.raises(ValueError, match="--batch-size 9 cannot be shared by 2 ranks"):
-        train.check_steps(Config(**vars_of_lenet()), 1, 10, 2)
+        check_batches(config, make_model_spec(config, 1, 10), 2)
     with pytest.raises(ValueError, match="no batch norm of torch's kind"):
         sync_batch_norm(create_model("mlp"), 2)
 
 
-def test_fewer_images_than_ranks_cannot_be_judged():
+def test_fewer_images_than_ranks_cannot_be_evaluated():
     few = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
-    with pytest.raises(ValueError, match="3 ranks cannot share 2 images to judge"):
-        train.to_judge(Config(**vars_of_lenet()), few, torch.arange(2), "cpu", Ranks(2, 3))
+    with pytest.raises(ValueError, match="3 ranks cannot share 2 images to evaluate"):
+        eval_loader(Config(**vars_of_lenet()), (few, torch.arange(2)), "cpu", World(2, 3))
 
 
 def test_every_rank_has_a_device_of_its_own(monkeypatch):
@@ -188,7 +191,7 @@ def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on(whole, tmp_path):
     assert code == 1 and not (killed / "result.json").exists()
     assert len(load_checkpoint(killed / "last.pt")["history"]) in (1, 2)
     code, text = run_and_kill(folder, "--max-restarts=1")
-    assert code == 0 and re.search(r"going on after epoch 1(, step \d+)?\n", text)
+    assert code == 0 and re.search(r"resuming after epoch 1(, step \d+)?\n", text)
     check_same(whole, folder)
 
 
@@ -204,7 +207,7 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(whole, tmp_path):
             if line.startswith("epoch 1,"):
                 os.kill(children(process)[1], signal.SIGTERM)
             last = line
-    assert process.returncode and re.match(r"stopped in epoch [23]; --resume .* goes on", last)
+    assert process.returncode and re.match(r"stopped in epoch [23]; resume with --resume ", last)
     subprocess.run(torchrun("-m", "torchcnn.train", "--resume", folder, ranks=3), check=True,
                    env=environment(), capture_output=True, timeout=120)  # fmt: skip
     check_same(whole, folder)

@@ -13,11 +13,12 @@ from torchcnn import BatchNorm, create_model, evaluate_accuracy, load_data_fashi
 from torchcnn.data.augment import AUGMENTATIONS
 from torchcnn.data.datasets import load_data
 from torchcnn.data.loader import Batches
-from torchcnn.train import make_batches
-from torchcnn.training.config import Config, describe
-from torchcnn.training.distributed import Ranks
+from torchcnn.training.config import Config
+from torchcnn.training.distributed import World
+from torchcnn.training.loaders import make_loaders
 from torchcnn.training.loop import confusion_matrix, eval_mode, predict_logits, train_epoch
-from torchcnn.training.state import make_learner
+from torchcnn.training.preflight import make_model_spec
+from torchcnn.training.state import TrainState
 
 
 def flat(*layers):
@@ -206,10 +207,11 @@ def test_no_step_makes_the_gpu_wait(flags):
     recipe = {"epochs": 1, "batch_size": 128, "lr": 0.001, "optimizer": "adam", "input_size": 28,
               "val_fraction": 0.0, "augment": ",".join(AUGMENTATIONS)}  # fmt: skip
     config = Config(**(recipe | flags))
-    batches, _, _ = make_batches(config, sample, device, Ranks())
-    net, optimizer, scaler, average = make_learner(config, describe(config, 1, 10), device, Ranks())
-    options = {"clip": config.clip or math.inf, "parts": config.accumulate, "scaler": scaler,
-               "average": average}  # fmt: skip
+    batches = make_loaders(config, sample, device, World()).train
+    state = TrainState.create(config, make_model_spec(config, 1, 10), device)
+    net, optimizer = state.net, state.optimizer
+    options = {"clip": config.clip or math.inf, "accumulation_steps": config.accumulate,
+               "scaler": state.scaler, "ema": state.ema}  # fmt: skip
     if config.amp == "fp16":
         options["autocast"] = torch.autocast("cuda", torch.float16)
     train_epoch(net, batches, optimizer, **options)  # warms up the allocator and cuDNN

@@ -1,15 +1,17 @@
 """Recipes: the sources' is the default, and the fast one is more accurate in less time."""
 
 import json
+from dataclasses import replace
 
 import pytest
+import torch
 
 from torchcnn import cli, train
-from torchcnn.models import MODELS, create_model
+from torchcnn.models import MODELS
 from torchcnn.training.config import Config
-from torchcnn.training.optim import make_optimizer
-from torchcnn.training.preflight import check_steps
+from torchcnn.training.preflight import check_batches, make_model_spec
 from torchcnn.training.recipes import RECIPES, complete, fast, source
+from torchcnn.training.state import TrainState
 
 
 @pytest.mark.parametrize("arch", MODELS)
@@ -17,10 +19,14 @@ def test_every_network_can_take_its_fast_recipe(arch):
     """Through a step of two images on the meta device; epochs are the source's."""
     config = Config(arch=arch, **fast(arch))
     channels = 1 if MODELS[arch].input[0] == 1 else 3
-    check_steps(config, channels, 10, ranks=1)
+    check_batches(config, make_model_spec(config, channels, 10), world_size=1)
     assert config.epochs == source(arch)["epochs"]
     assert config.input_size <= source(arch)["input_size"]
-    make_optimizer(config, create_model("mlp"))
+    TrainState.create(
+        config,
+        make_model_spec(replace(config, arch="mlp", small_input=False), 1, 10),
+        torch.device("cpu"),
+    )
 
 
 def test_what_is_given_wins_over_the_recipe(tmp_path, capsys):

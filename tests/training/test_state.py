@@ -1,11 +1,13 @@
 """Each flag of training does what it says, by arithmetic on paper."""
 
+import csv
 import functools
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from comparing import contents
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -13,16 +15,19 @@ from torchcnn import train
 from torchcnn.run import log
 from torchcnn.run.checkpoint import load_checkpoint
 from torchcnn.training.config import Config
-from torchcnn.training.distributed import Ranks
 from torchcnn.training.ema import MovingAverage
-from torchcnn.training.loop import train_epoch, train_steps
+from torchcnn.training.loop import StepOptions, train_epoch, train_steps
 from torchcnn.training.optim import make_optimizer
-from torchcnn.training.state import make_learner
+from torchcnn.training.state import TrainState
 
 
 def config(**flags):
     recipe = {"epochs": 1, "batch_size": 10, "lr": 0.1, "optimizer": "sgd", "input_size": 28}
     return Config(**(recipe | flags))
+
+
+def sgd_or(net, optimizer="sgd", **flags):
+    return make_optimizer(net, optimizer, lr=0.1, **flags)
 
 
 class Weight(nn.Module):
@@ -45,7 +50,7 @@ def after(steps, **flags):
     """The weight after some steps on x = 1 of class 0, from w = 2."""
     net = Weight(2.0)
     batch = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
-    list(train_steps(net, [batch] * steps, make_optimizer(config(**flags), net)))
+    list(train_steps(net, [batch] * steps, sgd_or(net, **flags)))
     return net.w.item()
 
 
@@ -79,7 +84,9 @@ def test_label_smoothing_gives_all_classes_a_share_of_the_target():
     with torch.no_grad():
         net.weight.copy_(torch.eye(3))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
-    (step,) = train_steps(net, [(logits, labels)], optimizer, label_smoothing=0.3)
+    (step,) = train_steps(
+        net, [(logits, labels)], optimizer, options=StepOptions(label_smoothing=0.3)
+    )
     torch.testing.assert_close(step.loss, expected)
 
 
@@ -91,10 +98,33 @@ def test_clipping_shortens_all_gradients_together(clip, shrinks):
     before = torch.cat([p.detach().flatten().clone() for p in net.parameters()])
     grads = torch.autograd.grad(F.cross_entropy(net(x), y), net.parameters())
     norm = torch.cat([g.flatten() for g in grads]).norm()
-    list(train_steps(net, [(x, y)], torch.optim.SGD(net.parameters(), lr=1.0), clip=clip))
+    list(
+        train_steps(
+            net, [(x, y)], torch.optim.SGD(net.parameters(), lr=1.0), None, StepOptions(clip=clip)
+        )
+    )
     moved = torch.cat([p.detach().flatten() for p in net.parameters()]) - before
     torch.testing.assert_close(moved.norm(), torch.tensor(clip) if shrinks else norm,
                                rtol=1e-4, atol=0)  # fmt: skip
+
+
+def test_the_norm_of_clipped_gradients_is_logged(tmp_path):
+    """In the step, in the epoch's mean, in history.csv, in the checkpoint and in TensorBoard."""
+    net, x, y = nn.Linear(4, 3), torch.randn(8, 4), torch.randint(3, (8,))
+    grads = torch.autograd.grad(F.cross_entropy(net(x), y), net.parameters())
+    norm = torch.cat([g.flatten() for g in grads]).norm()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    result = train_epoch(net, [(x, y)] * 3, optimizer, clip=0.1)
+    assert result.logged == pytest.approx({"gradient_norm": float(norm)})
+    assert train_epoch(net, [(x, y)] * 3, optimizer).logged == {}
+    train.main([*FLAGS, "--clip", "1", "--out", str(tmp_path / "r")])
+    history = load_checkpoint(tmp_path / "r" / "last.pt")["history"]
+    norms = [record["gradient_norm"] for record in history]
+    assert len(norms) == 2 and min(norms) > 0
+    with open(tmp_path / "r" / "history.csv", newline="") as file:
+        assert [float(row["gradient_norm"]) for row in csv.DictReader(file)] == norms
+    points = contents(tmp_path / "r")["points"]["gradient norm"]
+    assert [value for _, value in points] == pytest.approx(norms)
 
 
 @pytest.mark.parametrize("parts", [2, 3, 10])
@@ -106,7 +136,7 @@ def test_parts_of_a_batch_add_up_to_its_step(parts):
         torch.manual_seed(0)
         net = nn.Linear(4, 3, dtype=torch.float64)
         optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
-        result = train_epoch(net, [(x, y)] * 3, optimizer, parts=n)
+        result = train_epoch(net, [(x, y)] * 3, optimizer, accumulation_steps=n)
         results.append((net.weight.detach(), result.step_losses, result.accuracy, result.images))
     torch.testing.assert_close(*results)
 
@@ -116,8 +146,8 @@ def test_a_step_whose_float16_gradients_overflow_is_left_out_and_the_scale_halve
     before = net.weight.detach().clone()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)
-    options = {"autocast": torch.autocast("cpu", torch.float16), "scaler": scaler}
-    steps = train_steps(net, [(x, y)] * 9, optimizer, **options)
+    options = StepOptions(autocast=torch.autocast("cpu", torch.float16), scaler=scaler)
+    steps = train_steps(net, [(x, y)] * 9, optimizer, options=options)
     next(steps)
     assert scaler.get_scale() == 2.0**19 and torch.equal(net.weight, before)
     list(steps)
@@ -133,25 +163,25 @@ def test_mixed_images_are_learned_by_their_shares():
     log_p = logits.log_softmax(1)[0]
     (step,) = train_steps(net, [(logits, target)], torch.optim.SGD(net.parameters(), lr=0.0))
     torch.testing.assert_close(step.loss, -(0.7 * log_p[0] + 0.3 * log_p[1]))
-    assert step.hits == 1
+    assert step.correct == 1
 
 
 def test_the_optimizers_are_fused():
     model = {"arch": "lenet", "in_channels": 1, "num_classes": 10, "input_size": 28,
              "norm": "torch", "small_input": False}  # fmt: skip
     for name in ("sgd", "adam", "adamw"):
-        learner = make_learner(config(optimizer=name), model, torch.device("cpu"), Ranks())
-        assert learner.optimizer.defaults["fused"] and not learner.scaler.is_enabled()
+        state = TrainState.create(config(optimizer=name), model, torch.device("cpu"))
+        assert state.optimizer.defaults["fused"] and not state.scaler.is_enabled()
 
 
 def test_the_momentum_of_a_first_step_that_overflowed_is_zero():
     """Fused SGD alone would keep memory that was never written, as no step had been taken."""
     net, x, y = nn.Linear(4, 3), torch.randn(8, 4), torch.randint(3, (8,))
     before = net.weight.detach().clone()
-    optimizer = make_optimizer(config(amp="fp16", momentum=0.9), net)
+    optimizer = sgd_or(net, momentum=0.9)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)
-    next(train_steps(net, [(x, y)], optimizer, autocast=torch.autocast("cpu", torch.float16),
-                     scaler=scaler))  # fmt: skip
+    options = StepOptions(autocast=torch.autocast("cpu", torch.float16), scaler=scaler)
+    next(train_steps(net, [(x, y)], optimizer, options=options))
     assert scaler.get_scale() == 2.0**19 and optimizer.defaults["fused"]
     assert [int(s["momentum_buffer"].count_nonzero()) for s in optimizer.state.values()] == [0, 0]
     assert torch.equal(net.weight, before)

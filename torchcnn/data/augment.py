@@ -1,6 +1,7 @@
-"""Whole batches of images at once: functions of uint8 tensors, on any device.
+"""Augmentation of whole batches of uint8 images, on any device.
 
-What is random is drawn from a generator on the CPU: equal in, equal out, on every device.
+Random numbers come from a generator on the CPU, so a seed gives the same images on every device.
+To add an augmentation, write a function of (images, generator) and enter it in `AUGMENTATIONS`.
 """
 
 import math
@@ -12,10 +13,10 @@ from torch import Generator, Tensor
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Resize to squares: (n, c, h, w) uint8 -> (n, c, size, size) uint8.
+    """Resize images to squares: (n, c, h, w) uint8 -> (n, c, size, size) uint8.
 
-    Bilinear with antialiasing, which is what Pillow does, and torchvision's `Resize` with it;
-    equal to both within one grey level (Pillow rounds between its two passes).
+    The interpolation is bilinear with antialiasing, as that of Pillow and of torchvision's
+    `Resize`. Pillow rounds between its two passes, so results may differ by one grey level.
     """
     if images.shape[2:] == (size, size):
         return images
@@ -24,20 +25,20 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 
 def _beside(images: Tensor, drawn: Tensor) -> Tensor:
-    """Numbers from the CPU where the images are; a GPU does not wait for them."""
+    """Copy random numbers from the CPU to the images' device without waiting for it."""
     return drawn.to(images.device, non_blocking=True)
 
 
 def _uniform(images: Tensor, generator: Generator, low: float, high: float) -> Tensor:
-    """A number for each image, shaped to multiply it: (n, 1, 1, 1) float32."""
+    """Draw a number for each image: (n, 1, 1, 1) float32."""
     drawn = torch.rand(len(images), 1, 1, 1, generator=generator) * (high - low) + low
     return _beside(images, drawn)
 
 
 def crop(images: Tensor, generator: Generator) -> Tensor:
-    """Move every image by up to an eighth of its side, black where nothing is: (n, c, h, w) uint8.
+    """Shift every image by up to an eighth of its side and fill with black: (n, c, h, w) uint8.
 
-    At 32 pixels the padding by 4 of He et al. 2015, arXiv:1512.03385.
+    At 32 pixels this is the padding by 4 of He et al. 2015, arXiv:1512.03385.
     """
     n, _, h, w = images.shape
     ph, pw = h // 8, w // 8
@@ -48,12 +49,12 @@ def crop(images: Tensor, generator: Generator) -> Tensor:
 
 
 def flip(images: Tensor, generator: Generator) -> Tensor:
-    """Mirror every second image, left to right: (n, c, h, w) uint8."""
+    """Mirror an image from left to right with probability 1/2: (n, c, h, w) uint8."""
     return torch.where(_uniform(images, generator, 0, 1) < 0.5, images.flip(3), images)
 
 
 def rotate(images: Tensor, generator: Generator, degrees: float = 15.0) -> Tensor:
-    """Turn every image about its middle, by up to `degrees`: (n, c, h, w) uint8."""
+    """Rotate every image about its centre by up to `degrees`: (n, c, h, w) uint8."""
     n, _, h, w = images.shape
     angle = _uniform(images, generator, -degrees, degrees).view(n) * (math.pi / 180)
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
@@ -64,9 +65,9 @@ def rotate(images: Tensor, generator: Generator, degrees: float = 15.0) -> Tenso
 
 
 def colour(images: Tensor, generator: Generator, strength: float = 0.3) -> Tensor:
-    """Change brightness, contrast and, of three channels, saturation: (n, c, h, w) uint8.
+    """Change brightness, contrast and, for three channels, saturation: (n, c, h, w) uint8.
 
-    Each is multiplied by a number from 1 - `strength` to 1 + `strength`.
+    Each is multiplied by a number that is drawn from 1 - `strength` to 1 + `strength`.
     """
     low, high = 1 - strength, 1 + strength
     y = images.float() * _uniform(images, generator, low, high)
@@ -80,9 +81,9 @@ def colour(images: Tensor, generator: Generator, strength: float = 0.3) -> Tenso
 
 
 def erase(images: Tensor, generator: Generator) -> Tensor:
-    """Blacken a rectangle in every second image, a third of its sides at most: (n, c, h, w) uint8.
+    """Blacken a rectangle of at most a third of the sides: (n, c, h, w) uint8.
 
-    Zhong et al. 2017, arXiv:1708.04896.
+    This is done with probability 1/2. Zhong et al. 2017, arXiv:1708.04896.
     """
     n, _, h, w = images.shape
     r = _beside(images, torch.rand(5, n, 1, 1, 1, generator=generator))
@@ -97,10 +98,10 @@ def erase(images: Tensor, generator: Generator) -> Tensor:
 def mixup(
     images: Tensor, labels: Tensor, generator: Generator, num_classes: int
 ) -> tuple[Tensor, Tensor]:
-    """Lay another image of the batch over each, in a share that is drawn from [0, 1].
+    """Average each image with another of the batch, with a weight that is drawn from [0, 1].
 
     (n, c, h, w) uint8, (n,) int64 -> (n, c, h, w) uint8, (n, num_classes) float32: the target has
-    both classes, by their shares. Zhang et al. 2017, arXiv:1710.09412, with alpha 1.
+    both classes with these weights. Zhang et al. 2017, arXiv:1710.09412, with alpha 1.
     """
     other = _beside(images, torch.randperm(len(images), generator=generator))
     share = _uniform(images, generator, 0, 1)
@@ -111,10 +112,10 @@ def mixup(
 def cutmix(
     images: Tensor, labels: Tensor, generator: Generator, num_classes: int
 ) -> tuple[Tensor, Tensor]:
-    """Put a rectangle of another image of the batch into each; types as `mixup` has them.
+    """Paste a rectangle of another image of the batch into each; shapes are those of `mixup`.
 
-    Its area is drawn from [0, 1], its middle from the image, beyond which it is cut off.
-    Yun et al. 2019, arXiv:1905.04899.
+    Its area is drawn from [0, 1] of the image, its centre from the image, at whose border it is
+    cut off. Yun et al. 2019, arXiv:1905.04899.
     """
     n, _, h, w = images.shape
     other = _beside(images, torch.randperm(n, generator=generator))
@@ -136,7 +137,11 @@ def _targets(labels: Tensor, other: Tensor, share: Tensor, num_classes: int) -> 
 
 Augmentation = Callable[[Tensor, Generator], Tensor]
 AUGMENTATIONS: dict[str, Augmentation] = {
-    "crop": crop, "flip": flip, "rotate": rotate, "colour": colour, "erase": erase,
-}  # fmt: skip
-Mix = Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]  # with num_classes bound
+    "crop": crop,
+    "flip": flip,
+    "rotate": rotate,
+    "colour": colour,
+    "erase": erase,
+}
+Mix = Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]  # num_classes is bound
 MIXES = {"mixup": mixup, "cutmix": cutmix}

@@ -1,4 +1,7 @@
-"""Images: whole data sets as uint8 tensors, found on this machine or downloaded, and checked."""
+"""The data sets, as uint8 tensors: found on this machine or downloaded, and checked by md5.
+
+To add one, write a function of `root` that returns an `ImageData`, and enter it in `DATASETS`.
+"""
 
 import contextlib
 import gzip
@@ -11,7 +14,7 @@ import socket
 import struct
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,14 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-DATA_NAMES = ("auto", "fashion-mnist", "cifar10", "sample")
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 SAMPLE_FOLDER = Path(__file__).parent / "sample"
 
 FASHION_MNIST_CLASSES = (
-    "t-shirt", "trouser", "pullover", "dress", "coat",
-    "sandal", "shirt", "sneaker", "bag", "ankle boot",
-)  # fmt: skip
+    *("t-shirt", "trouser", "pullover", "dress", "coat"),
+    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+)
 
 # The md5 of the content, not of the .gz: Debian's files have other gzip headers than Zalando's.
 # With Zalando's file name and time put back they have the md5 that Zalando publishes.
@@ -50,7 +52,7 @@ DOWNLOAD_TIMEOUT = 20.0  # seconds without an answer
 class ImageData:
     """A data set in memory: images (n, c, h, w) uint8, labels (n,) int64.
 
-    Of a folder that memory does not hold, the images are `torchcnn.images.Pictures`.
+    The images of a folder that does not fit into memory are `torchcnn.data.decode.LazyImages`.
     """
 
     name: str
@@ -59,35 +61,33 @@ class ImageData:
     train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
-    note: str = ""  # where it was found, or why it was taken
+    note: str = ""  # where it was found, or why it was chosen
 
 
 def load_data(name: str = "auto", root: str | Path = "data") -> ImageData:
-    """A whole data set by its name.
+    """Return a whole data set by its name in `DATASETS`.
 
     `auto` is Fashion-MNIST if it is on this machine or can be downloaded, else the embedded sample;
-    `note` says which and why. A set that is there but damaged is an error, never passed over.
+    `note` says which and why. A damaged data set is an error, also for `auto`.
 
     Raises:
-        ValueError: an unknown name, or a file that is cut short, corrupted or of another set.
-        FileNotFoundError: the set is not on this machine and cannot be downloaded.
+        ValueError: an unknown name, or a file that is cut short, corrupted or of another data set.
+        FileNotFoundError: the data set is not on this machine and cannot be downloaded.
     """
-    root = Path(root).expanduser()
-    if name == "fashion-mnist":
-        return _fashion_mnist(root)
-    if name == "cifar10":
-        return _cifar10(root)
-    if name == "sample":
-        return _sample()
-    if name == "auto":
-        try:
-            return _fashion_mnist(root)
-        except FileNotFoundError as error:
-            return replace(_sample(), note=f"only the embedded 5,000 + 1,000 images: {error}")
-    raise ValueError(f"unknown data set {name!r}; there are {', '.join(DATA_NAMES)}")
+    if name not in DATASETS:
+        raise ValueError(f"unknown data set {name!r}; there are {', '.join(DATASETS)}")
+    return DATASETS[name](Path(root).expanduser())
 
 
-def _fashion_mnist(root: Path) -> ImageData:
+def auto(root: Path) -> ImageData:
+    try:
+        return fashion_mnist(root)
+    except FileNotFoundError as error:
+        return replace(sample(root), note=f"only the embedded 5,000 + 1,000 images: {error}")
+
+
+def fashion_mnist(root: Path) -> ImageData:
+    """Fashion-MNIST (arXiv:1708.07747): 60,000 + 10,000 grey images of 28×28 pixels."""
     places = (root, root / "fashion-mnist", root / "FashionMNIST" / "raw", DEBIAN_FOLDER)
     folder = next((p for p in places if any(_idx_files(p))), None)
     if folder is None:
@@ -97,15 +97,16 @@ def _fashion_mnist(root: Path) -> ImageData:
     return _grey_data("fashion-mnist", arrays, f"from {folder}")
 
 
-def _sample() -> ImageData:
+def sample(root: Path) -> ImageData:
+    """The first 500 + 100 images of each class of Fashion-MNIST, which are in this package."""
     arrays = load_idx(SAMPLE_FOLDER, SAMPLE_MD5)
     return _grey_data("sample", arrays, "the embedded 5,000 + 1,000 images of Fashion-MNIST")
 
 
 def _grey_data(name: str, arrays: tuple[Tensor, ...], note: str) -> ImageData:
     x_train, y_train, x_test, y_test = arrays
-    return ImageData(name, FASHION_MNIST_CLASSES, x_train.unsqueeze(1), y_train.long(),
-                     x_test.unsqueeze(1), y_test.long(), note)  # fmt: skip
+    train, test = (x_train.unsqueeze(1), y_train.long()), (x_test.unsqueeze(1), y_test.long())
+    return ImageData(name, FASHION_MNIST_CLASSES, *train, *test, note)
 
 
 def _idx_files(folder: Path) -> Iterator[Path]:
@@ -117,9 +118,9 @@ def _idx_files(folder: Path) -> Iterator[Path]:
 
 
 def load_idx(folder: Path, md5: dict[str, str]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The four IDX files of a folder, plain or gzip: images, labels, test images, test labels.
+    """Read the four IDX files of a folder: images, labels, test images and test labels.
 
-    Images come as (n, h, w) uint8, labels as (n,) uint8.
+    The files may be compressed (.gz). Images are (n, h, w) uint8, labels (n,) uint8.
 
     Raises:
         ValueError: a file is missing, cut short or damaged, the labels do not match the images,
@@ -172,13 +173,14 @@ def _check_md5(path: Path, content: bytes, expected: str) -> None:
         )
 
 
-def _cifar10(root: Path) -> ImageData:
+def cifar10(root: Path) -> ImageData:
+    """CIFAR-10 (Krizhevsky 2009): 50,000 + 10,000 colour images of 32×32 pixels."""
     from torchvision.datasets import CIFAR10
 
     folder = root / CIFAR10.base_folder
     if not folder.is_dir():
         _download("CIFAR10", root)
-    # torchvision unpickles these files: they are the published ones, byte for byte, or not read.
+    # torchvision unpickles these files, so only the published ones, byte for byte, are read.
     meta = (CIFAR10.meta["filename"], CIFAR10.meta["md5"])
     for name, md5 in (*CIFAR10.train_list, *CIFAR10.test_list, meta):
         if not (folder / name).is_file():
@@ -195,11 +197,11 @@ def _cifar10(root: Path) -> ImageData:
 
 
 def _download(dataset: str, root: Path) -> None:
-    """Have torchvision download a set; `root` gets it whole or not at all."""
+    """Let torchvision download a data set; `root` gets all of it or nothing."""
     import torchvision
 
     timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torchvision sets none: a silent mirror hangs
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torchvision sets none and would hang
     try:
         root.mkdir(parents=True, exist_ok=True)
         with (
@@ -211,10 +213,18 @@ def _download(dataset: str, root: Path) -> None:
                 os.replace(path, root / path.name)
     except (OSError, EOFError, RuntimeError, http.client.HTTPException) as error:
         with contextlib.suppress(OSError):
-            root.rmdir()  # if this made it, for it is empty then
+            root.rmdir()  # if it was made here, it is empty
         reason = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
         raise FileNotFoundError(
             f"{dataset} is not under {root} and cannot be downloaded ({reason})"
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)
+
+
+DATASETS: dict[str, Callable[[Path], ImageData]] = {
+    "auto": auto,
+    "fashion-mnist": fashion_mnist,
+    "cifar10": cifar10,
+    "sample": sample,
+}

@@ -1,4 +1,4 @@
-"""Pictures on disk: any that Pillow can decode, alone or in a folder for each class."""
+"""Your own pictures: a folder with one folder of pictures for each class."""
 
 import math
 from collections.abc import Sequence
@@ -8,90 +8,102 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchcnn.data.datasets import DATA_NAMES, ImageData, load_data
-from torchcnn.data.decode import Pictures, _decode, _open
+from torchcnn.data.datasets import DATASETS, ImageData, load_data
+from torchcnn.data.decode import LazyImages, decode_all, open_image
 from torchcnn.system import free_memory
 
-ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
-TEST_SHARE = 0.2  # of a folder that has no part for it
+EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+TEST_FRACTION = 0.2  # of a folder that has no test part
+
+Part = dict[str, list[Path]]  # the pictures of each class
 
 
 def load_images(
     name: str, root: str | Path, size: int, seed: int, device: torch.device
 ) -> ImageData:
-    """A data set by its name, as `load_data` gives it, or a folder, as `load_folder` does."""
-    if name in DATA_NAMES:
+    """Return a data set by its name, as `load_data` does, or a folder, as `load_folder` does."""
+    if name in DATASETS:
         return load_data(name, root)
     return load_folder(Path(name), size, seed, free_memory(device) // 4)
 
 
-def load_folder(root: Path, size: int, seed: int, room: float = math.inf) -> ImageData:
-    """Your own images: `train/<class>/*` and `test/<class>/*`, or `<class>/*` alone.
+def load_folder(root: Path, size: int, seed: int, max_bytes: float = math.inf) -> ImageData:
+    """Read `train/<class>/*` and `test/<class>/*`, or `<class>/*` alone.
 
-    Without a part to test on, a fifth of each class is drawn for it, by `seed`. Every picture is
-    decoded once, to a square of `size` pixels, into memory if `room` bytes hold them all, else in
-    every pass, as it is needed. All are grey if all files are, else all are colour.
+    Without a test part, a fifth of each class is drawn for it, by `seed`. Every picture becomes a
+    square of `size` pixels. They are decoded once, into memory, if that takes at most `max_bytes`;
+    otherwise in every pass, as they are needed. The images are grey if all files are, else colour.
 
     Raises:
-        ValueError: no classes, a class without pictures, a test class that is not trained, or a
-            picture that cannot be decoded; the message names it.
+        FileNotFoundError: there is no such folder.
+        ValueError: there are no classes, a class has no pictures, a test class is not trained, or
+            a picture cannot be decoded; the message names it.
     """
+    train, test = _find_parts(root, seed)
+    classes = list(train)
+    every = [path for part in (train, test) for paths in part.values() for path in paths]
+    grey = all(open_image(path, lambda f: f.mode in ("1", "L", "I", "I;16")) for path in every)
+    channels = 1 if grey else 3
+    x_train, y_train = _lazy_images(train, classes, channels, size)
+    x_test, y_test = _lazy_images(test, classes, channels, size)
+    note = f"{len(y_train):,} images to train, {len(y_test):,} to test, of {len(classes)} classes"
+    images: Any = x_train, x_test
+    if len(every) * channels * size**2 <= max_bytes:
+        images = decode_all(x_train), decode_all(x_test)
+    else:
+        note += f"; decoded in every pass, since memory holds {max_bytes / 2**30:.1f} GiB of images"
+    return ImageData(str(root), tuple(classes), images[0], y_train, images[1], y_test, note)
+
+
+def _find_parts(root: Path, seed: int) -> tuple[Part, Part]:
+    """Find the pictures to train on and to test on."""
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}")
-    parts = {part: root / part for part in ("train", "test")}
-    here = [name for name, path in parts.items() if path.is_dir()]
-    if len(here) == 1 and any(path.is_dir() for path in parts[here[0]].iterdir()):
+    folders = {name: root / name for name in ("train", "test")}
+    here = [name for name, path in folders.items() if path.is_dir()]
+    if len(here) == 1 and any(path.is_dir() for path in folders[here[0]].iterdir()):
         raise ValueError(f"{root} holds {here[0]}/<class>/*, but not both train and test")
-    split = len(here) == 2
-    train = _pictures(parts["train"] if split else root)
-    classes = list(train)
-    if split:
-        test = _pictures(parts["test"])
-        if unknown := test.keys() - train.keys():
-            raise ValueError(f"{parts['test']} holds {', '.join(sorted(unknown))}, "
-                             f"which {parts['train']} does not")  # fmt: skip
-    else:
-        test = {}
-        for i, (name, paths) in enumerate(train.items()):
-            generator = torch.Generator().manual_seed((seed * 100_003 + i) % 2**63)
-            order = [paths[j] for j in torch.randperm(len(paths), generator=generator).tolist()]
-            count = max(1, round(len(paths) * TEST_SHARE))
-            train[name], test[name] = sorted(order[count:]), sorted(order[:count])
-            if not train[name]:
-                raise ValueError(f"{root / name} holds one picture; at least 2 are needed")
-    every = [path for part in (train, test) for paths in part.values() for path in paths]
-    grey = all(_open(path, lambda file: file.mode in ("1", "L", "I", "I;16")) for path in every)
-    channels = 1 if grey else 3
-    x_train: Any
-    x_test: Any
-    x_train, y_train = _of_classes(train, classes, channels, size)
-    x_test, y_test = _of_classes(test, classes, channels, size)
-    note = f"{len(y_train):,} images to train, {len(y_test):,} to test, of {len(classes)} classes"
-    if len(every) * channels * size**2 > room:
-        note += f"; decoded in every pass, since memory holds {room / 2**30:.1f} GiB of images"
-        return ImageData(str(root), tuple(classes), x_train, y_train, x_test, y_test, note)
-    x_train, x_test = _decode(x_train), _decode(x_test)
-    return ImageData(str(root), tuple(classes), x_train, y_train, x_test, y_test, note)
+    if len(here) < 2:
+        return _split(root, _find_pictures(root), seed)
+    train, test = _find_pictures(folders["train"]), _find_pictures(folders["test"])
+    if unknown := ", ".join(sorted(test.keys() - train.keys())):
+        raise ValueError(f"{folders['test']} holds {unknown}, which {folders['train']} does not")
+    return train, test
 
 
-def _pictures(folder: Path) -> dict[str, list[Path]]:
-    """The pictures of every class, in the order of their names."""
+def _split(root: Path, pictures: Part, seed: int) -> tuple[Part, Part]:
+    """Draw a part of each class to test on."""
+    train, test = {}, {}
+    for i, (name, paths) in enumerate(pictures.items()):
+        generator = torch.Generator().manual_seed((seed * 100_003 + i) % 2**63)
+        order = [paths[j] for j in torch.randperm(len(paths), generator=generator).tolist()]
+        count = max(1, round(len(paths) * TEST_FRACTION))
+        train[name], test[name] = sorted(order[count:]), sorted(order[:count])
+        if not train[name]:
+            raise ValueError(f"{root / name} holds one picture; at least 2 are needed")
+    return train, test
+
+
+def _find_pictures(folder: Path) -> Part:
+    """Find the pictures of every class, sorted by name."""
+    places = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."]
     found = {
-        place.name: sorted(p for p in place.rglob("*") if p.suffix.lower() in ENDINGS)
-        for place in sorted(folder.iterdir()) if place.is_dir() and place.name[0] != "."
-    }  # fmt: skip
-    empty = [name for name, paths in found.items() if not paths]
-    if len(found) < 2 or empty:
-        what = f"holds no pictures in {', '.join(empty)}" if empty else (
-            f"holds {len(found)} folders of pictures; there must be one for each class, 2 or more"
-        )  # fmt: skip
-        raise ValueError(f"{folder} {what}")
+        place.name: sorted(p for p in place.rglob("*") if p.suffix.lower() in EXTENSIONS)
+        for place in places
+    }
+    if empty := ", ".join(name for name, paths in found.items() if not paths):
+        raise ValueError(f"{folder} holds no pictures in {empty}")
+    if len(found) < 2:
+        raise ValueError(
+            f"{folder} holds {len(found)} folders of pictures; there must be one for each class, "
+            "2 or more"
+        )
     return found
 
 
-def _of_classes(
-    part: dict[str, list[Path]], classes: Sequence[str], channels: int, size: int
-) -> tuple[Pictures, Tensor]:
+def _lazy_images(
+    part: Part, classes: Sequence[str], channels: int, size: int
+) -> tuple[LazyImages, Tensor]:
+    paths = [path for paths in part.values() for path in paths]
     labels = [classes.index(name) for name, paths in part.items() for _ in paths]
-    every = [path for paths in part.values() for path in paths]
-    return Pictures(every, channels, size), torch.tensor(labels, dtype=torch.int64)
+    return LazyImages(paths, channels, size), torch.tensor(labels, dtype=torch.int64)

@@ -1,56 +1,57 @@
-"""Batches: what the loop is fed, out of a set that lives on the device as uint8.
+"""Batches for the training loop, from a data set that lives on the device as uint8.
 
-A batch is an index, a resize where one is asked for, and a division by 255. No worker processes,
-no copy of the set in float.
+A batch is made by indexing, resizing if a size is given, augmentation, and a division by 255. There
+are no worker processes, and no copy of the data set in float.
 """
 
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchcnn.data.augment import Augmentation, Mix, resize
 from torchcnn.data.datasets import load_data
-from torchcnn.data.decode import Pictures, decoded
+from torchcnn.data.decode import LazyImages, decode_batches
 
-RESIZE_ONCE_BYTES = 2**30  # a resized set up to this size is kept; a larger one is made batchwise
-FETCH_BYTES = 2**18  # of uint8 that one call fetches: small batches are mostly calls
+RESIZE_ONCE_BYTES = 2**30  # up to this size the resized set is kept; else each batch is resized
+FETCH_BYTES = 2**18  # of uint8 are fetched by one call: for small batches calls are the cost
 
 
 def mix_seed(*numbers: int) -> int:
-    """One 64-bit seed from several numbers, such as (seed, epoch): equal in, equal out."""
+    """Return one 64-bit seed that follows from several numbers, such as (seed, epoch)."""
     return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest(), "big")
 
 
 def hold_out(count: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split range(count) at random: the indices that train, and the fraction that does not."""
+    """Split range(count) at random; return the indices to train on and those held out, sorted."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(mix_seed(seed)))
     held_out = round(count * fraction)
     return order[held_out:].sort().values, order[:held_out].sort().values
 
 
 class Batches:
-    """A set that lives on a device as uint8, given out in batches of float32 in [0, 1].
+    """Iterates over a data set that lives on a device as uint8, in batches of float32 in [0, 1].
 
-    Iterating gives `(x, y)`: x (n, c, size, size) float32, y (n,) int64, or (n, classes) float32
-    where images are mixed; n is `batch_size`, but for the last batch. With `shuffle` the order is
-    drawn from (seed, epoch), so it is the same on every device and in every resumed run; `epoch`
-    counts up by itself and may be set. `start` is the batch that the next pass begins with; after
-    it, passes are whole again.
+    Each batch is `(x, y)`: x (n, c, size, size) float32, y (n,) int64, or (n, classes) float32 if
+    images are mixed. n is `batch_size`; the last batch may have fewer. With `shuffle` the order
+    follows from (seed, epoch), so it is the same on every device and in a resumed run. `epoch` is
+    counted from 0 and may be set. `start` is the batch with which the next pass begins; the passes
+    after it are whole.
 
     Args:
-        images: (n, c, h, w) uint8; `torchcnn.images.Pictures` are decoded as they are needed.
+        images: (n, c, h, w) uint8; `LazyImages` are decoded as they are needed.
         labels: (n,) integers.
-        size: resize to squares of this many pixels, as `torchcnn.augment.resize` does.
-        augment: functions of `torchcnn.augment`, one after the other; what they draw follows from
-            (seed, epoch, batch, rank).
-        mix: `torchcnn.augment.mixup` or `cutmix` with its `num_classes`, after them.
-        share: (rank, ranks): of every batch an equal share; what is left over of the last one is
-            left out.
-        device: where the set lives; default: where it is.
+        size: resize to squares of this many pixels, as `torchcnn.data.augment.resize` does.
+        augment: functions of `torchcnn.data.augment`, applied in order; what they draw follows
+            from (seed, epoch, batch, rank).
+        mix: `mixup` or `cutmix` of that module with its `num_classes`, applied after them.
+        share: (rank, world size): give an equal share of every batch; images of the last batch
+            that cannot be shared equally are left out.
+        device: where the data set is kept; by default it stays where it is.
 
     Raises:
         ValueError: images and labels that do not match, or a batch size below one.
@@ -58,7 +59,7 @@ class Batches:
 
     def __init__(
         self,
-        images: Tensor | Pictures,
+        images: Tensor | LazyImages,
         labels: Tensor,
         batch_size: int,
         *,
@@ -86,9 +87,8 @@ class Batches:
         self.count = len(labels) // share[1] * share[1]
         n, c, h, w = images.shape
         self.size = None if (h, w) == (size, size) else size
-        if isinstance(self.images, Tensor) and self.size and (
-            n * c * self.size**2 <= RESIZE_ONCE_BYTES
-        ):  # fmt: skip
+        fits = self.size and n * c * self.size**2 <= RESIZE_ONCE_BYTES
+        if isinstance(self.images, Tensor) and self.size and fits:
             resized = self.images.new_empty(n, c, self.size, self.size)
             for part, target in zip(self.images.split(1024), resized.split(1024), strict=True):
                 target.copy_(resize(part, self.size))
@@ -122,9 +122,9 @@ class Batches:
             yield x / 255, y
 
     def _images(self, indices: Tensor, size: int) -> Iterator[Tensor]:
-        """As uint8, `size` at a time; out of memory several batches are fetched with one call."""
-        if isinstance(self.images, Pictures):
-            yield from decoded(self.images, indices.split(size), self.labels.is_cuda)
+        """Yield the images as uint8, `size` at a time; several batches are fetched by one call."""
+        if isinstance(self.images, LazyImages):
+            yield from decode_batches(self.images, indices.split(size), self.labels.is_cuda)
             return
         indices = indices.to(self.images.device)
         batch_bytes = size * math.prod(self.images.shape[1:])
@@ -140,15 +140,17 @@ def load_data_fashion_mnist(
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> tuple[Batches, Batches]:
-    """Fashion-MNIST as the tutorials ask for it: `(train_iter, test_iter)`.
+    """Return `(train_iter, test_iter)` of Fashion-MNIST, as the tutorials' function does.
 
-    Both give `(x, y)`: x (n, 1, size, size) float32 in [0, 1] on `device`, y (n,) int64. The
-    training images come in a new order every epoch, drawn from `seed` and the epoch alone; the
-    last batch may be smaller. Errors are those of `load_data`.
+    Both yield `(x, y)`: x (n, 1, size, size) float32 in [0, 1] on `device`, y (n,) int64. The order
+    of the training images follows from `seed` and the epoch; the last batch may be smaller.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_data` does.
     """
     data = load_data("fashion-mnist", root)
-    return (
-        Batches(data.train_images, data.train_labels, batch_size, shuffle=True, seed=seed,
-                size=resize, device=device),
-        Batches(data.test_images, data.test_labels, batch_size, size=resize, device=device),
-    )  # fmt: skip
+    options: dict[str, Any] = {"size": resize, "device": device}
+    train_iter = Batches(
+        data.train_images, data.train_labels, batch_size, shuffle=True, seed=seed, **options
+    )
+    return train_iter, Batches(data.test_images, data.test_labels, batch_size, **options)

@@ -1,4 +1,4 @@
-"""The folder of a run: a new one, or one of its own, and written by one process at a time."""
+"""The folder of a run: made for a new one, and locked, so that only one process writes to it."""
 
 import json
 import os
@@ -10,42 +10,42 @@ from typing import Any
 
 try:
     import fcntl
-except ImportError:  # Windows has no such locks
+except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
 RUNS = Path("runs")
 
 
 def check_out(path: Path, config: dict[str, Any]) -> None:
-    """Fail early if no new run of this kind can be written to `path`; create nothing.
+    """Check that a new run with such a configuration can be written to `path`; create nothing.
 
     Raises:
-        ValueError: it is not empty, or its place cannot be written to.
+        ValueError: the folder is not empty, or cannot be written.
     """
     if path.is_dir() and not is_leftover(path, config):
-        what = "already holds a run; --resume goes on with it" if (path / "last.pt").exists() else (
-            "is not empty")  # fmt: skip
-        raise ValueError(f"--out {path} {what}")
+        if (path / "last.pt").exists():
+            raise ValueError(f"--out {path} already holds a run; --resume continues it")
+        raise ValueError(f"--out {path} is not empty")
     place = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise ValueError(f"--out {path} cannot be written: {place} is no writable folder")
 
 
 def is_leftover(path: Path, config: dict[str, Any]) -> bool:
-    """Whether a folder is empty, or of a run that died before its first `last.pt`."""
+    """Whether a folder is empty, or was left by a run that died before its first `last.pt`."""
     names = {p.name for p in path.iterdir()} - {"config.json.tmp"}
     if not names:
         return True
     others = names - {"config.json", "last.pt.tmp"}
     try:
         keys = json.loads((path / "config.json").read_text()).keys()
-    except (OSError, ValueError, AttributeError):  # none, or not one of ours
+    except (OSError, ValueError, AttributeError):  # there is none, or it is not a run's
         return False
     return keys == config.keys() and all(name.startswith("events.out.") for name in others)
 
 
 def make_folder(out: str, name: str) -> Path:
-    """The folder of a new run: `out`, or `runs/<name>-<time>`, numbered if that is taken.
+    """Make the folder of a new run: `out`, or `runs/<name>-<time>`, with a number if that exists.
 
     Raises:
         OSError: it cannot be made.
@@ -64,10 +64,10 @@ def make_folder(out: str, name: str) -> Path:
 
 
 def lock(path: Path, owner: object) -> Callable[[], object]:
-    """Keep others from writing to a folder, until what this gives is called or `owner` is gone.
+    """Lock a folder, until the returned function is called or `owner` no longer exists.
 
-    The system lets go when the process ends, however it does. Where there are no locks, as on
-    Windows and some network file systems, nobody is kept.
+    The operating system releases the lock when the process ends, however it ends. On Windows and
+    some network file systems there are no locks, and nothing is locked.
 
     Raises:
         ValueError: another process has locked it.

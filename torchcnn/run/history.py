@@ -1,6 +1,10 @@
-"""What a run needs to go on: a history that holds together, and the epoch that was not over."""
+"""What a run remembers: a record of every epoch that is over, the progress of one that is not.
+
+Both write, check and read themselves; on disk they are plain dicts of numbers and tensors.
+"""
 
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,120 +12,207 @@ import torch
 from torch import Tensor
 
 from torchcnn.run.checkpoint import load_checkpoint
-from torchcnn.training.distributed import Ranks
-from torchcnn.training.loop import Step
-
-Record = dict[str, Any]  # one epoch: numbers, and "step_losses", a tensor
 
 
-def held_out_name(config: dict[str, Any]) -> str:
-    """What is watched beside the training data: validation images, or the test set if none are."""
+@dataclass(frozen=True)
+class EpochRecord:
+    """One epoch, as the checkpoint, `history.csv` and TensorBoard show it.
+
+    `split` says what the network was evaluated on: "val", or "test" if no images are held out.
+    What a step logs beside its loss (`Step.logged`) arrives in `logged`, as the epoch's mean.
+    """
+
+    epoch: int  # from 1
+    time: float  # when it ended, in seconds since 1970
+    lr: float  # the learning rate of its last step
+    train_loss: float
+    train_acc: float
+    split: str
+    eval_loss: float
+    eval_acc: float
+    seconds: float  # of training, without the evaluation
+    images_per_second: float
+    step_losses: Tensor  # (steps,) float32
+    logged: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as a checkpoint holds it; `val_acc` is the accuracy on the split "val"."""
+        return {
+            "epoch": self.epoch,
+            "time": self.time,
+            "lr": self.lr,
+            "train_loss": self.train_loss,
+            "train_acc": self.train_acc,
+            f"{self.split}_loss": self.eval_loss,
+            f"{self.split}_acc": self.eval_acc,
+            "seconds": self.seconds,
+            "images_per_second": self.images_per_second,
+            "step_losses": self.step_losses,
+            **self.logged,
+        }
+
+    @classmethod
+    def from_dict(cls, stored: Any, epoch: int, split: str) -> "EpochRecord":
+        """Read what `to_dict` wrote of this epoch.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        values = dict(stored) if isinstance(stored, dict) else {}
+        step_losses = values.pop("step_losses", None)
+        numbers = all(isinstance(value, int | float) for value in values.values())
+        if not isinstance(step_losses, Tensor) or not numbers or values.get("epoch") != epoch:
+            raise ValueError(f"epoch {epoch} of its history")
+        names = ("time", "lr", "train_loss", "train_acc", "seconds", "images_per_second", "epoch")
+        try:
+            known = {name: values.pop(name) for name in names}
+            loss, acc = values.pop(f"{split}_loss"), values.pop(f"{split}_acc")
+        except KeyError as error:
+            raise ValueError(f"epoch {epoch} of its history") from error
+        return cls(
+            split=split,
+            eval_loss=loss,
+            eval_acc=acc,
+            step_losses=step_losses,
+            logged=values,
+            **known,
+        )
+
+    def scalars(self) -> dict[str, float]:
+        """The numbers by their TensorBoard tag."""
+        return {
+            "loss/train": self.train_loss,
+            "accuracy/train": self.train_acc,
+            f"loss/{self.split}": self.eval_loss,
+            f"accuracy/{self.split}": self.eval_acc,
+            "learning rate": self.lr,
+            "images per second": self.images_per_second,
+            **{name.replace("_", " "): value for name, value in self.logged.items()},
+        }
+
+
+@dataclass(frozen=True)
+class EpochProgress:
+    """The steps that were made in an epoch that was not over when the checkpoint was written."""
+
+    losses: Tensor  # (steps,), the mean loss of each
+    correct: Tensor  # (steps,) int64, images that were classified correctly
+    images: list[int]  # how many each had
+    seconds: float  # of training, so far
+    rng: list[Tensor]  # the state of torch's random number generator on each rank
+    cuda_rng: list[Tensor]  # and of its GPU, if it has one
+    logged: dict[str, Tensor]  # (steps,) each
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "losses": self.losses,
+            "hits": self.correct,
+            "images": self.images,
+            "seconds": self.seconds,
+            "rng": self.rng,
+            "cuda_rng": self.cuda_rng,
+            "logged": self.logged,
+        }
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> "EpochProgress":
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        names = ("losses", "hits", "images", "seconds", "rng", "cuda_rng")
+        values: tuple[Any, ...] = tuple(stored.get(name) for name in names)
+        losses, correct, images, seconds, rng, cuda_rng = values
+        logged = stored.get("logged", {})
+        state = torch.get_rng_state()
+        good = (
+            isinstance(images, list)
+            and len(images) > 0
+            and all(isinstance(n, int) and n > 0 for n in images)
+            and _is_of_steps(losses, images)
+            and _is_of_steps(correct, images)
+            and losses.is_floating_point()
+            and correct.dtype == torch.int64
+            and isinstance(seconds, float)
+            and _are_states(rng)
+            and all(one.shape == state.shape for one in rng)
+            and _are_states(cuda_rng)
+            and isinstance(logged, dict)
+            and all(_is_of_steps(values, images) for values in logged.values())
+        )
+        if not good:
+            raise ValueError("its unfinished epoch")
+        return cls(losses, correct, images, seconds, rng, cuda_rng, logged)
+
+
+def _is_of_steps(x: Any, images: list[int]) -> bool:
+    return isinstance(x, Tensor) and x.shape == (len(images),)
+
+
+def _are_states(x: Any) -> bool:
+    """Whether `x` is a list of states of random number generators."""
+    return isinstance(x, list) and all(
+        isinstance(one, Tensor) and one.dtype == torch.uint8 for one in x
+    )
+
+
+def eval_split(config: dict[str, Any]) -> str:
+    """What a run evaluates on after an epoch: validation images, or the test set if none are."""
     return "val" if config["val_fraction"] else "test"
 
 
-def best_epoch(history: list[Record], held_out: str) -> int | None:
-    """The first epoch with the highest validation accuracy; None without validation data."""
-    if held_out == "test" or not history:
+def best_epoch(history: list[EpochRecord]) -> int | None:
+    """The first epoch with the highest validation accuracy; None without validation images."""
+    if not history or history[0].split == "test":
         return None
-    return max(history, key=lambda record: record["val_acc"])["epoch"]
+    return max(history, key=lambda record: record.eval_acc).epoch
+
+
+def read_history(path: Path, checkpoint: dict[str, Any]) -> list[EpochRecord]:
+    """The records in the checkpoint at `path`.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    split = eval_split(checkpoint["config"])
+    try:
+        return [
+            EpochRecord.from_dict(stored, epoch, split)
+            for epoch, stored in enumerate(checkpoint["history"], start=1)
+        ]
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def read_progress(path: Path, checkpoint: dict[str, Any]) -> EpochProgress | None:
+    """The progress of an unfinished epoch in the checkpoint at `path`, if there is one.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    if checkpoint["partial"] is None:
+        return None
+    try:
+        return EpochProgress.from_dict(checkpoint["partial"])
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def check_resumable(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Hold the history and `best.pt` of a run against each other before anything is written.
+    """Check a run's `last.pt`, its `best.pt` and its folder before anything is written.
 
     Raises:
-        FileNotFoundError, ValueError: `best.pt` is missing or of another run, or the history is
+        FileNotFoundError, ValueError: `best.pt` is missing or of another run, the history is
             damaged, or the folder cannot be written to.
     """
-    history, held_out = checkpoint["history"], held_out_name(checkpoint["config"])
-    check_history(path / "last.pt", history, held_out)
-    if checkpoint["partial"] is not None:
-        try:
-            check_partial(checkpoint["partial"])
-        except ValueError as error:
-            raise ValueError(f"{path / 'last.pt'} is damaged: {error}") from error
-    best = best_epoch(history, held_out)
-    unwritten = best == len(history) and checkpoint["partial"] is None  # last.pt is the best
-    if best and not unwritten:
-        others = load_checkpoint(path / "best.pt")["history"]
-        check_history(path / "best.pt", others, held_out)
-        if [r["time"] for r in others] != [r["time"] for r in history[:best]]:
+    history = read_history(path / "last.pt", checkpoint)
+    progress = read_progress(path / "last.pt", checkpoint)
+    best = best_epoch(history)
+    last_is_best = best == len(history) and progress is None  # then best.pt is written anew
+    if best and not last_is_best:
+        others = read_history(path / "best.pt", load_checkpoint(path / "best.pt"))
+        if [r.time for r in others] != [r.time for r in history[:best]]:
             raise ValueError(f"{path / 'best.pt'} is not that of epoch {best} of this run")
     if not os.access(path, os.W_OK | os.X_OK):
         raise ValueError(f"{path} cannot be written")
-
-
-def check_history(path: Path, history: list[Any], held_out: str) -> None:
-    """Hold the history of the checkpoint at `path` against what `Run.add_epoch` makes.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    numbers = ("epoch", "time", "lr", "train_loss", "train_acc", f"{held_out}_loss",
-               f"{held_out}_acc", "seconds", "images_per_second")  # fmt: skip
-    for epoch, record in enumerate(history, start=1):
-        if (
-            not isinstance(record, dict)
-            or not all(isinstance(record.get(key), int | float) for key in numbers)
-            or not isinstance(record.get("step_losses"), Tensor)
-            or record["epoch"] != epoch
-        ):
-            raise ValueError(f"{path} is damaged: epoch {epoch} of its history")
-
-
-def pack_steps(
-    steps: list[Step], seconds: float, device: torch.device, ranks: Ranks
-) -> dict[str, Any]:
-    """The steps of an epoch that is not over, and the state of every rank's randomness."""
-    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return {
-        "losses": torch.stack([step.loss for step in steps]).cpu(),
-        "hits": torch.stack([step.hits for step in steps]).cpu(),
-        "images": [step.images for step in steps], "seconds": seconds,
-        "rng": ranks.gather(torch.get_rng_state()),
-        "cuda_rng": [] if cuda is None else ranks.gather(cuda),
-    }  # fmt: skip
-
-
-def check_partial(partial: dict[str, Any]) -> None:
-    """Hold an unfinished epoch against what `pack_steps` makes.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    losses, hits, images = (partial.get(key) for key in ("losses", "hits", "images"))
-    rng, cuda_rng = partial.get("rng"), partial.get("cuda_rng")
-    state = torch.get_rng_state()
-
-    def states(x: Any) -> bool:
-        return isinstance(x, list) and all(
-            isinstance(one, Tensor) and one.dtype == state.dtype for one in x
-        )
-
-    good = (
-        isinstance(losses, Tensor) and isinstance(hits, Tensor) and isinstance(images, list)
-        and losses.shape == hits.shape == (len(images),) and len(images) > 0
-        and all(isinstance(n, int) and n > 0 for n in images)
-        and losses.is_floating_point() and hits.dtype == torch.int64
-        and isinstance(partial.get("seconds"), float)
-        and states(rng) and all(one.shape == state.shape for one in partial["rng"])
-        and states(cuda_rng)
-    )  # fmt: skip
-    if not good:
-        raise ValueError("its unfinished epoch")
-
-
-def unpack_steps(
-    partial: dict[str, Any], device: torch.device, ranks: Ranks
-) -> tuple[list[Step], float]:
-    """The steps that `pack_steps` packed, and their seconds.
-
-    Randomness goes on where it was, if there are as many ranks as there were.
-    """
-    losses, hits = partial["losses"].to(device), partial["hits"].to(device)
-    if len(partial["rng"]) == ranks.count:
-        torch.set_rng_state(partial["rng"][ranks.rank])
-    if device.type == "cuda" and len(partial["cuda_rng"]) == ranks.count:
-        torch.cuda.set_rng_state(partial["cuda_rng"][ranks.rank], device)
-    steps = [Step(*s) for s in zip(losses, hits, partial["images"], strict=True)]
-    return steps, partial["seconds"]

@@ -1,4 +1,4 @@
-"""Pictures of a run: curves, the confusion matrix, images with what was said of them."""
+"""Plots of a run: its curves, the confusion matrix, images with their predictions."""
 
 from typing import Any
 
@@ -7,13 +7,16 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 
-def plot_curves(history: list[dict[str, Any]], held_out: str) -> Figure:
-    """Loss and accuracy by epoch, training and held-out data."""
+def plot_curves(history: list[dict[str, Any]], split: str) -> Figure:
+    """Plot loss and accuracy by epoch, on the training images and on `split` ("val" or "test").
+
+    `history` has a dict an epoch, with train_loss, train_acc and those of the split.
+    """
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     epochs = [record["epoch"] for record in history]
-    for axes, kind, label in zip(figure.subplots(1, 2), ("loss", "acc"), ("loss", "accuracy"),
-                                 strict=True):  # fmt: skip
-        for part in ("train", held_out):
+    labels = {"loss": "loss", "acc": "accuracy"}
+    for axes, (kind, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
+        for part in ("train", split):
             axes.plot(epochs, [record[f"{part}_{kind}"] for record in history], "o-", label=part)
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -23,7 +26,7 @@ def plot_curves(history: list[dict[str, Any]], held_out: str) -> Figure:
 
 
 def plot_confusion(confusion: Tensor, classes: list[str]) -> Figure:
-    """Counts by true class (rows) and predicted class (columns): (k, k) integers."""
+    """Plot a confusion matrix (k, k): true classes are rows, predicted classes are columns."""
     shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
     size = max(4.0, 0.6 * len(classes))
     figure = Figure(figsize=(size + 1, size), layout="constrained")
@@ -37,13 +40,13 @@ def plot_confusion(confusion: Tensor, classes: list[str]) -> Figure:
         for i in ticks:
             for j in ticks:
                 shade = "white" if shares[i, j] > 0.5 else "black"
-                axes.text(j, i, str(int(confusion[i, j])), ha="center", va="center", fontsize=8,
-                          color=shade)  # fmt: skip
+                count = str(int(confusion[i, j]))
+                axes.text(j, i, count, ha="center", va="center", fontsize=8, color=shade)
     return figure
 
 
 def plot_images(images: list[Tensor], titles: list[str], heading: str = "") -> Figure:
-    """Images (c, h, w) uint8, five in a row, each under its title."""
+    """Show images (c, h, w) uint8, five in a row, each under its title."""
     rows = -(-len(images) // 5) or 1
     figure = Figure(figsize=(10, 2.2 * rows + 0.3), layout="constrained")
     figure.suptitle(heading)

@@ -1,7 +1,8 @@
-"""Several processes at one training, as `torchrun` starts them: what they have to agree on.
+"""Several processes that train one network, as `torchrun` starts them.
 
-A batch is dealt out: each rank computes the gradients of its share, DistributedDataParallel takes
-their mean, so that all weights stay equal. A process alone is one rank, for which nothing is done.
+A batch is shared out: each rank computes the gradients of its part, DistributedDataParallel
+averages them, and the weights stay equal. A single process has rank 0 and a world size of 1, and
+every operation does nothing.
 """
 
 import gc
@@ -16,91 +17,100 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from torchcnn.cli import Stopped
 from torchcnn.system import world_size
 from torchcnn.training.loop import eval_mode
+from torchcnn.training.signals import Stopped
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """This process among its equals."""
+class World:
+    """This process among all that train together."""
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
 
     @property
-    def first(self) -> bool:
-        """The one that writes."""
+    def is_main(self) -> bool:
+        """Whether this is the rank that writes and prints."""
         return self.rank == 0
 
-    def sum(self, x: Tensor) -> Tensor:
-        """The sum of what the ranks have, on all of them; in place."""
-        if self.count > 1:
+    def all_reduce(self, x: Tensor) -> Tensor:
+        """Sum `x` over the ranks, in place, on all of them."""
+        if self.world_size > 1:
             dist.all_reduce(x)
         return x
 
-    def largest(self, number: int) -> int:
-        if self.count == 1:
+    def all_reduce_max(self, number: int) -> int:
+        """The largest of the ranks' numbers."""
+        if self.world_size == 1:
             return number
         numbers = torch.tensor(number)
         dist.all_reduce(numbers, dist.ReduceOp.MAX)
         return int(numbers)
 
-    def gather(self, x: Tensor) -> list[Tensor]:
-        """What each rank has; equal shapes."""
-        if self.count == 1:
+    def all_gather(self, x: Tensor) -> list[Tensor]:
+        """Every rank's `x`, in the order of the ranks; the shapes must be equal."""
+        if self.world_size == 1:
             return [x]
-        every = [torch.empty_like(x) for _ in range(self.count)]
-        dist.all_gather(every, x)
-        return every
+        gathered = [torch.empty_like(x) for _ in range(self.world_size)]
+        dist.all_gather(gathered, x)
+        return gathered
 
-    def copy_first(self, net: nn.Module, buffers_only: bool = False) -> None:
-        """Give all ranks the first one's weights and statistics; between steps only the latter,
-        such as those of batch norm, differ."""
-        if self.count > 1:
+    def barrier(self) -> None:
+        """Wait until all ranks are here."""
+        self.all_reduce_max(0)
+
+    def broadcast(self, net: nn.Module, buffers_only: bool = False) -> None:
+        """Give all ranks the main one's weights and buffers.
+
+        Between steps only the buffers differ, such as batch norm's moving statistics.
+        """
+        if self.world_size > 1:
             parameters = [] if buffers_only else list(net.parameters())
             for tensor in (*parameters, *net.buffers()):
                 dist.broadcast(tensor.data, 0)
 
-    def parallel(self, net: nn.Module, x: Tensor) -> nn.Module:
-        """The network whose `backward` takes the mean of all ranks' gradients; `x` is any input."""
-        if self.count == 1:
+    def data_parallel(self, net: nn.Module, x: Tensor) -> nn.Module:
+        """Wrap a network, so that `backward` averages all ranks' gradients; `x` is any input."""
+        if self.world_size == 1:
             return net
         parallel = DistributedDataParallel(net)
-        # After its first pass it lays out the gradients anew, which changes the order in which
-        # those of three ranks are added up. That pass is this one, so that a resumed run is exact.
+        # After its first pass DDP lays the gradients out anew, which changes the order in which
+        # those of three ranks are added. That pass is made here, so that a resumed run is exact.
         with eval_mode(net):
             parallel(x).sum().backward()
         net.zero_grad()
         return parallel
 
     @contextmanager
-    def first_goes_first(self) -> Iterator[None]:
-        """The others wait for the first: what it downloads, they find."""
-        if self.count > 1 and not self.first:
-            self.largest(0)
+    def main_first(self) -> Iterator[None]:
+        """Let the main rank go first, so that the others find what it downloads."""
+        if not self.is_main:
+            self.barrier()
         yield
-        if self.count > 1 and self.first:
-            self.largest(0)
+        if self.is_main:
+            self.barrier()
 
     def check_same(self, *what: object) -> None:
-        """Fail on all ranks, before they wait for each other, if they have not found the same.
+        """Fail on all ranks, before they wait for each other, if they do not have the same.
 
         Raises:
             ValueError: they differ.
         """
         digest = hashlib.blake2b(repr(what).encode(), digest_size=8).digest()
         mine = torch.tensor(int.from_bytes(digest, "big", signed=True))
-        if any(theirs != mine for theirs in self.gather(mine)):
-            raise ValueError("the ranks have found different images, flags or checkpoints; all "
-                             "must see the same folders and be given the same flags")  # fmt: skip
+        if any(theirs != mine for theirs in self.all_gather(mine)):
+            raise ValueError(
+                "the ranks have found different images, flags or checkpoints; all must see the "
+                "same folders and be given the same flags"
+            )
 
 
 def device_of_rank(name: str) -> str:
-    """Of several ranks each has a GPU of its own, or the CPU.
+    """The device of this rank: a GPU of its own, or the CPU. A single process has any device.
 
     Raises:
-        ValueError: a device that ranks cannot share.
+        ValueError: several ranks cannot share the device.
     """
     if world_size() == 1:
         return name
@@ -111,23 +121,23 @@ def device_of_rank(name: str) -> str:
 
 
 @contextmanager
-def join(device: torch.device) -> Iterator[Ranks]:
-    """Become a rank of those that torchrun started, if it did; only the first one prints."""
-    if (count := world_size()) == 1:
-        yield Ranks()
+def join(device: torch.device) -> Iterator[World]:
+    """Join the ranks that torchrun started, if it started this process; only rank 0 prints."""
+    if world_size() == 1:
+        yield World()
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     with ExitStack() as stack:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-        ranks = Ranks(dist.get_rank(), count)
-        if not ranks.first:
+        world = World(dist.get_rank(), world_size())
+        if not world.is_main:
             stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
         try:
-            yield ranks
+            yield world
         except (Stopped, FloatingPointError):  # which all ranks meet after the same step
-            ranks.largest(0)  # that none leaves, and torchrun ends the job, while the first writes
+            world.barrier()  # torchrun would end the job while the main rank still writes
             raise
-        ranks.largest(0)
+        world.barrier()
         gc.collect()  # what else holds the group: its threads must not outlive the interpreter
-        dist.destroy_process_group()  # not after an error: the others may be waiting, or gone
+        dist.destroy_process_group()  # not after an error: other ranks may be waiting, or gone

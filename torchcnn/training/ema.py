@@ -1,17 +1,18 @@
-"""A moving average of a network's weights, which often judges better than the weights do."""
+"""An exponential moving average of a network's weights, which is often the better network."""
 
 from collections.abc import Iterator
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
 class MovingAverage:
-    """An exponential moving average of a network's weights and statistics, in the copy `module`.
+    """An exponential moving average of a network's weights and buffers, in the copy `module`.
 
-    `torch.optim.swa_utils.AveragedModel` is the same, but keeps its `count` in a tensor, for which
-    a GPU waits in every step.
+    `torch.optim.swa_utils.AveragedModel` computes the same, but keeps its `count` in a tensor, for
+    which a GPU waits in every step.
     """
 
     def __init__(self, net: nn.Module, decay: float) -> None:
@@ -19,16 +20,23 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, net: nn.Module) -> None:
-        """average <- decay * average + (1 - decay) * weights; at first, the weights."""
+        """average <- decay * average + (1 - decay) * weights; the first time, the weights."""
         weight = 1 - self.decay if self.count else 1.0
         pairs = list(zip(_tensors(self.module), _tensors(net), strict=True))
-        floats, counts = ([p for p in pairs if p[0].is_floating_point() is kind]
-                          for kind in (True, False))  # fmt: skip
-        ours, theirs = zip(*floats, strict=True)
-        torch._foreach_lerp_(ours, theirs, weight)
-        for mine, its in counts:  # of batches, by batch norm
-            mine.copy_(its)
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        averages, weights = zip(*floats, strict=True)
+        torch._foreach_lerp_(averages, weights, weight)
+        for average, current in pairs:
+            if not average.is_floating_point():  # batch norm's count of batches
+                average.copy_(current)
         self.count += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"weights": self.module.state_dict(), "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.module.load_state_dict(state["weights"])
+        self.count = int(state["count"])
 
 
 def _tensors(net: nn.Module) -> Iterator[Tensor]:

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -16,26 +17,56 @@ from tqdm import tqdm
 from torchcnn.training.ema import MovingAverage
 
 Batch = tuple[Tensor, Tensor]
-NOTHING: AbstractContextManager[Any] = nullcontext()
-UNSCALED = torch.amp.GradScaler(enabled=False)
+Network = nn.Module | Callable[[Tensor], Tensor]
+NO_AUTOCAST: AbstractContextManager[Any] = nullcontext()
+NO_SCALER = torch.amp.GradScaler(enabled=False)
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """What a step of training may do beside the five lines; the defaults do nothing.
+
+    Args:
+        learning_rates: the learning rate of each step; None leaves the optimizer's as it is.
+        label_smoothing: the share of the target that is spread over all classes.
+        clip: the largest norm of all gradients together.
+        accumulation_steps: into how many parts a batch is cut, whose gradients are added: less
+            memory, the same step, except for layers that look at the whole batch, as batch norm.
+        autocast: a context for the forward pass, `torch.autocast(...)`, that is entered each time.
+        scaler: scales the loss for float16, and skips steps whose gradients overflow.
+        ema: is updated after every step.
+    """
+
+    learning_rates: Iterable[float] | None = None
+    label_smoothing: float = 0.0
+    clip: float = math.inf
+    accumulation_steps: int = 1
+    autocast: AbstractContextManager[Any] = NO_AUTOCAST
+    scaler: torch.amp.GradScaler = NO_SCALER
+    ema: MovingAverage | None = None
+
+
+PLAIN = StepOptions()
+
+
+class Step(NamedTuple):
+    """One step of training; its tensors stay on the device until the epoch ends."""
+
+    loss: Tensor  # (), mean over the batch
+    correct: Tensor  # (), images that the weights before the step classified correctly
+    images: int
+    logged: dict[str, Tensor]  # () each: further numbers, whose means are logged after the epoch
 
 
 class EpochResult(NamedTuple):
     """What one pass over the training data gave."""
 
     loss: float  # mean over the images
-    accuracy: float  # share of the images, judged by the weights before their step
+    accuracy: float  # of the weights before each step
     images: int
     seconds: float
     step_losses: Tensor  # (steps,) float32 on the CPU
-
-
-class Step(NamedTuple):
-    """What one step of training gave; the tensors stay on the device until the epoch ends."""
-
-    loss: Tensor  # (), mean over the batch
-    hits: Tensor  # (), right answers of the weights before the step
-    images: int
+    logged: dict[str, float]  # means over the steps
 
 
 def train_steps(
@@ -43,30 +74,16 @@ def train_steps(
     train_iter: Iterable[Batch],
     optimizer: torch.optim.Optimizer,
     device: torch.device | str | None = None,
-    *,
-    learning_rates: Iterable[float] | None = None,
-    label_smoothing: float = 0.0,
-    clip: float = math.inf,
-    parts: int = 1,
-    autocast: AbstractContextManager[Any] = NOTHING,
-    scaler: torch.amp.GradScaler = UNSCALED,
-    average: MovingAverage | None = None,
+    options: StepOptions = PLAIN,
 ) -> Iterator[Step]:
-    """Train on one batch after another, with cross-entropy; see `train_epoch`.
+    """Train on one batch after another with cross-entropy, and yield each step; see `train_epoch`.
 
-    Args:
-        learning_rates: that of each step; None leaves the optimizer's.
-        label_smoothing: the share of the target that all classes have in equal parts.
-        clip: the largest norm of all gradients together.
-        parts: into so many a batch is cut, whose gradients add up: less memory, the same step, but
-            for what looks at the batch as a whole, as batch norm does.
-        autocast: a context for the forward pass, `torch.autocast(...)`, that may be entered again.
-        scaler: lifts the gradients into the range of float16, and leaves out steps that overflow.
-        average: takes the weights in after every step.
+    To log another number of every step, put it into `logged`.
     """
     device = device or _device_of(net)
     net.train()
-    rates = iter(learning_rates) if learning_rates is not None else None
+    scaler, parts = options.scaler, options.accumulation_steps
+    rates = None if options.learning_rates is None else iter(options.learning_rates)
     for x, y in train_iter:
         if rates:
             rate = next(rates)
@@ -74,25 +91,26 @@ def train_steps(
                 group["lr"] = rate
         x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
         optimizer.zero_grad()
-        losses, hits = [], []
+        losses, correct = [], []
         for x_part, y_part in zip(x.chunk(parts), y.chunk(parts), strict=True):
-            with autocast:
+            with options.autocast:
                 y_hat = net(x_part)
-                loss = F.cross_entropy(y_hat, y_part, label_smoothing=label_smoothing)
+                loss = F.cross_entropy(y_hat, y_part, label_smoothing=options.label_smoothing)
             if parts > 1:
                 loss = loss * (len(y_part) / len(y))
             scaler.scale(loss).backward()
             losses.append(loss.detach())
             labels = y_part if y_part.dim() == 1 else y_part.argmax(1)  # of mixed images
-            hits.append((y_hat.detach().argmax(1) == labels).sum())
-        if clip < math.inf:
+            correct.append((y_hat.detach().argmax(1) == labels).sum())
+        logged = {}
+        if options.clip < math.inf:
             scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(net.parameters(), clip)
+            logged["gradient_norm"] = nn.utils.clip_grad_norm_(net.parameters(), options.clip)
         scaler.step(optimizer)
         scaler.update()
-        if average:
-            average.update(net)
-        yield Step(reduce(torch.add, losses), reduce(torch.add, hits), len(y))
+        if options.ema:
+            options.ema.update(net)
+        yield Step(reduce(torch.add, losses), reduce(torch.add, correct), len(y), logged)
 
 
 def train_epoch(
@@ -104,33 +122,34 @@ def train_epoch(
 ) -> EpochResult:
     """Train for one pass over `train_iter`, any iterable of `(x, y)`, with cross-entropy.
 
-    `device` is by default the one that the parameters are on; `options` are those of
-    `train_steps`. Losses and hits stay on the device and are read at the end.
+    `device` is by default that of the parameters; `options` are those of `StepOptions`. Losses and
+    numbers of correct images stay on the device and are read at the end.
 
     Raises:
         FloatingPointError: the loss became infinite or NaN; the message says at which step.
-        ValueError: `train_iter` gave no batch, as a generator does that was used up before.
+        ValueError: `train_iter` gave no batch, as a generator does that is used up.
     """
     began = time.perf_counter()
-    steps = list(progress(train_steps(net, train_iter, optimizer, device, **options), train_iter))
+    taken = train_steps(net, train_iter, optimizer, device, StepOptions(**options))
+    steps = list(progress_bar(taken, train_iter))
     return epoch_result(steps, lambda: time.perf_counter() - began)
 
 
-def progress(
+def progress_bar(
     steps: Iterator[Step], train_iter: Iterable[Batch], done: int = 0, hidden: bool = False
 ) -> Iterable[Step]:
-    """Steps under a progress bar, unless stderr is no terminal. `done` were made before."""
+    """Show a progress bar if stderr is a terminal; `done` steps were made before."""
     total = len(train_iter) if isinstance(train_iter, Sized) else None
-    silent = None if sys.stderr and not hidden else True  # None: unless stderr is a terminal
-    return tqdm(steps, total=total, initial=done, disable=silent, leave=False, unit="batch")
+    disable = None if sys.stderr and not hidden else True  # None: unless stderr is a terminal
+    return tqdm(steps, total=total, initial=done, disable=disable, leave=False, unit="batch")
 
 
 def epoch_result(
     steps: Sequence[Step], seconds: Callable[[], float], planned: int | None = None
 ) -> EpochResult:
-    """The sums of an epoch, read from the device only here, and only then the time is taken.
+    """Sum up an epoch. The device is read only here, and the time is taken only after it.
 
-    `planned` is how many steps the epoch was to have; without it, as many as these.
+    `planned` is how many steps the epoch was to have; by default as many as there are.
 
     Raises:
         FloatingPointError, ValueError: as `train_epoch` does.
@@ -140,24 +159,36 @@ def epoch_result(
     step_losses = torch.stack([step.loss for step in steps]).float().cpu()
     sizes = [step.images for step in steps]
     images = sum(sizes)
-    accuracy = int(torch.stack([step.hits for step in steps]).sum()) / images
+    accuracy = int(torch.stack([step.correct for step in steps]).sum()) / images
     if not step_losses.isfinite().all():
         step = int(step_losses.isfinite().logical_not().nonzero()[0])
         raise FloatingPointError(
             f"the loss became {step_losses[step]} at step {step + 1} of {planned or len(sizes)}"
         )
     mean = float(step_losses.double() @ torch.tensor(sizes).double()) / images
-    return EpochResult(mean, accuracy, images, seconds(), step_losses)
+    logged = {name: _finite_mean(values) for name, values in logged_columns(steps).items()}
+    return EpochResult(mean, accuracy, images, seconds(), step_losses, logged)
 
 
-def _device_of(net: nn.Module | Callable[[Tensor], Tensor]) -> torch.device | None:
+def logged_columns(steps: Sequence[Step]) -> dict[str, Tensor]:
+    """The numbers that all of the steps have logged: (steps,) each, on their device."""
+    names = [name for name in steps[0].logged if all(name in step.logged for step in steps)]
+    return {name: torch.stack([step.logged[name] for step in steps]) for name in names}
+
+
+def _finite_mean(values: Tensor) -> float:
+    """The mean; steps of float16 that overflowed, and were skipped, do not count."""
+    return float(values[values.isfinite()].double().mean())
+
+
+def _device_of(net: Network) -> torch.device | None:
     parameters = net.parameters() if isinstance(net, nn.Module) else iter(())
     return next((p.device for p in parameters), None)
 
 
 @contextmanager
 def eval_mode(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; afterwards every layer is in the mode it was in."""
+    """Put a network into eval mode; afterwards every layer is in the mode it was in before."""
     modes = [(module, module.training) for module in net.modules()]
     net.eval()
     try:
@@ -169,13 +200,11 @@ def eval_mode(net: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def predict_logits(
-    net: nn.Module | Callable[[Tensor], Tensor],
-    data_iter: Iterable[Batch],
-    device: torch.device | str | None = None,
+    net: Network, data_iter: Iterable[Batch], device: torch.device | str | None = None
 ) -> Batch:
-    """All logits (n, num_classes) and labels (n,) of `data_iter`, in eval mode, on the device.
+    """Return all logits (n, num_classes) and labels (n,) of `data_iter`, in eval mode.
 
-    Loss, accuracy and confusion matrix all follow from these two.
+    Both are on the device; loss, accuracy and confusion matrix follow from them.
 
     Raises:
         ValueError: `data_iter` gave no batch.
@@ -189,48 +218,43 @@ def predict_logits(
     return torch.cat(logits), torch.cat(labels)
 
 
-def judge(
-    net: nn.Module | Callable[[Tensor], Tensor],
-    data_iter: Iterable[Batch],
-    device: torch.device | str | None = None,
+def evaluate(
+    net: Network, data_iter: Iterable[Batch], device: torch.device | str | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The sum of all images' losses, () float64, and the confusion matrix, both on the CPU."""
+    """Return the sum of the images' losses, () float64, and the confusion matrix, on the CPU."""
     logits, labels = (t.cpu() for t in predict_logits(net, data_iter, device))
     loss = F.cross_entropy(logits.double(), labels, reduction="sum")
     return loss, confusion_matrix(logits, labels)
 
 
 def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
-    """How often class i (row) was taken for class j (column): -> (num_classes, num_classes)."""
+    """Count how often class i (row) was predicted as class j: -> (num_classes, num_classes)."""
     k = logits.shape[1]
     pairs = (labels * k + logits.argmax(1)).cpu()
     return torch.bincount(pairs, minlength=k * k).view(k, k)
 
 
 def accuracy(confusion: Tensor) -> float:
-    """The share of images that were taken for what they are."""
+    """The share of images that were predicted correctly."""
     return int(confusion.diag().sum()) / int(confusion.sum())
 
 
 def evaluate_accuracy(
-    data_iter: Iterable[Batch],
-    net: nn.Module | Callable[[Tensor], Tensor],
-    device: torch.device | str | None = None,
+    data_iter: Iterable[Batch], net: Network, device: torch.device | str | None = None
 ) -> float:
-    """The accuracy on any iterable of `(X, y)`; a module is judged in eval mode and left as it was.
+    """Return the accuracy on any iterable of `(X, y)`.
 
-    `device` is by default the one that the parameters are on.
+    A module is evaluated in eval mode and left as it was; `device` is by default that of its
+    parameters.
     """
-    return accuracy(judge(net, data_iter, device)[1])
+    return accuracy(evaluate(net, data_iter, device)[1])
 
 
-def epoch_line(
-    epoch: int, train: EpochResult, held_out: str, held_out_acc: float, seconds: float
-) -> str:
+def epoch_line(epoch: int, train: EpochResult, split: str, acc: float, seconds: float) -> str:
     """The line that the tutorials print after an epoch."""
     return (
         f"epoch {epoch}, loss {train.loss:.4f}, train acc {train.accuracy:.3f}, "
-        f"{held_out} acc {held_out_acc:.3f}, time {seconds:.1f} sec"
+        f"{split} acc {acc:.3f}, time {seconds:.1f} sec"
     )
 
 
@@ -243,10 +267,10 @@ def train_ch5(
     device: torch.device | str,
     num_epochs: int,
 ) -> list[dict[str, float]]:
-    """Train and print a line an epoch, as the tutorials do; returns the history, a dict an epoch.
+    """Train and print a line an epoch, as the tutorials do; return the history, a dict an epoch.
 
-    `train_iter` and `test_iter` are any iterables of `(X, y)` that can be passed over again;
-    `batch_size` is the tutorials' and not needed: the batches know their size.
+    `train_iter` and `test_iter` are any iterables of `(X, y)` that can be passed over again.
+    `batch_size` is there because the tutorials pass it; it is not used.
 
     Raises:
         FloatingPointError: the loss became infinite or NaN.
@@ -257,11 +281,9 @@ def train_ch5(
     for epoch in range(1, num_epochs + 1):
         began = time.perf_counter()
         result = train_epoch(net, train_iter, optimizer, device)
-        loss_sum, confusion = judge(net, test_iter, device)
+        loss_sum, confusion = evaluate(net, test_iter, device)
         test_loss, test_acc = float(loss_sum / confusion.sum()), accuracy(confusion)
         print(epoch_line(epoch, result, "test", test_acc, time.perf_counter() - began), flush=True)
-        history.append({
-            "epoch": epoch, "train_loss": result.loss, "train_acc": result.accuracy,
-            "test_loss": test_loss, "test_acc": test_acc,
-        })  # fmt: skip
+        scores = {"train_loss": result.loss, "train_acc": result.accuracy}
+        history.append({"epoch": epoch, **scores, "test_loss": test_loss, "test_acc": test_acc})
     return history

@@ -1,34 +1,75 @@
-"""The optimizers."""
+"""The optimizers: a table of them, and building one as the flags say.
 
+To add an optimizer, enter it in `OPTIMIZERS`.
+"""
+
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from torchcnn.training.config import Config
+# An optimizer is given those of the flags lr, weight_decay, momentum and nesterov that it takes.
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,  # adds weight decay to the gradient, as sgd does
+    "adamw": torch.optim.AdamW,  # arXiv:1711.05101
+    "sgd": torch.optim.SGD,
+}
 
 
-def make_optimizer(config: Config, net: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of the flags; Adam and SGD take weight decay into the gradient, AdamW not.
+def make_optimizer(
+    net: nn.Module,
+    name: str,
+    lr: float,
+    weight_decay: float = 0.0,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+) -> torch.optim.Optimizer:
+    """Return the optimizer of this name for all parameters of a network.
 
-    Fused: one kernel updates all weights, which is as exact, and faster the smaller they are.
+    It is fused, if there is such a kernel: one kernel updates all weights, which is as exact, and
+    the faster the smaller they are.
 
     Raises:
-        ValueError: momentum for another one than sgd, or Nesterov's form without momentum.
+        ValueError: momentum for an optimizer that has none, or Nesterov's form without momentum.
     """
-    if config.optimizer != "sgd" and (config.momentum or config.nesterov):
-        raise ValueError(
-            f"--momentum and --nesterov are sgd's; the optimizer is {config.optimizer}"
-        )
-    if config.nesterov and not config.momentum:
+    kind = OPTIMIZERS[name]
+    known = inspect.signature(kind).parameters
+    for flag, value in (("momentum", momentum), ("nesterov", nesterov)):
+        if value and flag not in known:
+            raise ValueError(f"--{flag} is not for the optimizer {name}")
+    if nesterov and not momentum:
         raise ValueError("--nesterov needs a --momentum above 0")
-    params, lr = net.parameters(), config.lr
-    same: dict[str, Any] = {"weight_decay": config.weight_decay, "fused": True}
-    if config.optimizer == "sgd":
-        sgd = torch.optim.SGD(params, lr, config.momentum, nesterov=config.nesterov, **same)
-        if config.momentum:  # else left as it is in memory by a first float16 step that overflows
-            for p in net.parameters():
-                sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
-        return sgd
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(params, lr, **same)
+    options: dict[str, Any] = {
+        "weight_decay": weight_decay,
+        "momentum": momentum,
+        "nesterov": nesterov,
+        "fused": True,
+    }
+    options = {option: value for option, value in options.items() if option in known}
+    optimizer = kind(net.parameters(), lr=lr, **options)
+    if isinstance(optimizer, torch.optim.SGD) and momentum:
+        # Fused SGD would leave unwritten memory in it if a first float16 step overflows.
+        for p in net.parameters():
+            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return optimizer
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, trained: bool) -> None:
+    """Check what `load_state_dict` takes on trust: every parameter has a state of its shape.
+
+    Args:
+        trained: whether the optimizer has made a step.
+
+    Raises:
+        ValueError: the state does not fit.
+    """
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    adam, momentum = isinstance(optimizer, torch.optim.Adam), optimizer.defaults.get("momentum", 0)
+    stateful = momentum > 0 or (adam and trained)  # Adam makes its state in its first step
+    for p in params:
+        state = optimizer.state.get(p, {})
+        tensors = [v for v in state.values() if isinstance(v, Tensor) and v.dim()]
+        if any(v.shape != p.shape for v in tensors) or (stateful and not tensors):
+            raise ValueError("the optimizer's state does not fit the network")

@@ -1,19 +1,19 @@
-"""How each network is trained: as its source does, or `fast`, which reaches more, sooner.
+"""How each network is trained: as its source does, or `fast`, which reaches more in less time.
 
-`fast` keeps the number of epochs. It takes images at their own size, 28 or 32 pixels, with the
-stem for them; larger batches; and one cycle of the learning rate (arXiv:1708.07120). With batch
-norm that is Nesterov's momentum at a high rate, without it AdamW (arXiv:1711.05101).
+`fast` keeps the number of epochs. It takes images at their own size, 28 or 32 pixels, with the stem
+for small images; batches of 64 or 256; and one cycle of the learning rate (arXiv:1708.07120).
+Networks with batch norm take Nesterov momentum at a high rate, others AdamW (arXiv:1711.05101).
 """
 
 import inspect
 from dataclasses import asdict
 from typing import Any
 
-from torchcnn.models import find_model
+from torchcnn.models.registry import find_model
 
-NESTEROV = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": True,
-            "weight_decay": 5e-4, "clip": 1.0, "batch_size": 64}  # fmt: skip
-ADAMW = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "clip": 1.0, "batch_size": 64}
+COMMON = {"clip": 1.0, "batch_size": 64}
+SGD = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+ADAMW = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01}
 CHANGES: dict[str, dict[str, Any]] = {
     "softmax_regression": {"lr": 5e-3, "batch_size": 256},
     "mlp": {"lr": 5e-3, "batch_size": 256},
@@ -23,16 +23,23 @@ CHANGES: dict[str, dict[str, Any]] = {
     "googlenet": {"lr": 3e-3},
     "lenet": {"lr": 0.5, "batch_size": 256, "weight_decay": 1e-4, "clip": 0.0},
 }
+OWN: dict[str, Any] = {  # of a module that is not registered
+    "optimizer": "adam",
+    "lr": 1e-3,
+    "batch_size": 128,
+    "epochs": 5,
+    "input_size": 28,
+}
 LEAST_PIXELS = {"tf_sigmoid_cnn": 48, "tf_alexnet_half": 64, "tf_nin": 96, "tf_nin_dense": 48}
 
 
 def source(arch: str) -> dict[str, Any]:
-    """The recipe of the network's source, as the flags of `torchcnn.train`."""
+    """Return the recipe of the network's source, as flags of `torchcnn.train`."""
     return asdict(find_model(arch).recipe)
 
 
 def fast(arch: str) -> dict[str, Any]:
-    """The recipe that reaches more, sooner, as the flags of `torchcnn.train`."""
+    """Return the recipe that reaches more in less time, as flags of `torchcnn.train`."""
     model = find_model(arch)
     known = inspect.signature(model.builder).parameters
     flags = {
@@ -42,15 +49,19 @@ def fast(arch: str) -> dict[str, Any]:
     }
     if "small_input" in known:
         flags["small_input"] = True
-    return flags | (NESTEROV if "norm_layer" in known else ADAMW) | CHANGES.get(arch, {})
+    return flags | COMMON | (SGD if "norm_layer" in known else ADAMW) | CHANGES.get(arch, {})
 
 
 RECIPES = {"source": source, "fast": fast}
 
 
-def complete(arch: str, recipe: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The flags that were given, and a recipe's for all others; momentum stays with its sgd."""
-    flags = RECIPES[recipe](arch)
+def complete(arch: str | None, recipe: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags that were given, and those of a recipe for all others.
+
+    A module of your own has no `arch`, and one plain recipe. Where another optimizer is given, the
+    recipe's momentum is left out, which belongs to its sgd.
+    """
+    flags = OWN if arch is None else RECIPES[recipe](arch)
     if given.get("optimizer", flags["optimizer"]) != flags["optimizer"]:
         flags = {name: flags[name] for name in flags if name not in ("momentum", "nesterov")}
     return flags | given

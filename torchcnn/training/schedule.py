@@ -1,9 +1,12 @@
-"""The learning rate as a function of the step."""
+"""The learning rate as a function of the step.
+
+To add a schedule, enter a function in `SCHEDULES`.
+"""
 
 import math
 from collections.abc import Callable
 
-SCHEDULES: dict[str, Callable[[float], float]] = {  # share of all steps -> share of the rate
+SCHEDULES: dict[str, Callable[[float], float]] = {  # fraction of all steps -> factor of the rate
     "constant": lambda t: 1.0,
     # A tenth from the middle on, a hundredth from three quarters: He et al. 2015, arXiv:1512.03385.
     "step": lambda t: 0.1 ** ((t >= 0.5) + (t >= 0.75)),
@@ -17,9 +20,9 @@ SCHEDULES: dict[str, Callable[[float], float]] = {  # share of all steps -> shar
 
 
 def learning_rate(kind: str, lr: float, step: int, steps: int, warmup: int = 0) -> float:
-    """The rate of step number `step`, from 0, of `steps`.
+    """Return the learning rate of step number `step`, counted from 0, of `steps`.
 
-    The first `warmup` steps rise in equal parts to what the schedule says.
+    During the first `warmup` steps it rises linearly to that of the schedule.
 
     >>> learning_rate("cosine", 0.1, 50, 100)
     0.05

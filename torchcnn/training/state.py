@@ -1,45 +1,95 @@
-"""What learns: a network and all that changes with it."""
+"""The state of training: a network and all that changes with it."""
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from torchcnn.layers.sync_batch_norm import sync_batch_norm
 from torchcnn.models.registry import build_model
+from torchcnn.run.checkpoint import fits
 from torchcnn.scratch import from_scratch
 from torchcnn.training.config import Config
-from torchcnn.training.distributed import Ranks
 from torchcnn.training.ema import MovingAverage
-from torchcnn.training.optim import make_optimizer
+from torchcnn.training.optim import check_optimizer, make_optimizer
 
 
-class Learner(NamedTuple):
-    """What learns: a network, its optimizer, the scaler of its gradients for float16, which is
-    else disabled, and the moving average of its weights, if any."""
+@dataclass(frozen=True)
+class TrainState:
+    """All that training changes.
+
+    The scaler is disabled unless training is in float16; without `--ema` there is no average.
+    """
 
     net: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    average: MovingAverage | None
+    ema: MovingAverage | None
+
+    @classmethod
+    def create(
+        cls,
+        config: Config,
+        model_spec: dict[str, Any],
+        device: torch.device,
+        world_size: int = 1,
+        net: nn.Module | None = None,
+    ) -> "TrainState":
+        """Return a new state: the network that `model_spec` describes, or `net`, untrained.
+
+        Raises:
+            ValueError: flags that contradict each other, or do not fit the network.
+        """
+        torch.manual_seed(config.seed)
+        net = (build_model(**model_spec) if net is None else net).to(device)
+        if config.layers == "scratch":
+            net = from_scratch(net)
+        if config.sync_bn:
+            net = sync_batch_norm(net, world_size)
+        if config.channels_last:
+            net = net.to(memory_format=torch.channels_last)
+        ema = MovingAverage(net, config.ema) if config.ema else None
+        scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
+        optimizer = make_optimizer(
+            net,
+            config.optimizer,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+        )
+        return cls(net, optimizer, scaler, ema)
 
     @property
-    def judged(self) -> nn.Module:
-        return self.average.module if self.average else self.net
+    def eval_net(self) -> nn.Module:
+        """The network to evaluate: the moving average, if there is one."""
+        return self.ema.module if self.ema else self.net
 
+    def state_dict(self) -> dict[str, Any]:
+        """The state by its names in a checkpoint."""
+        return {
+            "weights": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": self.ema and self.ema.state_dict(),
+        }
 
-def make_learner(
-    config: Config, model: dict[str, Any], device: torch.device, ranks: Ranks
-) -> Learner:
-    """The network that `model` describes, with new weights, ready to train as the flags say."""
-    torch.manual_seed(config.seed)
-    net = build_model(**model).to(device)
-    if config.layers == "scratch":
-        net = from_scratch(net)
-    if config.sync_bn:
-        net = sync_batch_norm(net, ranks.count)
-    if config.channels_last:
-        net = net.to(memory_format=torch.channels_last)
-    average = MovingAverage(net, config.ema) if config.ema else None
-    scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
-    return Learner(net, make_optimizer(config, net), scaler, average)
+    def load_state_dict(self, checkpoint: dict[str, Any]) -> None:
+        """Load the state of a checkpoint: this is what resume restores.
+
+        The epochs that are over and the progress of an unfinished one are restored from the
+        checkpoint's "history" and "partial"; what is random follows from the seed and the epoch.
+
+        Raises:
+            ValueError: it does not fit.
+        """
+        with fits(checkpoint):
+            self.net.load_state_dict(checkpoint["weights"])
+            self.optimizer.load_state_dict(checkpoint["optimizer"])
+            trained = bool(checkpoint["history"] or checkpoint["partial"])
+            check_optimizer(self.optimizer, trained)
+            if self.scaler.is_enabled():
+                self.scaler.load_state_dict(checkpoint["scaler"])
+            if self.ema:
+                self.ema.load_state_dict(checkpoint["average"])

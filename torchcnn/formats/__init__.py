@@ -1,0 +1,30 @@
+"""Formats in which other programs load a trained network; each is written and loaded in its file.
+
+To add one, write a module with `write` and `load`, and enter it in `FORMATS`.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from torchcnn.formats import keras, onnx, safetensors, torch_export
+from torchcnn.formats.description import Run
+
+
+class Format(NamedTuple):
+    """A format; `about` is a dict that describes the network and that every format keeps."""
+
+    suffix: str
+    needs: str  # what to install with pip
+    write: Callable[[nn.Module, Tensor, dict[str, Any], Path], None]  # net, example, about, path
+    load: Callable[[Path, dict[str, Any]], tuple[Run, dict[str, Any]]]  # path, model's spec
+
+
+FORMATS = {
+    "keras": Format(".keras", "torchcnn[keras]", keras.write, keras.load),
+    "onnx": Format(".onnx", "torchcnn[onnx]", onnx.write, onnx.load),
+    "torch-export": Format(".pt2", "", torch_export.write, torch_export.load),
+    "safetensors": Format(".safetensors", "safetensors", safetensors.write, safetensors.load),
+}

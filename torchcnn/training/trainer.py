@@ -1,0 +1,274 @@
+"""The trainer: epoch after epoch it trains, evaluates, logs and saves; at the end it tests."""
+
+import functools
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchcnn.data.loader import Batches, mix_seed
+from torchcnn.run.checkpoint import load_checkpoint, load_weights
+from torchcnn.run.history import EpochProgress, EpochRecord
+from torchcnn.run.log import Run
+from torchcnn.training.config import Config
+from torchcnn.training.distributed import World
+from torchcnn.training.loaders import Loaders
+from torchcnn.training.loop import (
+    EpochResult,
+    Step,
+    StepOptions,
+    accuracy,
+    epoch_line,
+    epoch_result,
+    eval_mode,
+    evaluate,
+    logged_columns,
+    progress_bar,
+    train_steps,
+)
+from torchcnn.training.schedule import learning_rate
+from torchcnn.training.signals import Stopped, StopRequest
+from torchcnn.training.state import TrainState
+
+
+class TrainResult(NamedTuple):
+    """What a run reached."""
+
+    history: list[EpochRecord]
+    test_acc: float
+    test_loss: float
+    epoch: int  # whose weights were tested
+    checkpoint: str  # that holds them: best.pt or last.pt
+    path: Path  # of the run folder
+
+
+class Trainer:
+    """Trains a state on the loaders, and writes what happens into the run."""
+
+    def __init__(
+        self, config: Config, state: TrainState, loaders: Loaders, run: Run, world: World
+    ) -> None:
+        self.config, self.state, self.loaders = config, state, loaders
+        self.run, self.world = run, world
+        self.device = loaders.train.labels.device
+        self.net = state.net  # `fit` wraps it if there are several ranks
+        self.stop = StopRequest(patience=world.world_size > 1)
+
+    def fit(self, progress: EpochProgress | None = None) -> None:
+        """Train the epochs that are left; `progress` is that of one that was not over.
+
+        Raises:
+            FloatingPointError: a loss became infinite or NaN.
+            Stopped: a signal asked for it; `last.pt` is written.
+        """
+        if not progress:
+            self.run.save(self.state.state_dict())
+        self._prepare_net()
+        with self.stop:
+            for epoch in range(len(self.run.history) + 1, self.config.epochs + 1):
+                began = time.perf_counter()
+                result = self.train_epoch(epoch, progress)
+                progress = None
+                for net in (self.state.net, self.state.eval_net):
+                    self.world.broadcast(net, buffers_only=True)
+                eval_loss, confusion = self.evaluate(self.loaders.val)
+                record = self._record(epoch, result, eval_loss, accuracy(confusion))
+                self.run.add_epoch(record)
+                self.run.save(self.state.state_dict())
+                seconds = time.perf_counter() - began
+                line = epoch_line(epoch, result, record.split, record.eval_acc, seconds)
+                print(line, flush=True)
+                if signum := self.world.all_reduce_max(self.stop.signum):
+                    raise Stopped(signum)
+
+    def train_epoch(self, epoch: int, progress: EpochProgress | None = None) -> EpochResult:
+        """Train an epoch, or the rest of one; write `last.pt` when it is due or a signal came."""
+        torch.manual_seed(mix_seed(self.config.seed, epoch, 1, self.world.rank))  # for dropout
+        steps, before = ([], 0.0) if progress is None else self._restore(progress)
+        done, loader = len(steps), self.loaders.train
+        loader.epoch, loader.start = epoch - 1, done  # the loader counts epochs from 0
+        began = time.perf_counter()
+
+        def seconds() -> float:
+            return before + time.perf_counter() - began
+
+        new: list[Step] = []  # of this rank alone
+        options = self._options(epoch, done)
+        taken = train_steps(self.net, loader, self.state.optimizer, self.device, options)
+        bar = progress_bar(taken, loader, done, hidden=not self.world.is_main)
+        for i, step in enumerate(bar, start=done + 1):
+            new.append(step)
+            signum = self.world.all_reduce_max(self.stop.signum)
+            due = self.config.checkpoint_every and i % self.config.checkpoint_every == 0
+            if (due or signum) and i < len(loader):  # `fit` saves after the last step
+                steps, new = steps + gather_steps(new, self.world), []
+                if not torch.stack([step.loss for step in steps]).isfinite().all():
+                    break  # `epoch_result` raises; such weights are not saved
+                self.run.save(self.state.state_dict(), self._progress(steps, seconds()))
+                if signum:
+                    raise Stopped(signum)
+        return epoch_result(steps + gather_steps(new, self.world), seconds, len(loader))
+
+    def evaluate(self, loader: Batches) -> tuple[float, Tensor]:
+        """Return the mean loss and the confusion matrix over the images of all ranks."""
+        loss, confusion = (
+            self.world.all_reduce(part) for part in evaluate(self.state.eval_net, loader)
+        )
+        return float(loss) / int(confusion.sum()), confusion
+
+    def test(self) -> TrainResult:
+        """Read the test set, once, with the selected weights; without validation, the last ones."""
+        name, epoch = "last.pt", len(self.run.history)
+        net = self.state.eval_net
+        if best := self.run.best_epoch():
+            name, epoch = "best.pt", best
+            if self.world.is_main:
+                load_weights(load_checkpoint(self.run.path / name), net)
+            self.world.broadcast(net)
+        loss, confusion = self.evaluate(self.loaders.test)
+        acc = accuracy(confusion)
+        result = {"checkpoint": name, "epoch": epoch, "test_loss": loss, "test_acc": acc}
+        self.run.finish(confusion, result)
+        tested = f"test acc {acc:.4f}, loss {loss:.4f} ({name}, epoch {epoch})"
+        print(f"{tested}; the run is in {self.run.path}")
+        return TrainResult(self.run.history, acc, loss, epoch, name, self.run.path)
+
+    def _prepare_net(self) -> None:
+        x = next(iter(self.loaders.val))[0]
+        self.run.log_inputs(x)
+        with eval_mode(self.state.net):
+            self.run.log_graph(self.state.net, x[:1])
+        self.net = self.world.data_parallel(self.state.net, x[:1])
+        if self.config.compile:
+            # In place, which keeps the names of the weights. For each batch size by itself: code
+            # for any size has other bits, and a resumed run would compile it at another step.
+            self.state.net.compile(dynamic=False)
+
+    def _options(self, epoch: int, done: int) -> StepOptions:
+        """The options of an epoch's steps, of which some are done."""
+        config, steps = self.config, len(self.loaders.train)
+        past, total = (epoch - 1) * steps, steps * config.epochs
+        autocast: Any = nullcontext()
+        if config.amp != "off":
+            dtype = torch.bfloat16 if config.amp == "bf16" else torch.float16
+            autocast = torch.autocast(self.device.type, dtype)
+        return StepOptions(
+            learning_rates=[
+                learning_rate(config.schedule, config.lr, past + i, total, config.warmup)
+                for i in range(done, steps)
+            ],
+            label_smoothing=config.label_smoothing,
+            clip=config.clip or math.inf,
+            accumulation_steps=config.accumulate,
+            autocast=autocast,
+            scaler=self.state.scaler,
+            ema=self.state.ema,
+        )
+
+    def _record(self, epoch: int, result: EpochResult, loss: float, acc: float) -> EpochRecord:
+        """The record of an epoch. To log another number of every epoch, put it into `logged`.
+
+        Raises:
+            FloatingPointError: the loss of the evaluation is not finite.
+        """
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the {self.run.split} loss became {loss}")
+        return EpochRecord(
+            epoch=epoch,
+            time=time.time(),
+            lr=float(self.state.optimizer.param_groups[0]["lr"]),
+            train_loss=result.loss,
+            train_acc=result.accuracy,
+            split=self.run.split,
+            eval_loss=loss,
+            eval_acc=acc,
+            seconds=result.seconds,
+            images_per_second=result.images / result.seconds,
+            step_losses=result.step_losses,
+            logged=result.logged,
+        )
+
+    def _progress(self, steps: list[Step], seconds: float) -> EpochProgress:
+        """The progress of an epoch, with the state of every rank's random number generator."""
+        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        return EpochProgress(
+            losses=torch.stack([step.loss for step in steps]).cpu(),
+            correct=torch.stack([step.correct for step in steps]).cpu(),
+            images=[step.images for step in steps],
+            seconds=seconds,
+            rng=self.world.all_gather(torch.get_rng_state()),
+            cuda_rng=[] if cuda is None else self.world.all_gather(cuda),
+            logged={name: values.cpu() for name, values in logged_columns(steps).items()},
+        )
+
+    def _restore(self, progress: EpochProgress) -> tuple[list[Step], float]:
+        """The steps of an epoch's progress, and their seconds.
+
+        The random number generators continue where they were, if there are as many ranks as then.
+        """
+        rank, world_size = self.world.rank, self.world.world_size
+        if len(progress.rng) == world_size:
+            torch.set_rng_state(progress.rng[rank])
+        if self.device.type == "cuda" and len(progress.cuda_rng) == world_size:
+            torch.cuda.set_rng_state(progress.cuda_rng[rank], self.device)
+        losses, correct = progress.losses.to(self.device), progress.correct.to(self.device)
+        logged = {name: values.to(self.device) for name, values in progress.logged.items()}
+        steps = [
+            Step(losses[i], correct[i], n, {name: values[i] for name, values in logged.items()})
+            for i, n in enumerate(progress.images)
+        ]
+        return steps, progress.seconds
+
+
+def gather_steps(steps: list[Step], world: World) -> list[Step]:
+    """Turn the steps of one rank into those of the whole batch, of which all have equal shares."""
+    if world.world_size == 1 or not steps:
+        return steps
+
+    def mean(values: Tensor) -> Tensor:
+        # Gathered and added in the order of the ranks: in a sum of tensors over the ranks, the
+        # order in which three numbers are added depends on their place, and a resumed run differs.
+        return functools.reduce(torch.add, world.all_gather(values)) / world.world_size
+
+    losses = mean(torch.stack([step.loss for step in steps]))
+    correct = world.all_reduce(torch.stack([step.correct for step in steps]))
+    logged = {name: mean(values) for name, values in logged_columns(steps).items()}
+    return [
+        Step(
+            losses[i],
+            correct[i],
+            step.images * world.world_size,
+            {name: values[i] for name, values in logged.items()},
+        )
+        for i, step in enumerate(steps)
+    ]
+
+
+def set_deterministic(deterministic: bool) -> None:
+    """Ask torch for deterministic algorithms, or not; on a CPU all of those used here are."""
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # asking costs seconds
+        torch.use_deterministic_algorithms(deterministic)
+
+
+@contextmanager
+def says_how_to_resume(config: Config, run: Run) -> Iterator[None]:
+    """When a run ends early, say where it stopped and how it is resumed."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        epoch = min(len(run.history) + 1, config.epochs)
+        print(f"stopped in epoch {epoch}; resume with --resume {run.path}", flush=True)
+        raise
+    except FloatingPointError as error:
+        raise FloatingPointError(
+            f"epoch {len(run.history) + 1}: {error}; {run.path / 'last.pt'} holds the last weights "
+            f"that were saved; start anew with a smaller --lr than {config.lr}"
+        ) from error
