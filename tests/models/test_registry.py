@@ -8,6 +8,7 @@ import re
 
 import pytest
 import torch
+from small_networks import HEAVY, WHOLE_REGISTRY, small
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -250,29 +251,11 @@ def test_resnet34_is_the_papers():
     assert kernels[0] == kernels[1]
 
 
-# The least size that a test can use where 32 pixels are too few; what is not here takes 32.
-SIZES = {"alexnet": 67, "nin": 67, "tf_nin": 67, "tf_alexnet_half": 64, "tf_sigmoid_cnn": 36,
-         "tf_nin_dense": 45}  # fmt: skip
 NORMLESS = {"softmax_regression", "mlp", "alexnet", "nin", "googlenet", "tf_sigmoid_cnn",
             "tf_lenet5", "tf_alexnet_half", "tf_nin", "tf_nin_dense", "tf_googlenet", "tf_vgg13",
             "vgg11", "vgg13", "vgg16", "vgg19"}  # fmt: skip
 FAMILY = ["mlp", "lenet", "alexnet", "vgg11", "nin", "googlenet", "resnet18", "resnet20",
           "densenet", "tf_baseline", "tf_resnet18", "tf_inception10"]  # fmt: skip
-
-
-# What is slow is left to the slow suite; a smaller member of the family stands in here.
-HEAVY = {"vgg13", "vgg16", "vgg19", "resnet34", "resnet44", "resnet56", "resnet110", "densenet121",
-         "densenet169"}  # fmt: skip
-WHOLE_REGISTRY = [
-    pytest.param(name, marks=pytest.mark.slow if name in HEAVY else ()) for name in MODELS
-]
-
-
-def small(name: str, channels: int = 2, batch: int = 3, **options):
-    """A network of the registry for a small image, in float64, and such images."""
-    size = SIZES.get(name, 32)
-    net = create_model(name, input_size=size, in_channels=channels, num_classes=5, **options)
-    return net.double(), torch.randn(batch, channels, size, size, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("name", WHOLE_REGISTRY)

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from test_models import HEAVY, WHOLE_REGISTRY, small
+from small_networks import HEAVY, WHOLE_REGISTRY, small
 from torch import nn
 
 from torchcnn import create_model, scratch

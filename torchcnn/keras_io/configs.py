@@ -1,4 +1,4 @@
-"""Keras's configuration of a functional or sequential model as such a graph; nothing is built."""
+"""Read a Keras model's configuration as a reduced graph, without building the model."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,40 +6,65 @@ from typing import Any
 from torchcnn.keras_io.files import KINDS, Config, KerasFile, KerasLayer, Refused, layer_paths
 from torchcnn.keras_io.graphs import Facts, Op, new_channels, padding_name, through, unpadded
 
-THROUGH = {  # without weights, and in inference without a say in where the weights belong
-    "Activation", "ReLU", "LeakyReLU", "ELU", "Softmax", "Relu", "Sigmoid", "Tanh", "Identity",
-    "Dropout", "SpatialDropout2D", "GaussianNoise", "GaussianDropout", "MaxPooling2D",
-    "AveragePooling2D", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "Flatten", "RandomFlip",
-    "RandomRotation", "RandomTranslation", "RandomZoom", "RandomContrast", "RandomBrightness",
-}  # fmt: skip
+# Layers without weights that, in inference, do not affect where the weights of others belong.
+THROUGH = {
+    "Activation",
+    "ReLU",
+    "LeakyReLU",
+    "ELU",
+    "Softmax",
+    "Relu",
+    "Sigmoid",
+    "Tanh",
+    "Identity",
+    "Dropout",
+    "SpatialDropout2D",
+    "GaussianNoise",
+    "GaussianDropout",
+    "MaxPooling2D",
+    "AveragePooling2D",
+    "GlobalAveragePooling2D",
+    "GlobalMaxPooling2D",
+    "Flatten",
+    "RandomFlip",
+    "RandomRotation",
+    "RandomTranslation",
+    "RandomZoom",
+    "RandomContrast",
+    "RandomBrightness",
+}
 JOINS = {"Add": "add", "Concatenate": "concat"}
 MODELS = {"Sequential", "Functional", "Model"}
+WITH_WEIGHTS = {"Conv2D": "conv", "Dense": "dense", "BatchNormalization": "norm"}
 
 
 class KerasGraph:
-    """Reads the configuration of a functional or sequential model into a reduced graph."""
+    """Reads the configuration of a functional or sequential model as a reduced graph."""
 
     def __init__(self, file: KerasFile) -> None:
-        self.legacy, self.flat = file.legacy, False
+        self.legacy = file.legacy
+        self.flat = False  # whether a layer so far has flattened the image to a vector
         self.layers = {layer.path: layer for layer in file.layers}
 
     def model(self, model: Config, source: Op, path: str) -> Op:
+        """Return the output node of a model with the input `source`, stored under `path`."""
         config = model["config"]
         layers = config if isinstance(config, list) else config["layers"]  # a list: early Keras 2
         functional = isinstance(config, dict) and "output_layers" in config
-        if functional and sum(layer["class_name"] == "InputLayer" for layer in layers) != 1:
-            raise Refused("it has not one input")
+        input_count = sum(layer["class_name"] == "InputLayer" for layer in layers)
+        if functional and input_count != 1:
+            raise Refused(f"it has not one input but {input_count}")
         ops: dict[str, Op] = {}
         last = source
-        for layer, where in zip(layers, layer_paths(layers, self.legacy), strict=True):
+        for layer, layer_path in zip(layers, layer_paths(layers, self.legacy), strict=True):
             name = str(layer.get("name") or layer["config"]["name"])
             nodes = layer.get("inbound_nodes")
             if nodes and len(nodes) > 1:
                 raise Refused(f"its layer {name} is used twice")
-            before = [ops[n] for n in _parents(nodes[0])] if nodes else [last]
+            inputs = [ops[n] for n in _parents(nodes[0])] if nodes else [last]
             if functional and not nodes and layer["class_name"] != "InputLayer":
                 raise Refused(f"its layer {name} has no input")
-            last = ops[name] = self.op(layer, name, f"{path}/{where}".lstrip("/"), before)
+            last = ops[name] = self.op(layer, name, f"{path}/{layer_path}".lstrip("/"), inputs)
         if functional:
             outputs = config["output_layers"]
             names = [outputs[0]] if isinstance(outputs[0], str) else [o[0] for o in outputs]
@@ -48,31 +73,37 @@ class KerasGraph:
             last = ops[names[0]]
         return last
 
-    def op(self, layer: Config, name: str, path: str, before: list[Op]) -> Op:
+    def op(self, layer: Config, name: str, path: str, inputs: list[Op]) -> Op:
+        """Return the node of a layer, or of a nested model, with the given inputs."""
         kind, config = layer["class_name"], layer["config"]
         if kind == "InputLayer":
-            return before[0]
+            return inputs[0]
         if kind in MODELS:
-            return self.model(layer, before[0], path)
+            return self.model(layer, inputs[0], path)
         if config.get("data_format") == "channels_first":
             raise Refused(f"its layer {name} has its channels first")
         if config.get("axis", -1) not in (-1, 3, [-1], [3], *([1, [1]] if self.flat else [])):
             raise Refused(f"its layer {name} works along axis {config['axis']}, not the last")
-        if kind in JOINS and len(before) > 1:
-            return Op(JOINS[kind], name, inputs=before)
-        (source,) = before
+        if kind in JOINS and len(inputs) > 1:
+            return Op(JOINS[kind], name, inputs=inputs)
+        (source,) = inputs
         self.flat = self.flat or kind in ("Flatten", "GlobalAveragePooling2D")
         if kind == "Permute":
             return self.permute(config["dims"], name, source)
         if kind == "Reshape" and sum(n != 1 for n in config["target_shape"]) == 1:
-            return through(name, source)  # a vector, or an image of one pixel
+            return through(name, source)  # reshapes to a vector, or to an image of one pixel
         if kind in THROUGH:
             return through(name, source)
         if kind == "ZeroPadding2D":
             (top, bottom), (left, right) = config["padding"]
-            return Op("pad", name, {"zeros": (top, bottom, left, right)}, before)
-        if kind not in ("Conv2D", "Dense", "BatchNormalization"):
-            raise Refused(f"its layer {name} is a {kind}, which no network here has")
+            return Op("pad", name, {"zeros": (top, bottom, left, right)}, inputs)
+        if kind not in WITH_WEIGHTS:
+            raise Refused(f"its layer {name} is a {kind}, which is not supported")
+        return self.op_with_weights(layer, name, path, source)
+
+    def op_with_weights(self, layer: Config, name: str, path: str, source: Op) -> Op:
+        """Return the node of a convolution, dense layer or batch norm."""
+        kind, config = layer["class_name"], layer["config"]
         weights = self.weights(path)
         if weights is None:
             raise Refused(f"it has no weights for its layer {name}")
@@ -83,20 +114,25 @@ class KerasGraph:
             facts = {"kernel": shape, "bias": config["use_bias"]}
         else:
             source, zeros = unpadded(source)
-            strides, dilation = (
-                (value, value) if isinstance(value, int) else tuple(value)
-                for value in (config["strides"], config["dilation_rate"])
-            )
+            strides, dilation = _pair(config["strides"]), _pair(config["dilation_rate"])
             padding = padding_name(config["padding"].lower(), shape[:2], strides, dilation, zeros)
-            facts = {"kernel": shape, "bias": config["use_bias"], "strides": strides,
-                     "dilation": dilation, "padding": padding}  # fmt: skip
-        wanted = {"Conv2D": "conv", "Dense": "dense", "BatchNormalization": "norm"}[kind]
+            facts = {
+                "kernel": shape,
+                "bias": config["use_bias"],
+                "strides": strides,
+                "dilation": dilation,
+                "padding": padding,
+            }
+        wanted = WITH_WEIGHTS[kind]
         if weights.kind != wanted:
-            raise Refused(f"its layer {name} has not the weights of a {KINDS[wanted]}")
+            raise Refused(f"its layer {name} does not have the weights of a {KINDS[wanted]}")
         return Op(wanted, name, facts, [source], weights=weights)
 
     def permute(self, dims: list[int], name: str, source: Op) -> Op:
-        """Only to add channels of zeros, as `to_keras` does: swap, pad the width, swap again."""
+        """Return the node of a permutation, which may only serve to add channels of zeros.
+
+        `to_keras` adds them in three steps: swap width and channels, pad the width, swap again.
+        """
         if list(dims) == [1, 3, 2] and source.kind != "pad":
             return Op("swapped", name, inputs=[source])
         if list(dims) == [1, 3, 2] and source.inputs[0].kind == "swapped":
@@ -106,16 +142,24 @@ class KerasGraph:
         raise Refused(f"its layer {name} permutes the axes of an image")
 
     def weights(self, path: str) -> KerasLayer | None:
-        """The weights under a path; in a legacy file models within models leave their names out."""
+        """Return the layer stored under a path, if there is one.
+
+        Legacy files leave out the names of models that lie between the outermost model and the
+        layer, so there it is enough that one layer has the same first and last name.
+        """
         if path in self.layers or not self.legacy:
             return self.layers.get(path)
         first, last = path.split("/")[0], path.split("/")[-1]
-        near = [p for p in self.layers if (p.split("/")[0], p.split("/")[-1]) == (first, last)]
-        return self.layers[near[0]] if len(near) == 1 else None
+        similar = [p for p in self.layers if (p.split("/")[0], p.split("/")[-1]) == (first, last)]
+        return self.layers[similar[0]] if len(similar) == 1 else None
+
+
+def _pair(value: Any) -> tuple[int, ...]:
+    return (value, value) if isinstance(value, int) else tuple(value)
 
 
 def _parents(node: Any) -> Iterator[str]:
-    """The layers that a node takes its inputs from, in either of Keras's ways to write it."""
+    """Yield the names of a layer's input layers, from the format of either Keras 2 or Keras 3."""
     if isinstance(node, dict):
         if node.get("class_name") == "__keras_tensor__":
             yield node["config"]["keras_history"][0]
@@ -131,7 +175,7 @@ def _parents(node: Any) -> Iterator[str]:
 
 
 def input_channels(file: KerasFile) -> int | None:
-    """The channels of the images that a Keras model takes, where its file says so."""
+    """Return the number of channels of a Keras model's input images, if the file contains it."""
     config = file.config or {}
     shape = (config.get("build_config") or {}).get("input_shape")
     layers = config["config"].get("layers") if isinstance(config.get("config"), dict) else None

@@ -1,4 +1,4 @@
-"""Keras's files, read with h5py alone: what they hold is data, and nothing of it is executed."""
+"""Read Keras's file formats with h5py alone; files are treated as data and never executed."""
 
 import io
 import json
@@ -12,28 +12,51 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 Config = dict[str, Any]
-SMALL = 2**26  # bytes that are read without a question
-KINDS = {"conv": "convolution", "dense": "dense layer", "norm": "batch norm", "add": "sum",
-         "concat": "concatenation", "pad": "padding", "input": "input",
-         "channels": "padding of channels", "after": "layer behind a padding",
-         "swapped": "permutation"}  # fmt: skip
+SMALL = 2**26  # bytes that may always be read, whatever the size of the network
 
+# What error messages call each kind of graph node; the first three are the layers with weights.
+KINDS = {
+    "conv": "convolution",
+    "dense": "dense layer",
+    "norm": "batch norm",
+    "add": "sum",
+    "concat": "concatenation",
+    "pad": "padding",
+    "input": "input",
+    "channels": "padding of channels",
+    "after": "layer after a padding",
+    "swapped": "permutation",
+}
 
-OTHERS = {  # whose weights could be taken for a convolution's, by their ranks
-    "conv2d_transpose", "depthwise_conv2d", "separable_conv2d", "embedding", "normalization",
-}  # fmt: skip
+# Layers that are not supported, but whose weights have the same number of axes as a supported one.
+OTHERS = {
+    "conv2d_transpose",
+    "depthwise_conv2d",
+    "separable_conv2d",
+    "embedding",
+    "normalization",
+}
+
+# Keras layer classes and the base names of their groups in a file.
+SNAKE = {
+    "Conv2D": "conv2d",
+    "Dense": "dense",
+    "BatchNormalization": "batch_normalization",
+    "Sequential": "sequential",
+    "Functional": "functional",
+}
 
 
 class KerasLayer(NamedTuple):
-    """A layer of a file that has weights."""
+    """A layer with weights, as stored in a file."""
 
-    path: str  # where it is in the file; what `layer_paths` says of a configuration
-    name: str  # what Keras calls it; empty in the files of Keras before 3.7
+    path: str  # its path in the file, in the form that `layer_paths` returns
+    name: str  # its name in Keras; empty in files written before Keras 3.7
     weights: list[Any]  # h5py datasets, in Keras's order
 
     @property
     def kind(self) -> str:
-        """What Keras's own layers look like: conv, dense, norm; anything else is empty."""
+        """The kind of layer, judged by its name and its weights: conv, dense, norm or empty."""
         base = re.sub(r"_\d+$", "", self.name or self.path.split("/")[-1])
         if base in OTHERS:
             return ""
@@ -44,33 +67,34 @@ class KerasLayer(NamedTuple):
 
 @dataclass
 class KerasFile:
-    """What a file says: layers with weights in the file's order, and the model's graph, if any."""
+    """The contents of a file: its layers with weights, in file order, and its config."""
 
     layers: list[KerasLayer]
-    config: Config | None  # of a functional or sequential model; others are code
-    legacy: bool  # the format of Keras 2
+    config: Config | None  # only functional and sequential models have a graph in their config
+    legacy: bool  # whether the file has the format of Keras 2
 
 
 class Refused(ValueError):
-    """What is wrong with a file, or with a network, in words for its user."""
+    """A file or a network cannot be used; the message explains to the user why."""
 
 
 @contextmanager
 def open_keras(source: Any, parameters: int) -> Iterator[KerasFile]:
-    """Open a `.keras`, `.weights.h5` or legacy `.h5` file, or a Keras model, for as long as needed.
+    """Open a `.keras`, `.weights.h5` or legacy `.h5` file, or a Keras model, as a context manager.
 
     Args:
-        source: a path, or a Keras model, which is written to a temporary file first.
-        parameters: numbers in the network that asks; an archive of vastly more is refused.
+        source: a path, or a Keras model, which is first written to a temporary file.
+        parameters: the number of parameters of the network that will be loaded. An archive that
+            holds vastly more data is refused.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        Refused: it is not a file of Keras. A damaged one can provoke anything in its readers.
+        FileNotFoundError: if the file does not exist.
+        Refused: if it is not a Keras file. Reading a damaged file can raise any other exception.
     """
     try:
         import h5py
     except ImportError as error:
-        raise Refused("Keras's weights need the package h5py: pip install h5py") from error
+        raise Refused("reading Keras weights requires h5py: pip install h5py") from error
     if not isinstance(source, str | Path):
         with _written(source) as (path, config), h5py.File(path) as file:
             yield _read(file, config)
@@ -87,12 +111,14 @@ def open_keras(source: Any, parameters: int) -> Iterator[KerasFile]:
 
 @contextmanager
 def _written(model: Any) -> Iterator[tuple[Path, Config | None]]:
-    """A live model as a file of weights, and its configuration, if it has a graph."""
+    """Write a Keras model to a temporary file of weights; yield its path and the model's config."""
     if not hasattr(model, "save_weights") or not hasattr(model, "to_json"):
-        raise Refused("neither a Keras model nor the path of a .keras, .weights.h5 or .h5 file")
+        raise Refused(
+            "it is neither a Keras model nor the path of a .keras, .weights.h5 or .h5 file"
+        )
     try:
         config = json.loads(model.to_json())
-    except (NotImplementedError, TypeError):  # a subclass that does not say how it was made
+    except (NotImplementedError, TypeError):  # a subclassed model without `get_config`
         config = None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.weights.h5"
@@ -101,17 +127,17 @@ def _written(model: Any) -> Iterator[tuple[Path, Config | None]]:
 
 
 def _unzip(stream: Any, most: int) -> tuple[Config, io.BytesIO]:
-    """The two parts of a `.keras` file. Nothing is unpacked onto the disk."""
+    """Read the config and the weights of a `.keras` archive without unpacking it to disk."""
     with zipfile.ZipFile(stream) as archive:
         for name in archive.namelist():
             if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or ":" in name:
-                raise Refused(f"holds {name!r}, a path that leads out of the archive")
+                raise Refused(f"it holds {name!r}, a path that leads out of the archive")
         size = {info.filename: info.file_size for info in archive.infolist()}
         for name, limit in (("config.json", SMALL), ("model.weights.h5", most)):
             if name not in size:
-                raise Refused(f"has no {name}: it is not a .keras file")
+                raise Refused(f"it has no {name}: it is not a .keras file")
             if size[name] > limit:
-                raise Refused(f"its {name} has {size[name]:,} bytes, at most {limit:,} fit")
+                raise Refused(f"its {name} has {size[name]:,} bytes, at most {limit:,} are allowed")
         config = json.loads(archive.read("config.json"))
         if not isinstance(config, dict):
             raise Refused("its config.json describes no model")
@@ -122,6 +148,7 @@ def _unzip(stream: Any, most: int) -> tuple[Config, io.BytesIO]:
 
 
 def _read(file: Any, config: Config | None) -> KerasFile:
+    """Read an open HDF5 file, in the format of Keras 3 or of Keras 2."""
     root = _member(file, "model_weights") if "model_weights" in file else file
     if "layer_names" not in root.attrs:
         layers = list(_layers(file, "", set()))
@@ -135,30 +162,34 @@ def _read(file: Any, config: Config | None) -> KerasFile:
 
 
 def _text(value: Any) -> str:
+    """Return an HDF5 attribute, which may be stored as bytes, as a string."""
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _natural(path: str) -> list[Any]:
-    """conv2d, conv2d_1, conv2d_2, conv2d_10: numbers count as numbers."""
-    return [(int(part) if part.isdigit() else -1, part) for part in re.split(r"(\d+)|/", path)
-            if part]  # fmt: skip
+    """Return a sort key that compares digits as numbers: conv2d, conv2d_1, conv2d_2, conv2d_10."""
+    parts = re.split(r"(\d+)|/", path)
+    return [(int(part) if part.isdigit() else -1, part) for part in parts if part]
 
 
 def _member(group: Any, path: str) -> Any:
-    """What lies under a group, step by step; no link leads anywhere else."""
+    """Return the object at a path in a group, and refuse links and external data."""
     import h5py
 
     for name in path.split("/"):
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise Refused(f"{group.name}/{name} is missing, or a link to another place")
+            raise Refused(f"{group.name}/{name} is missing, or is a link to another place")
         group = group[name]
     if isinstance(group, h5py.Dataset) and (group.external or group.is_virtual):
-        raise Refused(f"{group.name} takes its numbers from another file")
+        raise Refused(f"{group.name} takes its values from another file")
     return group
 
 
 def _layers(group: Any, path: str, seen: set[Any]) -> Iterator[KerasLayer]:
-    """Keras 3: every layer has a group, and in it a group "vars" of arrays 0, 1, and so on."""
+    """Yield the layers of a Keras 3 file, recursively.
+
+    Each layer is a group, with its arrays in a subgroup "vars" under the names 0, 1, and so on.
+    """
     import h5py
 
     if group in seen or len(seen) > 100_000:
@@ -167,7 +198,7 @@ def _layers(group: Any, path: str, seen: set[Any]) -> Iterator[KerasLayer]:
     for key in group:
         child = _member(group, key)
         if not isinstance(child, h5py.Group) or key in ("optimizer", "seed_generator"):
-            continue  # the state of training, and of a dropout
+            continue  # the state of an optimiser or of a dropout layer
         if key != "vars":
             key = key.replace("_layer_checkpoint_dependencies", "layers")  # Keras 2.12
             yield from _layers(child, f"{path}/{key}".lstrip("/"), seen)
@@ -177,26 +208,31 @@ def _layers(group: Any, path: str, seen: set[Any]) -> Iterator[KerasLayer]:
 
 
 def _legacy_layers(group: Any, path: str) -> Iterator[KerasLayer]:
-    """Keras 2: every layer has a group, whose arrays are listed by name: conv2d/kernel:0."""
+    """Yield the layers in a group of a Keras 2 file, which lists its arrays by name.
+
+    A name has the form `conv2d/kernel:0`. The group of a nested model holds several layers.
+    """
     by_layer: dict[str, dict[str, Any]] = {}
     for name in map(_text, group.attrs["weight_names"]):
         layer, _, weight = name.rpartition("/")
         weights, key = by_layer.setdefault(layer or path, {}), weight.partition(":")[0]
         if key in weights:
-            raise Refused(f"it names two arrays {name} in {path}, and no layers for them")
+            raise Refused(f"{path} has two arrays named {name} and does not name their layers")
         weights[key] = _member(group, name)
     order = ["kernel", "gamma", "bias", "beta", "moving_mean", "moving_variance"]
     for layer, weights in by_layer.items():
         if not weights.keys() <= set(order):
-            raise Refused(f"layer {layer} has weights {', '.join(weights)}, which no "
-                                 "convolution, dense layer or batch norm has")  # fmt: skip
+            raise Refused(
+                f"layer {layer} has weights {', '.join(weights)}, which no convolution, dense "
+                "layer or batch norm has"
+            )
         inside = "" if layer == path else f"/{layer.removeprefix(f'{path}/')}"
         arrays = [weights[key] for key in order if key in weights]
         yield KerasLayer(path + inside, layer.split("/")[-1], arrays)
 
 
 def layer_paths(layers: list[Config], legacy: bool) -> list[str]:
-    """Where a configuration's layers are in the file, within their model."""
+    """Return the path of each layer of a model's config in the file, relative to the model."""
     paths, count = [], dict.fromkeys(SNAKE.values(), 0)
     for layer in layers:
         kind = SNAKE.get(layer["class_name"], "")
@@ -210,7 +246,3 @@ def layer_paths(layers: list[Config], legacy: bool) -> list[str]:
 
 def _name(layer: Config) -> str:
     return str(layer.get("name") or layer["config"]["name"])
-
-
-SNAKE = {"Conv2D": "conv2d", "Dense": "dense", "BatchNormalization": "batch_normalization",
-         "Sequential": "sequential", "Functional": "functional"}  # fmt: skip

@@ -1,4 +1,7 @@
-"""A network as a graph of what has weights and of what joins branches, as Keras would put it."""
+"""Reduce a network to a graph that can be compared with the graph of a Keras model.
+
+Only layers with weights, paddings, and the operations that join branches become nodes.
+"""
 
 import operator
 from dataclasses import dataclass, field
@@ -12,56 +15,58 @@ from torch.fx import Graph, Node
 from torchcnn.keras_io.files import KerasLayer, Refused
 from torchcnn.layers import BatchNorm, SameConv2d
 
-Facts = dict[str, Any]  # what must be the same in both, by its name in an error message
+Facts = dict[str, Any]  # properties that must agree, under the names that error messages use
 
 
 @dataclass(eq=False)
 class Op:
     """A node of a reduced graph."""
 
-    kind: str  # input, conv, dense, norm, pad, channels, after, add, concat
+    kind: str  # a key of `files.KINDS`
     name: str
     facts: Facts = field(default_factory=dict)
     inputs: list["Op"] = field(default_factory=list)
-    depth: int = 0  # nodes on the longest way from the input
-    signature: int = 0  # equal for all that is computed alike
-    weights: KerasLayer | None = None  # of a node of Keras's
+    depth: int = 0  # number of nodes on the longest path from the input
+    signature: int = 0  # equal for nodes whose subgraphs are equal
+    weights: KerasLayer | None = None  # set for nodes of a Keras model
 
     def __post_init__(self) -> None:
         self.depth = 1 + max((op.depth for op in self.inputs), default=0)
-        below = [op.signature for op in self.inputs]
-        below = sorted(below) if self.kind == "add" else below
-        self.signature = hash((self.kind, repr(self.facts), tuple(below)))
+        input_signatures = [op.signature for op in self.inputs]
+        if self.kind == "add":  # a sum does not depend on the order of its terms
+            input_signatures = sorted(input_signatures)
+        self.signature = hash((self.kind, repr(self.facts), tuple(input_signatures)))
 
 
 def listed(output: Op) -> list[tuple[Op, list[int]]]:
-    """Every node after its inputs, with their places in the list; equal for equal graphs.
+    """List every node after its inputs, with the positions of these inputs in the list.
 
-    A sum's longest branch comes first: which of its terms is written first does not matter.
+    Equal graphs give equal lists. The terms of a sum are visited in a fixed order, the longest
+    branch first, so that the order in which they are written does not matter.
     """
-    place: dict[Op, int] = {}
+    position: dict[Op, int] = {}
     rows: list[tuple[Op, list[int]]] = []
 
     def visit(op: Op) -> None:
-        if op in place:
+        if op in position:
             return
         inputs = op.inputs
         if op.kind == "add":
             inputs = sorted(inputs, key=lambda i: (-i.depth, i.signature))
         for i in inputs:
             visit(i)
-        place[op] = len(rows)
-        rows.append((op, [place[i] for i in inputs]))
+        position[op] = len(rows)
+        rows.append((op, [position[i] for i in inputs]))
 
     visit(output)
     return rows
 
 
-# --- torch --------------------------------------------------------------------------------------
+# --- PyTorch ------------------------------------------------------------------------------------
 
 
 def kind_of(module: nn.Module) -> str:
-    """conv, dense or norm for a layer whose weights Keras has too; empty for all others."""
+    """Return conv, dense or norm for a layer whose weights Keras has too, else an empty string."""
     if isinstance(module, nn.Conv2d):
         return "conv"
     if isinstance(module, nn.Linear):
@@ -70,24 +75,30 @@ def kind_of(module: nn.Module) -> str:
 
 
 def keras_name(name: str) -> str:
-    """stage1.0.conv1 -> stage1_0_conv1: in a name of Keras there is neither a dot nor a slash."""
+    """Return a valid Keras name, without dots: stage1.0.conv1 -> stage1_0_conv1."""
     return name.replace(".", "_")
 
 
 def conv_padding(conv: nn.Conv2d, before: tuple[int, ...] = (0, 0, 0, 0)) -> str | tuple[int, ...]:
-    """What a convolution pads: "same" as Keras means it, or zeros (top, bottom, left, right)."""
+    """Return the padding of a convolution: "same" as in Keras, or (top, bottom, left, right).
+
+    `before` is a padding of zeros that the input has already, from a layer in front.
+    """
     if isinstance(conv, SameConv2d) or conv.padding == "same":
         return padding_name("same", conv.kernel_size, conv.stride, conv.dilation, before)
     own: Any = (0, 0) if conv.padding == "valid" else conv.padding
     (h, w), (top, bottom, left, right) = own, before
-    return padding_name("valid", conv.kernel_size, conv.stride, conv.dilation,
-                    (top + h, bottom + h, left + w, right + w))  # fmt: skip
+    zeros = (top + h, bottom + h, left + w, right + w)
+    return padding_name("valid", conv.kernel_size, conv.stride, conv.dilation, zeros)
 
 
 def padding_name(
     padding: str, kernel: Any, stride: Any, dilation: Any, zeros: tuple[int, ...]
 ) -> Any:
-    """One name for one thing: symmetric zeros that keep the size at stride 1 are SAME."""
+    """Return one description for all paddings with the same effect.
+
+    Symmetric zeros that keep the size at stride 1 are "same", and "same" never pads a 1×1 kernel.
+    """
     window = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
     if not any(window):
         return zeros
@@ -98,33 +109,44 @@ def padding_name(
 
 
 def unpadded(source: Op) -> tuple[Op, tuple[int, ...]]:
-    """What comes before a padding, and the zeros that it adds."""
+    """Return the input of a padding node and the zeros that it adds; other nodes add none."""
     if source.kind == "pad":
         return source.inputs[0], source.facts["zeros"]
     return source, (0, 0, 0, 0)
 
 
 def through(name: str, source: Op) -> Op:
-    """A layer without weights: nothing, unless it keeps a padding from its convolution."""
+    """Skip a layer without weights, unless it separates a padding from its convolution."""
     return Op("after", name, inputs=[source]) if source.kind == "pad" else source
 
 
-WEIGHTLESS = {  # functions and methods that may stand between layers, and change no weights
-    F.relu, torch.relu, torch.sigmoid, torch.tanh, F.max_pool2d, F.avg_pool2d,
-    F.adaptive_avg_pool2d, F.dropout, "relu", "sigmoid", "tanh", "mean",
-}  # fmt: skip
+# Functions and methods that may stand between layers, because they do not affect the weights.
+WEIGHTLESS = {
+    F.relu,
+    torch.relu,
+    torch.sigmoid,
+    torch.tanh,
+    F.max_pool2d,
+    F.avg_pool2d,
+    F.adaptive_avg_pool2d,
+    F.dropout,
+    "relu",
+    "sigmoid",
+    "tanh",
+    "mean",
+}
 
 
 def torch_ops(net: nn.Module, graph: Graph) -> Op:
-    """The reduced graph of a network.
+    """Return the output node of a network's reduced graph.
 
     Raises:
-        Refused: it computes something between its layers whose counterpart in Keras is not known.
+        Refused: if the network computes something that has no known counterpart in Keras.
     """
     ops: dict[Node, Op] = {}
     called: set[nn.Module] = set()
     for node in graph.nodes:
-        before = [ops[n] for n in node.all_input_nodes]
+        inputs = [ops[n] for n in node.all_input_nodes]
         if node.op == "placeholder":
             ops[node] = Op("input", node.name)
         elif node.op == "call_module":
@@ -132,63 +154,74 @@ def torch_ops(net: nn.Module, graph: Graph) -> Op:
             if kind_of(module) and module in called:
                 raise Refused(f"the network calls its layer {node.target} twice")
             called.add(module)
-            ops[node] = _torch_op(str(node.target), module, before)
-        elif node.op == "output" and len(before) == 1:
-            ops[node] = before[0]
+            ops[node] = _torch_op(str(node.target), module, inputs)
+        elif node.op == "output" and len(inputs) == 1:
+            ops[node] = inputs[0]
         else:
-            ops[node] = _torch_function(node, before)
+            ops[node] = _torch_function(node, inputs)
     return ops[next(iter(reversed(graph.nodes)))]
 
 
-def _torch_function(node: Node, before: list[Op]) -> Op:
+def _torch_function(node: Node, inputs: list[Op]) -> Op:
+    """Return the node of a function or a tensor method."""
     args: Any = node.args
     dim = node.kwargs.get("dim", args[1] if len(args) > 1 else 0)
-    if node.target in (operator.add, torch.add) and len(before) == 2:
-        return Op("add", node.name, inputs=before)
+    if node.target in (operator.add, torch.add) and len(inputs) == 2:
+        return Op("add", node.name, inputs=inputs)
     if node.target is torch.cat and dim == 1:
-        return Op("concat", node.name, inputs=before)
-    if len(before) == 1:
+        return Op("concat", node.name, inputs=inputs)
+    if len(inputs) == 1:
         if node.target is F.pad and len(args[1]) == 6 and not any(args[1][:4]):
-            return new_channels(node.name, tuple(args[1][4:]), before[0])
+            return new_channels(node.name, tuple(args[1][4:]), inputs[0])
         flattens = node.target in (torch.flatten, "flatten") and args[1:] == (1,)
         slices = node.target is operator.getitem and args[1][:2] == (slice(None),) * 2
         if flattens or slices or node.target in WEIGHTLESS:
-            return through(node.name, before[0])
+            return through(node.name, inputs[0])
     what = getattr(node.target, "__name__", node.target)
-    raise Refused(f"the network computes {what} between its layers, unknown to Keras's")
+    raise Refused(f"the network computes {what} between its layers, unknown to Keras")
 
 
 def new_channels(name: str, zeros: tuple[int, int], source: Op) -> Op:
-    """Channels of zeros before and behind those that there are."""
+    """Return the node that adds channels of zeros before and after the existing ones."""
     return Op("channels", name, {"zeros": zeros}, [source]) if any(zeros) else source
 
 
-def _torch_op(name: str, module: Any, before: list[Op]) -> Op:
+def _torch_op(name: str, module: Any, inputs: list[Op]) -> Op:
+    """Return the node of a layer."""
     kind = kind_of(module)
     if isinstance(module, nn.ZeroPad2d):
         left, right, top, bottom = module.padding
-        return Op("pad", name, {"zeros": (top, bottom, left, right)}, before)
+        return Op("pad", name, {"zeros": (top, bottom, left, right)}, inputs)
     if not kind and any(True for _ in module.parameters()):
         raise Refused(
-            f"layer {name} is a {type(module).__name__}; weights are known of convolutions, dense "
-            "layers and batch norms"
+            f"layer {name} is a {type(module).__name__}; weights are known only for "
+            "convolutions, dense layers and batch norms"
         )
     if isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) != (1, -1):
-        raise Refused(f"layer {name} flattens another axis than all but the first")
+        raise Refused(f"layer {name} must flatten every axis but the first")
     if not kind:
-        return through(name, before[0])
-    (source,) = before
+        return through(name, inputs[0])
+    (source,) = inputs
     if kind == "conv" and module.padding_mode != "zeros":
-        raise Refused(f"layer {name} pads with {module.padding_mode!r}, Keras with zeros")
+        raise Refused(f"layer {name} pads with {module.padding_mode!r}, but Keras pads with zeros")
     if kind == "conv":
-        kernel = (*module.kernel_size, module.in_channels // module.groups, module.out_channels)
         source, zeros = unpadded(source)
-        facts = {"kernel": kernel, "bias": module.bias is not None, "strides": module.stride,
-                 "dilation": module.dilation, "padding": conv_padding(module, zeros)}  # fmt: skip
+        facts = {
+            "kernel": _kernel_shape(module),
+            "bias": module.bias is not None,
+            "strides": module.stride,
+            "dilation": module.dilation,
+            "padding": conv_padding(module, zeros),
+        }
     elif kind == "dense":
-        facts = {"kernel": (module.in_features, module.out_features),
-                 "bias": module.bias is not None}  # fmt: skip
+        kernel = (module.in_features, module.out_features)
+        facts = {"kernel": kernel, "bias": module.bias is not None}
     else:
         features = module.gamma.numel() if isinstance(module, BatchNorm) else module.num_features
         facts = {"features": int(features), "epsilon": float(module.eps)}
     return Op(kind, name, facts, [source])
+
+
+def _kernel_shape(conv: nn.Conv2d) -> tuple[int, ...]:
+    """Return the shape of a convolution's kernel in Keras: (h, w, in / groups, out)."""
+    return (*conv.kernel_size, conv.in_channels // conv.groups, conv.out_channels)

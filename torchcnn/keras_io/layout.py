@@ -1,4 +1,4 @@
-"""Where Keras keeps the numbers of a layer: names, order and axes."""
+"""View a network's weights under Keras's names, and in its order and memory layout."""
 
 import math
 from typing import Any
@@ -15,10 +15,10 @@ from torchcnn.layers import BatchNorm
 def keras_views(
     net: nn.Module, graph: Graph, image_channels: int | None = None
 ) -> dict[str, dict[str, Tensor]]:
-    """Every layer's weights in Keras's names, order and layout, by the layer's name.
+    """Return the weights of every layer under Keras's names and in its order, by layer name.
 
-    They are views: what is written to them is written to the network. A dense layer's kernel is
-    (pixels, channels, out) here, of which Keras makes (pixels * channels, out).
+    The tensors are views in Keras's layout: writing to them changes the network. The kernel of a
+    dense layer has the shape (pixels, channels, out); Keras stores (pixels * channels, out).
     """
     channels: dict[Node, int | None] = {}
     views = {}
@@ -40,16 +40,27 @@ def keras_views(
 
 
 def _views(module: Any, channels: int | None) -> dict[str, Tensor]:
+    """Return the weights of one layer; `channels` is the number of channels of its input."""
     views: dict[str, Any]
     if isinstance(module, BatchNorm):
-        views = {"gamma": module.gamma, "beta": module.beta,
-                 "moving_mean": module.moving_mean, "moving_var": module.moving_var}  # fmt: skip
+        views = {
+            "gamma": module.gamma,
+            "beta": module.beta,
+            "moving_mean": module.moving_mean,
+            "moving_var": module.moving_var,
+        }
         return {key: view.detach().view(-1) for key, view in views.items()}
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
         if not module.affine or not module.track_running_stats:
-            raise Refused("a batch norm without weights or without moving statistics is no Keras's")
-        views = {"gamma": module.weight, "beta": module.bias,
-                 "moving_mean": module.running_mean, "moving_var": module.running_var}  # fmt: skip
+            raise Refused(
+                "a batch norm needs weights and moving statistics to have a counterpart in Keras"
+            )
+        views = {
+            "gamma": module.weight,
+            "beta": module.bias,
+            "moving_mean": module.running_mean,
+            "moving_var": module.running_var,
+        }
         return {key: view.detach() for key, view in views.items()}
     weight = module.weight.detach()
     if isinstance(module, nn.Linear):
@@ -60,8 +71,8 @@ def _views(module: Any, channels: int | None) -> dict[str, Tensor]:
 
 
 def _image_channels(features: int) -> int:
-    """Channels of the square image that was flattened into so many numbers: 1 or 3."""
+    """Return the channels, 1 or 3, of a square image with this many values."""
     for channels in (1, 3):
         if math.isqrt(features // channels) ** 2 * channels == features:
             return channels
-    raise Refused(f"{features} inputs are no square image of 1 or 3 channels")
+    raise Refused(f"{features} inputs do not form a square image of 1 or 3 channels")

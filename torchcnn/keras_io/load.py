@@ -1,4 +1,4 @@
-"""Weights from Keras."""
+"""Load weights from a Keras model or from a file that Keras wrote."""
 
 import math
 from pathlib import Path
@@ -15,25 +15,28 @@ from torchcnn.models.analysis import layer_graph
 
 
 def load_keras_weights(net: nn.Module, source: Any) -> None:
-    """Put the weights of a Keras model into a network, in place.
+    """Load the weights of a Keras model into a network, in place.
 
-    Kernels (h, w, in, out) become (out, in, h, w); behind a flatten the rows of a dense layer, in
-    the order h, w, c, become columns in the order c, h, w; a norm takes gamma, beta and its moving
-    statistics. Files are read with h5py alone: neither Keras nor anything in the file is executed.
+    Convolution kernels (h, w, in, out) are permuted to (out, in, h, w). After a flatten, the rows
+    of a dense kernel are in the order h, w, c in Keras and become columns in the order c, h, w.
+    Batch norm layers load gamma, beta and their moving statistics. Files are read with h5py alone;
+    neither Keras nor any code in the file is executed.
 
-    Where the model has a graph (functional, sequential) the two graphs must be the same, with
-    their strides, paddings and epsilons; activations and poolings, which have no weights, are not
-    compared. What has no graph (subclassed models, files of weights) is matched by the order in
-    which its layers were made and are listed, and refused where these leave a choice. A dense layer
-    on the image itself takes it for a square of 1 or 3 channels, unless the file says what it is.
+    If the source contains a graph (functional and sequential models), it must equal the graph of
+    the network, strides, paddings and epsilons included; layers without weights, such as
+    activations and poolings, are not compared. Sources without a graph (subclassed models, files
+    of weights) are matched by the order in which their layers were created and are listed, and
+    refused if that is ambiguous. The input of a dense layer that follows the image directly is
+    taken for a square image of 1 or 3 channels, unless the file gives its shape.
 
     Args:
+        net: the network to load into.
         source: a Keras model, or the path of a `.keras`, `.weights.h5` or legacy `.h5` file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or another network; the message names the first layer that
-            differs, and what it has in both. The network is as it was.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is damaged or holds another network; the message names the first
+            layer that differs and how. The network is then left unchanged.
     """
     graph = layer_graph(net)
     name = str(source) if isinstance(source, str | Path) else f"the {type(source).__name__}"
@@ -50,20 +53,21 @@ def load_keras_weights(net: nn.Module, source: Any) -> None:
         raise
     except Refused as error:
         raise ValueError(f"{name} cannot be loaded: {str(error)[:1000]}") from error
-    except Exception as error:  # whatever a damaged or hostile file provokes in its readers
-        what = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        kind = "is damaged, or not a file of Keras"
-        kind = kind if isinstance(source, str | Path) else "cannot be read; was it built?"
-        raise ValueError(f"{name} {kind} ({what})") from error
+    except Exception as error:  # a damaged or hostile file can make h5py and json raise anything
+        cause = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        problem = "cannot be read; has the model been built?"
+        if isinstance(source, str | Path):
+            problem = "is damaged, or not a file of Keras"
+        raise ValueError(f"{name} {problem} ({cause})") from error
     for view, values in new:
         view.copy_(values)
 
 
 def _values(array: Any, key: str, view: Tensor, path: str) -> Tensor:
-    """Read an array of a file, once it is known to have the right shape."""
+    """Read an array from a file after checking its shape and dtype."""
     shape = (math.prod(view.shape[:2]), view.shape[2]) if view.dim() == 3 else tuple(view.shape)
     if array.shape != shape:
         raise Refused(f"its {path} has a {key} of the shape {array.shape}, allowed is {shape}")
     if array.dtype.kind != "f":
-        raise Refused(f"its {path} has a {key} of {array.dtype}, not of floating-point numbers")
+        raise Refused(f"its {path} has a {key} of {array.dtype}, not of a floating-point dtype")
     return torch.from_numpy(array[()]).view(view.shape)

@@ -1,7 +1,8 @@
-"""Which layer of a Keras model is which of a torch network: by their graphs, never by luck.
+"""Match the layers of a PyTorch network with the layers of a Keras model.
 
-Both graphs are written down from the output backwards, a branch after the other; equal lists are
-equal networks. A file without a graph says less: there every order that it suggests must agree.
+Where the model has a graph, both graphs are listed in a canonical order, and the networks are equal
+if the lists are. A file without a graph only suggests possible orders of its layers; the match is
+accepted if all orders that fit agree.
 """
 
 import operator
@@ -16,26 +17,30 @@ from torchcnn.keras_io.configs import MODELS, KerasGraph
 from torchcnn.keras_io.files import KINDS, KerasFile, KerasLayer, Refused
 from torchcnn.keras_io.graphs import Op, keras_name, listed, torch_ops
 
-Pair = tuple[str, KerasLayer]  # a layer of the torch network, and its weights
+Pair = tuple[str, KerasLayer]  # the name of a PyTorch layer, and the Keras layer that it matches
+SortKey = Callable[[KerasLayer], int]
+
+NUMBER = re.compile(r"(?:conv2d|dense|batch_normalization)(?:_(\d+))?")  # Keras's default names
 
 
 def match(net: nn.Module, graph: Graph, file: KerasFile) -> list[Pair]:
-    """Every layer of a network that has weights, with its counterpart in a file.
+    """Return every layer of a network that has weights, with its counterpart in a file.
 
     Raises:
-        Refused: the networks differ, or the file does not say enough to tell layers apart.
+        Refused: if the networks differ, or the file does not determine which layer is which.
     """
     output = torch_ops(net, graph)
     ours = {op.name: op for op, _ in listed(output) if op.facts and op.kind != "pad"}
     theirs = {layer.name: layer for layer in file.layers}
     if file.config and file.config.get("class_name") in MODELS:
         reader = KerasGraph(file)
-        other = reader.model(file.config, Op("input", "its input"), "")
-        return [(op.name, twin.weights) for op, twin in _same(output, other) if twin.weights]
+        keras_output = reader.model(file.config, Op("input", "its input"), "")
+        same = _same(output, keras_output)
+        return [(op.name, keras_op.weights) for op, keras_op in same if keras_op.weights]
     for layer in file.layers:
         if not layer.kind:
-            raise Refused(f"its layer {layer.path} is no {', '.join(list(KINDS.values())[:3])} "
-                          "with all its weights")  # fmt: skip
+            known = ", ".join(list(KINDS.values())[:3])
+            raise Refused(f"its layer {layer.path} is no {known} with all its weights")
     names = {keras_name(name): name for name in ours}
     if theirs.keys() == names.keys() and len(file.layers) == len(ours) == len(names):
         for name, layer in theirs.items():
@@ -44,68 +49,66 @@ def match(net: nn.Module, graph: Graph, file: KerasFile) -> list[Pair]:
     return _by_order(net, graph, ours, file)
 
 
+def _difference(their_name: str, theirs: str, our_name: str, ours: str) -> Refused:
+    return Refused(f"its {their_name} {theirs}, where the network's {our_name} {ours}")
+
+
 def _same(ours: Op, theirs: Op) -> Iterator[tuple[Op, Op]]:
-    """The nodes of two equal graphs, pair by pair; the first that differ are the error."""
-    a, b = listed(ours), listed(theirs)
-    for (op, inputs), (twin, twin_inputs) in zip(a, b, strict=False):
-        if op.kind != twin.kind:
-            raise Refused(
-                f"its {twin.name} is a {KINDS[twin.kind]}, "
-                f"where the network's {op.name} is a {KINDS[op.kind]}"
+    """Yield the nodes of two equal graphs in pairs; raise `Refused` at the first that differ."""
+    our_rows, their_rows = listed(ours), listed(theirs)
+    for (op, inputs), (keras_op, keras_inputs) in zip(our_rows, their_rows, strict=False):
+        if op.kind != keras_op.kind:
+            raise _difference(
+                keras_op.name, f"is a {KINDS[keras_op.kind]}", op.name, f"is a {KINDS[op.kind]}"
             )
         for fact, value in op.facts.items():
-            if twin.facts[fact] != value:
-                raise Refused(f"its {twin.name} has {fact} {twin.facts[fact]}, "
-                                 f"where the network's {op.name} has {value}")  # fmt: skip
-        if inputs != twin_inputs:
-            raise Refused(f"its {twin.name} and the network's {op.name} take other inputs")
-        yield op, twin
-    if len(a) != len(b):
-        rest, whose = (a, "the network's") if len(a) > len(b) else (b, "its")
-        raise Refused(f"{whose} {rest[min(len(a), len(b))][0].name} has no counterpart")
+            keras_value = keras_op.facts[fact]
+            if keras_value != value:
+                has = f"has {fact} {keras_value}"
+                raise _difference(keras_op.name, has, op.name, f"has {value}")
+        if inputs != keras_inputs:
+            raise Refused(
+                f"its {keras_op.name} and the network's {op.name} take the outputs of different "
+                "layers"
+            )
+        yield op, keras_op
+    if len(our_rows) != len(their_rows):
+        ours_is_longer = len(our_rows) > len(their_rows)
+        longer, whose = (our_rows, "the network's") if ours_is_longer else (their_rows, "its")
+        first_unmatched, _ = longer[min(len(our_rows), len(their_rows))]
+        raise Refused(f"{whose} {first_unmatched.name} has no counterpart")
 
 
 def compare(op: Op, layer: KerasLayer) -> None:
-    """Hold a layer against weights whose model is not known.
+    """Check that the weights of a Keras layer fit a node, when no Keras graph is available.
 
     Raises:
-        Refused: another kind or another shape.
+        Refused: if the kind of layer, the shape or the presence of a bias differs.
     """
     if op.kind != layer.kind:
-        raise Refused(f"its {layer.path} is a {KINDS[layer.kind]}, "
-                         f"where the network's {op.name} is a {KINDS[op.kind]}")  # fmt: skip
+        raise _difference(
+            layer.path, f"is a {KINDS[layer.kind]}", op.name, f"is a {KINDS[op.kind]}"
+        )
     shape = layer.weights[0].shape
     wanted = (op.facts["features"],) if op.kind == "norm" else op.facts["kernel"]
     if shape != wanted:
-        raise Refused(f"its {layer.path} has the shape {shape}, "
-                         f"where the network's {op.name} has {wanted}")  # fmt: skip
+        raise _difference(layer.path, f"has the shape {shape}", op.name, f"has {wanted}")
     if op.kind != "norm" and op.facts["bias"] != (len(layer.weights) == 2):
-        have = ("no bias", "a bias") if op.facts["bias"] else ("a bias", "no bias")
-        raise Refused(f"its {layer.path} has {have[0]}, "
-                         f"where the network's {op.name} has {have[1]}")  # fmt: skip
+        theirs, ours = ("no bias", "a bias") if op.facts["bias"] else ("a bias", "no bias")
+        raise _difference(layer.path, f"has {theirs}", op.name, f"has {ours}")
 
 
 def _by_order(net: nn.Module, graph: Graph, ours: dict[str, Op], file: KerasFile) -> list[Pair]:
-    """A file without a graph: weights alone, or a model that is code.
+    """Match a file without a graph: weights alone, or a subclassed model, which is code.
 
-    It suggests several orders: as its layers were made, which their numbers tell (conv2d_7),
-    against the order in which ours were; and as they are listed, against ours, and against the
-    order in which Keras lists the layers of a graph. Those that fit must agree.
+    Such a file suggests several orders: the order of creation, given by the numbers in default
+    names (conv2d_7), which corresponds to the order in which the PyTorch layers were created; and
+    the order in which the file lists its layers, which corresponds either to the order of creation
+    or to the order in which Keras lists the layers of a graph. All orders that fit must agree.
     """
-    made = [name for name, _ in net.named_modules() if name in ours]
-    functional = all(re.fullmatch("layers/[^/]+", layer.path) for layer in file.layers)
-    orders: list[tuple[list[str], Callable[[KerasLayer], int] | None]] = []
-    if all(NUMBER.fullmatch(layer.name) for layer in file.layers):
-        orders.append((made, _number))
-    if file.legacy or functional:
-        for backwards in (False, True):  # a sum may be written either way
-            listed_so = [name for name in _keras_order(graph, backwards) if name in ours]
-            orders.append((listed_so, None))
-    if file.legacy or not functional:
-        orders.append((made, None))
     fitting: list[list[Pair]] = []
     first_error: Refused | None = None
-    for names, key in orders:
+    for names, key in _orders(net, graph, ours, file):
         try:
             fitting.append(_in_order([ours[name] for name in names], file.layers, key))
         except Refused as error:
@@ -115,28 +118,43 @@ def _by_order(net: nn.Module, graph: Graph, ours: dict[str, Op], file: KerasFile
     for other in fitting[1:]:
         others = dict(other)
         for name, layer in fitting[0]:
-            twin = others[name]
-            if layer is not twin:
+            if layer is not others[name]:
                 raise Refused(
-                    f"its {layer.path} and {twin.path} both fit the network's {name}: give the "
-                    "model, or its .keras file, which holds the graph"
+                    f"its {layer.path} and {others[name].path} both fit the network's {name}: "
+                    "give the model, or its .keras file, which holds the graph"
                 )
     return fitting[0]
 
 
-NUMBER = re.compile(r"(?:conv2d|dense|batch_normalization)(?:_(\d+))?")
+def _orders(
+    net: nn.Module, graph: Graph, ours: dict[str, Op], file: KerasFile
+) -> list[tuple[list[str], SortKey | None]]:
+    """Return the orders to try: names of PyTorch layers, and a sort key for the Keras layers.
+
+    Without a key, the Keras layers are taken as the file lists them.
+    """
+    created = [name for name, _ in net.named_modules() if name in ours]
+    functional = all(re.fullmatch("layers/[^/]+", layer.path) for layer in file.layers)
+    orders: list[tuple[list[str], SortKey | None]] = []
+    if all(NUMBER.fullmatch(layer.name) for layer in file.layers):
+        orders.append((created, _number))
+    if file.legacy or functional:
+        for backwards in (False, True):  # the terms of a sum may be written in either order
+            as_listed = [name for name in _keras_order(graph, backwards) if name in ours]
+            orders.append((as_listed, None))
+    if file.legacy or not functional:
+        orders.append((created, None))
+    return orders
 
 
 def _number(layer: KerasLayer) -> int:
-    """How many layers of its kind were made before it, as Keras's own names count them."""
+    """Return how many layers of its kind were created before, from its default name in Keras."""
     found = NUMBER.fullmatch(layer.name)
     return int(found[1] or 0) if found else 0
 
 
-def _in_order(
-    ours: list[Op], layers: list[KerasLayer], key: Callable[[KerasLayer], int] | None
-) -> list[Pair]:
-    """Pair the layers of each kind in order, the first of ours with the first of theirs."""
+def _in_order(ours: list[Op], layers: list[KerasLayer], key: SortKey | None) -> list[Pair]:
+    """Pair the n-th node of each kind with the n-th Keras layer of that kind."""
     theirs: dict[str, list[KerasLayer]] = {"conv": [], "dense": [], "norm": []}
     for layer in sorted(layers, key=key) if key else layers:
         theirs[layer.kind].append(layer)
@@ -147,27 +165,30 @@ def _in_order(
         layer = theirs[op.kind].pop(0)
         compare(op, layer)
         pairs.append((op.name, layer))
-    for rest in theirs.values():
-        if rest:
-            raise Refused(f"the network has no {KINDS[rest[0].kind]} for its {rest[0].path}")
+    for unmatched in theirs.values():
+        if unmatched:
+            kind, path = KINDS[unmatched[0].kind], unmatched[0].path
+            raise Refused(f"the network has no {kind} for its {path}")
     return pairs
 
 
 def _keras_order(graph: Graph, backwards: bool) -> list[str]:
-    """Layers as Keras lists those of a graph: by steps to the output, then as met from there.
+    """Return the layers of a graph in the order in which Keras lists them.
 
-    `backwards` takes the terms of all sums the other way round.
+    Keras sorts by the length of the longest path to the output, longest first, and ties by the
+    order in which a search from the output finds the layers. `backwards` reverses the terms of
+    every sum.
     """
-    steps: dict[Node, int] = {}
+    distance: dict[Node, int] = {}
     for node in reversed(graph.nodes):
-        steps[node] = max((steps[user] + 1 for user in node.users), default=0)
-    met: dict[Node, int] = {}
-    waiting = [next(iter(reversed(graph.nodes)))]
-    while waiting:
-        node = waiting.pop()
-        if node not in met:
-            met[node] = len(met)
+        distance[node] = max((distance[user] + 1 for user in node.users), default=0)
+    found: dict[Node, int] = {}
+    stack = [next(iter(reversed(graph.nodes)))]
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found[node] = len(found)
             turn = backwards and node.target in (operator.add, torch.add)
-            waiting += node.all_input_nodes if turn else reversed(node.all_input_nodes)
-    order = sorted(met, key=lambda node: (-steps[node], met[node]))
+            stack += node.all_input_nodes if turn else reversed(node.all_input_nodes)
+    order = sorted(found, key=lambda node: (-distance[node], found[node]))
     return [str(node.target) for node in order]

@@ -1,6 +1,7 @@
-"""Everything the tutorials write by hand, in plain tensor algebra, a topic a file.
+"""Everything that the tutorials write by hand, in plain tensor algebra, with one file per topic.
 
-Functions are called as those of `torch.nn.functional`, and give the same, in value and gradient.
+Functions with a counterpart in `torch.nn.functional` take the same arguments and return the same
+values and gradients.
 """
 
 from torchcnn.scratch.activations import leaky_relu, relu, sigmoid, tanh
@@ -45,12 +46,49 @@ from torchcnn.scratch.pooling import avg_pool2d, global_avg_pool2d, max_pool2d
 from torchcnn.scratch.regression import linreg, perceptron, squared_loss
 
 __all__ = [
-    "adam", "avg_pool2d", "avg_pool2d_backward", "batch_norm", "batch_norm_backward", "conv2d",
-    "conv2d_backward", "conv_matrix", "conv_transpose2d", "corr2d", "cross_entropy", "data_iter",
-    "depthwise_separable_conv2d", "dropout", "from_scratch", "global_avg_pool2d", "glorot_normal_",
-    "group_norm", "instance_norm", "k_fold", "kaiming_normal_", "kaiming_uniform_", "l1_loss",
-    "layer_norm", "leaky_relu", "linear", "linear_backward", "linreg", "local_response_norm",
-    "log_softmax", "max_pool2d", "max_pool2d_backward", "mse_loss", "normal_", "perceptron",
-    "relu", "sgd", "sigmoid", "softmax", "softmax_cross_entropy_backward", "squared_loss", "tanh",
-    "uniform_", "xavier_normal_", "xavier_uniform_",
-]  # fmt: skip
+    "adam",
+    "avg_pool2d",
+    "avg_pool2d_backward",
+    "batch_norm",
+    "batch_norm_backward",
+    "conv2d",
+    "conv2d_backward",
+    "conv_matrix",
+    "conv_transpose2d",
+    "corr2d",
+    "cross_entropy",
+    "data_iter",
+    "depthwise_separable_conv2d",
+    "dropout",
+    "from_scratch",
+    "global_avg_pool2d",
+    "glorot_normal_",
+    "group_norm",
+    "instance_norm",
+    "k_fold",
+    "kaiming_normal_",
+    "kaiming_uniform_",
+    "l1_loss",
+    "layer_norm",
+    "leaky_relu",
+    "linear",
+    "linear_backward",
+    "linreg",
+    "local_response_norm",
+    "log_softmax",
+    "max_pool2d",
+    "max_pool2d_backward",
+    "mse_loss",
+    "normal_",
+    "perceptron",
+    "relu",
+    "sgd",
+    "sigmoid",
+    "softmax",
+    "softmax_cross_entropy_backward",
+    "squared_loss",
+    "tanh",
+    "uniform_",
+    "xavier_normal_",
+    "xavier_uniform_",
+]

@@ -1,4 +1,4 @@
-"""Activations by hand, number by number: (...) -> (...)."""
+"""Element-wise activation functions by hand: (...) -> (...)."""
 
 import math
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def relu(input: Tensor) -> Tensor:
-    """(...) -> (...): max(x, 0), with slope 0 at 0. Source: Nair and Hinton 2010.
+    """Apply max(x, 0), with gradient 0 at 0: (...) -> (...). Source: Nair and Hinton 2010.
 
     >>> import torch
     >>> relu(torch.tensor([-2.0, 0.0, 3.0]))
@@ -17,7 +17,9 @@ def relu(input: Tensor) -> Tensor:
 
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
-    """(...) -> (...): x where positive, else `negative_slope` x. Source: Maas, Hannun and Ng 2013.
+    """Apply x where x > 0 and negative_slope * x elsewhere: (...) -> (...).
+
+    Source: Maas, Hannun and Ng 2013.
 
     >>> import torch
     >>> leaky_relu(torch.tensor([-2.0, 3.0]), 0.5)
@@ -27,21 +29,23 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
 
 
 def sigmoid(input: Tensor) -> Tensor:
-    """(...) -> (...): 1 / (1 + e^-x), with the least x that does not overflow for all below it.
+    """Apply 1 / (1 + e^-x): (...) -> (...).
 
+    Inputs are clamped from below at the least x for which e^-x does not overflow.
     Source: LeCun, Bottou, Orr and Müller 1998.
 
     >>> import torch
     >>> sigmoid(torch.tensor([0.0, 1e4]))
     tensor([0.5000, 1.0000])
     """
-    least = 1 - math.log(torch.finfo(input.dtype).max)  # -87.7 in float32, whose sigmoid is 8e-39
+    least = 1 - math.log(torch.finfo(input.dtype).max)  # -87.7 in float32, where y = 8e-39
     return 1 / (1 + torch.exp(-input.clamp(min=least)))
 
 
 def tanh(input: Tensor) -> Tensor:
-    """(...) -> (...): (e^2x - 1) / (e^2x + 1), exact near 0, ±1 to the last bit beyond ±25.
+    """Apply (e^2x - 1) / (e^2x + 1): (...) -> (...).
 
+    `expm1` keeps it accurate near 0, and beyond ±25 the result is ±1 to the last bit.
     Source: LeCun, Bottou, Orr and Müller 1998.
 
     >>> import torch

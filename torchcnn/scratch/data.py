@@ -1,4 +1,4 @@
-"""Batches by hand."""
+"""Mini-batches and cross-validation by hand."""
 
 from collections.abc import Iterator
 
@@ -7,14 +7,14 @@ from torch import Tensor
 
 
 def data_iter(batch_size: int, features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """One pass over the examples in random order, a batch at a time.
+    """Iterate once over the examples in random order, one batch at a time.
 
     (n, ...), (n, ...) -> batches (batch_size, ...), (batch_size, ...); the last may be smaller.
-    The order follows `torch.manual_seed`. To pass over the data again, call it again.
+    `torch.manual_seed` determines the order. Each further epoch needs another call.
     Source: Zhang et al. 2021, arXiv:2106.11342.
 
     Raises:
-        ValueError: a batch size below one, or features and labels of different length.
+        ValueError: if the batch size is below 1, or features and labels differ in length.
     """
     if batch_size < 1 or len(features) != len(labels):
         raise ValueError(
@@ -30,10 +30,11 @@ def data_iter(batch_size: int, features: Tensor, labels: Tensor) -> Iterator[tup
 def k_fold(
     k: int, features: Tensor, labels: Tensor
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """k-fold cross-validation: (n, ...), (n, ...) -> k times (train x, train y, held-out x, y).
+    """Split the examples for k-fold cross-validation.
 
-    The i-th time the i-th of k parts is held out; their sizes differ by one at most, and every
-    example is held out once. The order stays: shuffle before, if it means something.
+    (n, ...), (n, ...) -> k times (training x, training y, held-out x, held-out y). The i-th split
+    holds out the i-th of k parts, whose sizes differ by at most 1, so that every example is held
+    out once. The examples are not shuffled; if their order matters, shuffle them first.
     Source: Stone 1974.
 
     >>> import torch
@@ -41,7 +42,7 @@ def k_fold(
     [[0, 1], [2, 3], [4]]
 
     Raises:
-        ValueError: not 2 <= k <= n, or features and labels of different length.
+        ValueError: if k is not in [2, n], or features and labels differ in length.
     """
     n = len(features)
     if not 2 <= k <= n or n != len(labels):

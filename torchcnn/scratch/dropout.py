@@ -5,14 +5,15 @@ from torch import Tensor
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
-    """Inverted dropout: x m / (1 - p) with m = 0 with probability p, else 1: (...) -> (...).
+    """Apply inverted dropout, y = x m / (1 - p): (...) -> (...).
 
-    The mean of every unit stays what it is, so that out of training there is nothing to do: the
-    input itself is returned. The mask follows `torch.manual_seed`.
+    Each element of the mask m is 0 with probability p and 1 otherwise, as `torch.manual_seed`
+    determines. Dividing by 1 - p preserves the expected value, so that nothing remains to be done
+    outside training, where the input itself is returned.
     Source: Srivastava et al. 2014.
 
     Raises:
-        ValueError: p is no probability.
+        ValueError: if p is not in [0, 1].
     """
     if not 0 <= p <= 1:
         raise ValueError(f"the probability of dropping must lie in [0, 1], got {p}")

@@ -1,7 +1,7 @@
-"""What autograd does, by hand: the gradients of layers, derived on paper.
+"""The backward pass by hand: gradients of layers, derived on paper instead of by autograd.
 
-Each function takes `grad_output`, the gradient of a number L with respect to what the layer gave,
-and returns the gradients of L with respect to what the layer was given.
+Each function takes `grad_output`, the gradient g of a scalar L with respect to the output of a
+layer, and returns the gradients of L with respect to its inputs and parameters.
 """
 
 from collections.abc import Sequence
@@ -15,16 +15,19 @@ from torchcnn.scratch.pooling import max_pool2d
 from torchcnn.scratch.windows import Pair, pad, pair, shifts
 
 
-def _rest(
-    size: Sequence[int], count: Sequence[int], kernel: Pair, stride: Pair, padding: Pair,
+def _unreached(
+    size: Sequence[int],
+    output_size: Sequence[int],
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair,
     dilation: Pair = 1,
-) -> tuple[int, int]:  # fmt: skip
-    """Pixels at the end, below and to the right, that no window reached."""
+) -> tuple[int, int]:
+    """Return how many pixels at the bottom and on the right are not reached by any window."""
+    options = (pair(option) for option in (kernel, stride, padding, dilation))
     h, w = (
         i + 2 * p - (d * (k - 1) + 1) - (o - 1) * s
-        for i, o, k, s, p, d in zip(
-            size, count, pair(kernel), pair(stride), pair(padding), pair(dilation), strict=True
-        )
+        for i, o, k, s, p, d in zip(size, output_size, *options, strict=True)
     )
     return h, w
 
@@ -32,7 +35,9 @@ def _rest(
 def linear_backward(
     grad_output: Tensor, input: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of y = x W^T + b: (n, q), (n, d), (q, d) -> dL/dx (n, d), dL/dW (q, d), dL/db (q,).
+    """Backpropagate through y = x W^T + b.
+
+    (n, q), (n, d), (q, d) -> dL/dx (n, d), dL/dW (q, d), dL/db (q,)
 
     dL/dx = g W   dL/dW = g^T x   dL/db = sum_n g
 
@@ -50,9 +55,11 @@ def conv2d_backward(
     dilation: Pair = 1,
     groups: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of `conv2d`: -> dL/dX (n, c, h, w), dL/dW (o, c / groups, kh, kw), dL/db (o,).
+    """Backpropagate through `conv2d`.
 
-    dL/dX = the transposed convolution of g with W
+    (n, o, h', w') -> dL/dX (n, c, h, w), dL/dW (o, c / groups, kh, kw), dL/db (o,)
+
+    dL/dX = conv_transpose2d(g, W)
     dL/dW[o, c, a, b] = sum_{n, i, j} g[n, o, i, j] X[n, c, s i + d a - p, s j + d b - p]
     dL/db[o] = sum_{n, i, j} g[n, o, i, j]
 
@@ -60,7 +67,7 @@ def conv2d_backward(
     """
     steps, padded, spread = pair(stride), pair(padding), pair(dilation)
     kernel = (weight.shape[2], weight.shape[3])
-    rest = _rest(input.shape[2:], grad_output.shape[2:], kernel, steps, padded, spread)
+    rest = _unreached(input.shape[2:], grad_output.shape[2:], kernel, steps, padded, spread)
     grad_input = conv_transpose2d(grad_output, weight, None, steps, padded, rest, groups, spread)
     (ph, pw), (_, _, h, w) = padded, grad_output.shape
     X = torch.stack(shifts(pad(input, (pw, pw, ph, ph)), kernel, steps, spread))
@@ -79,14 +86,14 @@ def max_pool2d_backward(
     dilation: Pair = 1,
     ceil_mode: bool = False,
 ) -> Tensor:
-    """Of `max_pool2d`: (n, c, h', w') -> (n, c, h, w); each goes to where the largest stood.
+    """Backpropagate through `max_pool2d`: (n, c, h', w') -> (n, c, h, w).
 
-    dL/dX[i', j'] = sum of the g[i, j] whose window has its first largest number at (i', j').
+    dL/dX[i', j'] is the sum of all g[i, j] whose window has its first maximum at (i', j').
     Source: Rumelhart, Hinton and Williams 1986.
     """
-    _, place = max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, True)
+    _, position = max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, True)
     grad = torch.zeros_like(input).flatten(2)
-    return grad.scatter_add(2, place.flatten(2), grad_output.flatten(2)).view_as(input)
+    return grad.scatter_add(2, position.flatten(2), grad_output.flatten(2)).view_as(input)
 
 
 def avg_pool2d_backward(
@@ -96,24 +103,26 @@ def avg_pool2d_backward(
     stride: Pair | None = None,
     padding: Pair = 0,
 ) -> Tensor:
-    """Of `avg_pool2d`: (n, c, h', w') -> (n, c, h, w); each is spread evenly over its window.
+    """Backpropagate through `avg_pool2d`: (n, c, h', w') -> (n, c, h, w).
 
-    It is a transposed convolution, channel by channel, with a kernel of 1 / (kh kw).
+    Each gradient is spread evenly over its window, which is a depthwise transposed convolution
+    with a kernel whose elements are 1 / (kh kw).
     Source: Dumoulin and Visin 2016, arXiv:1603.07285.
     """
     kernel, steps, padded = pair(kernel_size), pair(stride or kernel_size), pair(padding)
     c = input.shape[1]
-    evenly = input.new_full((c, 1, *kernel), 1 / (kernel[0] * kernel[1]))
-    rest = _rest(input.shape[2:], grad_output.shape[2:], kernel, steps, padded)
-    return conv_transpose2d(grad_output, evenly, None, steps, padded, rest, groups=c)
+    weight = input.new_full((c, 1, *kernel), 1 / (kernel[0] * kernel[1]))
+    rest = _unreached(input.shape[2:], grad_output.shape[2:], kernel, steps, padded)
+    return conv_transpose2d(grad_output, weight, None, steps, padded, rest, groups=c)
 
 
 def batch_norm_backward(
     grad_output: Tensor, X: Tensor, gamma: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of `batch_norm` in training mode: -> dL/dX (as X), dL/dgamma, dL/dbeta (as gamma).
+    """Backpropagate through `batch_norm` in training mode: -> dL/dX, dL/dgamma, dL/dbeta.
 
-    With X_hat = (X - mu) / sqrt(var + eps), and means over the batch as mu is one,
+    The gradients have the shapes of X, gamma and beta. With X_hat = (X - mu) / sqrt(var + eps),
+    and with means over the same axes as mu,
 
     dL/dX = gamma / sqrt(var + eps) (g - mean(g) - X_hat mean(g X_hat))
     dL/dgamma = sum g X_hat   dL/dbeta = sum g
@@ -130,10 +139,12 @@ def batch_norm_backward(
 
 
 def softmax_cross_entropy_backward(logits: Tensor, classes: Tensor) -> Tensor:
-    """Of the mean `cross_entropy` of logits (n, k) and classes (n,): -> dL/dlogits (n, k).
+    """Return the gradient of the mean `cross_entropy`: (n, k), (n,) -> dL/dlogits (n, k).
 
-    dL/dx = (softmax(x) - t) / n, t 1 at the class and 0 else: how wrong the probabilities are.
-    Source: Bridle 1990.
+    dL/dx = (softmax(x) - t) / n
+
+    where t is 1 for the target class and 0 elsewhere, so that softmax(x) - t is the error of the
+    probabilities. Source: Bridle 1990.
     """
     t = torch.zeros_like(logits).scatter(1, classes[:, None], 1.0)
     return (softmax(logits, 1) - t) / len(logits)

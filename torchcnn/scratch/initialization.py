@@ -1,7 +1,7 @@
-"""Initialisation by hand: weights drawn in place, so that signals neither grow nor vanish.
+"""Weight initialisation by hand, in place, so that signals neither explode nor vanish.
 
-`fan_in` and `fan_out` are the weights that lead into, and out of, one unit: of a kernel
-(o, c, kh, kw) they are c kh kw and o kh kw.
+`fan_in` and `fan_out` are the numbers of weights that lead into and out of one unit: c kh kw and
+o kh kw for a kernel (o, c, kh, kw).
 """
 
 import math
@@ -11,60 +11,73 @@ from torch import Tensor
 
 
 def _fans(tensor: Tensor) -> tuple[int, int]:
+    """Return (fan_in, fan_out) of a weight."""
     if tensor.dim() < 2:
-        raise ValueError(f"expected a weight of two axes or more, got {tuple(tensor.shape)}")
+        raise ValueError(f"expected a weight with two axes or more, got {tuple(tensor.shape)}")
     window = math.prod(tensor.shape[2:])
     return tensor.shape[1] * window, tensor.shape[0] * window
 
 
 def _gain(nonlinearity: str, a: float) -> float:
-    gains = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2),
-             "leaky_relu": math.sqrt(2 / (1 + a**2))}  # fmt: skip
+    """Return the factor by which a nonlinearity requires larger weights."""
+    gains = {
+        "linear": 1.0,
+        "sigmoid": 1.0,
+        "tanh": 5 / 3,
+        "relu": math.sqrt(2),
+        "leaky_relu": math.sqrt(2 / (1 + a**2)),
+    }
     if nonlinearity not in gains:
         raise ValueError(f"expected one of {', '.join(gains)}, got {nonlinearity!r}")
     return gains[nonlinearity]
 
 
 def _fan(tensor: Tensor, mode: str) -> int:
+    """Return fan_in or fan_out, as `mode` says."""
     if mode not in ("fan_in", "fan_out"):
-        raise ValueError(f"mode is fan_in or fan_out, got {mode!r}")
+        raise ValueError(f"expected the mode fan_in or fan_out, got {mode!r}")
     return _fans(tensor)[mode == "fan_out"]
 
 
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
-    """U(a, b), in place: (...) -> (...). Source: Zhang et al. 2021, arXiv:2106.11342."""
+    """Fill in place from U(a, b): (...) -> (...). Source: Zhang et al. 2021, arXiv:2106.11342."""
     with torch.no_grad():
         return tensor.uniform_(a, b)
 
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
-    """N(mean, std^2), in place: (...) -> (...). Source: Zhang et al. 2021, arXiv:2106.11342."""
+    """Fill in place from N(mean, std^2): (...) -> (...).
+
+    Source: Zhang et al. 2021, arXiv:2106.11342.
+    """
     with torch.no_grad():
         return tensor.normal_(mean, std)
 
 
 def xavier_uniform_(tensor: Tensor, gain: float = 1.0) -> Tensor:
-    """U(-a, a) with a = gain sqrt(6 / (fan_in + fan_out)), in place: Keras's `glorot_uniform`.
+    """Fill in place from U(-a, a) with a = gain sqrt(6 / (fan_in + fan_out)).
 
-    Its variance is 2 / (fan_in + fan_out): a compromise between signals that go forward and
-    gradients that come back. Source: Glorot and Bengio 2010.
+    With gain 1 the variance is 2 / (fan_in + fan_out), a compromise between activations in the
+    forward pass and gradients in the backward pass. Keras calls it `glorot_uniform`.
+    Source: Glorot and Bengio 2010.
     """
     bound = gain * math.sqrt(6 / sum(_fans(tensor)))
     return uniform_(tensor, -bound, bound)
 
 
 def xavier_normal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
-    """N(0, gain^2 2 / (fan_in + fan_out)), in place. Source: Glorot and Bengio 2010."""
+    """Fill in place from N(0, gain^2 2 / (fan_in + fan_out)). Source: Glorot and Bengio 2010."""
     return normal_(tensor, 0.0, gain * math.sqrt(2 / sum(_fans(tensor))))
 
 
 def glorot_normal_(tensor: Tensor) -> Tensor:
-    """Keras's `glorot_normal`: as `xavier_normal_`, in place, but never beyond 2 deviations.
+    """Fill in place from a truncated normal of variance 2 / (fan_in + fan_out).
 
-    What lies beyond is drawn again; the normal is wider by as much as that takes from its variance.
+    It is Keras's `glorot_normal`: values beyond 2 standard deviations of the normal are drawn
+    again, and the normal is widened to make up for the variance that this removes.
     Source: Glorot and Bengio 2010.
     """
-    cut = 0.87962566103423978  # standard deviation of N(0, 1) cut at ±2
+    cut = 0.87962566103423978  # standard deviation of N(0, 1) truncated at ±2
     std = math.sqrt(2 / sum(_fans(tensor)))
     normal_(tensor)
     with torch.no_grad():
@@ -76,9 +89,9 @@ def glorot_normal_(tensor: Tensor) -> Tensor:
 def kaiming_uniform_(
     tensor: Tensor, a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu"
 ) -> Tensor:
-    """U(-b, b) with b = gain sqrt(3 / fan), in place; the gain is that of the nonlinearity.
+    """Fill in place from U(-b, b) with b = gain sqrt(3 / fan), with the gain of the nonlinearity.
 
-    sqrt(2) for ReLU, which throws half of the variance away; `a` is leaky ReLU's slope.
+    The gain is sqrt(2) for ReLU, which halves the variance; `a` is the slope of leaky ReLU.
     Source: He et al. 2015, arXiv:1502.01852.
     """
     bound = _gain(nonlinearity, a) * math.sqrt(3 / _fan(tensor, mode))
@@ -88,5 +101,5 @@ def kaiming_uniform_(
 def kaiming_normal_(
     tensor: Tensor, a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu"
 ) -> Tensor:
-    """N(0, gain^2 / fan), in place. Source: He et al. 2015, arXiv:1502.01852."""
+    """Fill in place from N(0, gain^2 / fan). Source: He et al. 2015, arXiv:1502.01852."""
     return normal_(tensor, 0.0, _gain(nonlinearity, a) / math.sqrt(_fan(tensor, mode)))

@@ -1,10 +1,10 @@
-"""The dense layer by hand."""
+"""The linear (dense) layer by hand."""
 
 from torch import Tensor
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """y = x W^T + b: (..., d), (q, d), (q,) -> (..., q); a weight (d,) gives (...).
+    """Apply y = x W^T + b: (..., d), (q, d), (q,) -> (..., q); a weight (d,) gives (...).
 
     Source: Zhang et al. 2021, arXiv:2106.11342.
 

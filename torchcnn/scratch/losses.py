@@ -1,27 +1,29 @@
-"""Softmax and losses by hand."""
+"""Softmax and loss functions by hand."""
 
 import torch
 from torch import Tensor
 
 
 def _reduce(loss: Tensor, reduction: str, divisor: Tensor | int) -> Tensor:
+    """Reduce a loss; "mean" divides the sum by `divisor`."""
     if reduction not in ("none", "sum", "mean"):
-        raise ValueError(f"reduction is none, sum or mean, got {reduction!r}")
+        raise ValueError(f"reduction must be none, sum or mean, got {reduction!r}")
     if reduction == "none":
         return loss
     return loss.sum() if reduction == "sum" else loss.sum() / divisor
 
 
 def _weighted(loss: Tensor, reduction: str, weight: Tensor | None) -> Tensor:
+    """Reduce a loss that has an optional weight for each element."""
     if weight is None:
         return _reduce(loss, reduction, max(loss.numel(), 1))
     return _reduce(weight * loss, reduction, weight.sum())
 
 
 def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
-    """log softmax(x) = x - max - log sum_j e^(x_j - max), along `dim`: (...) -> (...).
+    """Apply log softmax(x) = x - max - log sum_j e^(x_j - max) along `dim`: (...) -> (...).
 
-    The largest number is taken away first, which changes nothing and keeps e^x from overflowing.
+    Subtracting the maximum leaves the result unchanged and prevents e^x from overflowing.
     Source: Goodfellow, Bengio and Courville 2016, section 4.1.
 
     >>> import torch
@@ -36,7 +38,7 @@ def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Te
 
 
 def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
-    """e^x_i / sum_j e^x_j along `dim`: (...) -> (...), positive and 1 in sum.
+    """Apply e^x_i / sum_j e^x_j along `dim`, which is positive and sums to 1: (...) -> (...).
 
     Source: Bridle 1990.
 
@@ -59,22 +61,23 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Softmax with cross-entropy: logits (n, k, ...), classes (n, ...) -> a number, or (n, ...).
+    """Return the cross-entropy of logits: (n, k, ...), (n, ...) -> a scalar, or (n, ...).
 
     l = -sum_j w_j t_j log softmax(x)_j
 
-    where t is 1 at the class and 0 else; `label_smoothing` e makes it (1 - e) t + e / k. Targets
-    may be such probabilities themselves, of the logits' shape. The mean is taken over the weights
-    of the classes that occur; with probabilities, over the examples. Where the class is
-    `ignore_index` the loss is 0 and does not count. Logits (k,) are one example.
-    Source: Bridle 1990; label smoothing is that of Szegedy et al. 2015, arXiv:1512.00567.
+    where t is 1 for the target class and 0 elsewhere; `label_smoothing` e turns it into
+    (1 - e) t + e / k. Targets are classes (n, ...) or probabilities t of the shape of the logits.
+    The mean divides by the sum of the weights of the target classes, or, for probabilities, by the
+    number of examples. Where the class is `ignore_index` the loss is 0 and does not count. Logits
+    (k,) without a batch are accepted too.
+    Source: Bridle 1990; label smoothing: Szegedy et al. 2015, arXiv:1512.00567.
 
     >>> import torch
     >>> cross_entropy(torch.zeros(2, 10), torch.tensor([3, 7]))
     tensor(2.3026)
 
     Raises:
-        ValueError: an unknown reduction, or a smoothing outside of [0, 1].
+        ValueError: if the reduction is unknown, or the label smoothing is not in [0, 1].
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
@@ -82,7 +85,7 @@ def cross_entropy(
     k = input.shape[dim]
     log_p = log_softmax(input, dim)
     w = input.new_ones(k) if weight is None else weight
-    by_class = w.view(-1, *[1] * (input.dim() - dim - 1))  # (k, 1, ...): stands at `dim`
+    by_class = w.view(-1, *[1] * (input.dim() - dim - 1))  # (k, 1, ...), to broadcast along `dim`
     if target.is_floating_point():
         t = (1 - label_smoothing) * target + label_smoothing / k
         loss = -(by_class * t * log_p).sum(dim)
@@ -100,9 +103,9 @@ def cross_entropy(
 def mse_loss(
     input: Tensor, target: Tensor, reduction: str = "mean", weight: Tensor | None = None
 ) -> Tensor:
-    """The squared error (x - y)^2: (...), (...) -> a number, or (...) if `reduction` is none.
+    """Return the squared error (x - y)^2: (...), (...) -> a scalar, or (...) if not reduced.
 
-    With `weight`, of the input's shape, each counts as often as its weight says.
+    `weight` has the shape of the input; the mean divides by the sum of the weights.
     Source: Zhang et al. 2021, arXiv:2106.11342.
 
     >>> import torch
@@ -115,9 +118,9 @@ def mse_loss(
 def l1_loss(
     input: Tensor, target: Tensor, reduction: str = "mean", weight: Tensor | None = None
 ) -> Tensor:
-    """The absolute error |x - y|: (...), (...) -> a number, or (...) if `reduction` is none.
+    """Return the absolute error |x - y|: (...), (...) -> a scalar, or (...) if not reduced.
 
-    With `weight`, of the input's shape, each counts as often as its weight says.
+    `weight` has the shape of the input; the mean divides by the sum of the weights.
     Source: Zhang et al. 2021, arXiv:2106.11342.
 
     >>> import torch

@@ -1,6 +1,7 @@
-"""Any network on hand-written layers: the twins of `torch.nn`'s, and `from_scratch`.
+"""Hand-written layers with the interface of `torch.nn`, and a function that converts networks.
 
-A twin is its layer of `torch.nn` with another `forward`: same parameters, same names, same options.
+Each layer is a subclass of its counterpart in `torch.nn`, with the same parameters, names and
+options; only `forward` is replaced.
 """
 
 import copy
@@ -19,14 +20,14 @@ from torchcnn.scratch.windows import pad
 
 
 class Linear(nn.Linear):
-    """(..., d) -> (..., q) by `linear`."""
+    """Applies `linear`: (..., d) -> (..., q)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
 
 
 class Conv2d(nn.Conv2d):
-    """(n, c, h, w) -> (n, o, h', w') by `conv2d`."""
+    """Applies `conv2d`: (n, c, h, w) -> (n, o, h', w')."""
 
     def forward(self, x: Tensor) -> Tensor:
         return conv2d(
@@ -35,72 +36,68 @@ class Conv2d(nn.Conv2d):
 
 
 class MaxPool2d(nn.MaxPool2d):
-    """(n, c, h, w) -> (n, c, h', w') by `max_pool2d`."""
+    """Applies `max_pool2d`: (n, c, h, w) -> (n, c, h', w')."""
 
     def forward(self, x: Tensor) -> Any:
-        return max_pool2d(
-            x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode,
-            self.return_indices,
-        )  # fmt: skip
+        window = (self.kernel_size, self.stride, self.padding, self.dilation)
+        return max_pool2d(x, *window, self.ceil_mode, self.return_indices)
 
 
 class AvgPool2d(nn.AvgPool2d):
-    """(n, c, h, w) -> (n, c, h', w') by `avg_pool2d`."""
+    """Applies `avg_pool2d`: (n, c, h, w) -> (n, c, h', w')."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return avg_pool2d(
-            x, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad,
-            self.divisor_override,
-        )  # fmt: skip
+        window = (self.kernel_size, self.stride, self.padding, self.ceil_mode)
+        return avg_pool2d(x, *window, self.count_include_pad, self.divisor_override)
 
 
 def _batch_norm(layer: Any, x: Tensor) -> Tensor:
-    """`batch_norm` with the parameters, statistics and conventions of one of torch's layers.
+    """Apply `batch_norm` with the parameters, statistics and conventions of a PyTorch layer.
 
-    torch's momentum is the share of the new value, and its moving variance takes the unbiased
-    variance of a batch: n / (n - 1) times what `batch_norm` puts in.
+    In PyTorch momentum is the weight of the new value, and the moving variance is updated with the
+    unbiased variance of a batch, n / (n - 1) times the one that `batch_norm` uses.
     """
     shape = (1, x.shape[1], *[1] * (x.dim() - 2))
     ones, zeros = x.new_ones(shape), x.new_zeros(shape)
     gamma = ones if layer.weight is None else layer.weight.view(shape)
     beta = zeros if layer.bias is None else layer.bias.view(shape)
-    kept = layer.running_mean is not None
-    mean = layer.running_mean.view(shape) if kept else zeros
-    var = layer.running_var.view(shape) if kept else ones
-    by_batch = layer.training or not kept
-    share = layer.momentum
-    if layer.training and kept:
+    tracked = layer.running_mean is not None
+    mean = layer.running_mean.view(shape) if tracked else zeros
+    var = layer.running_var.view(shape) if tracked else ones
+    by_batch = layer.training or not tracked
+    momentum = layer.momentum
+    if layer.training and tracked:
         layer.num_batches_tracked.add_(1)
-        if share is None:  # the mean of all batches so far
-            share = 1 / layer.num_batches_tracked.to(x.dtype)
-    share = 0.0 if share is None else share
-    y, new_mean, new_var = batch_norm(by_batch, x, gamma, beta, mean, var, layer.eps, 1 - share)
-    if layer.training and kept:
+        if momentum is None:  # a cumulative average over all batches so far
+            momentum = 1 / layer.num_batches_tracked.to(x.dtype)
+    momentum = 0.0 if momentum is None else momentum
+    y, new_mean, new_var = batch_norm(by_batch, x, gamma, beta, mean, var, layer.eps, 1 - momentum)
+    if layer.training and tracked:
         with torch.no_grad():
-            n, old = x.numel() / x.shape[1], (1 - share) * var
+            n, old = x.numel() / x.shape[1], (1 - momentum) * var
             layer.running_mean.copy_(new_mean.flatten())
             layer.running_var.copy_((old + (new_var - old) * (n / (n - 1))).flatten())
     return y
 
 
 class BatchNorm1d(nn.BatchNorm1d):
-    """(n, c) -> (n, c), or (n, c, l) -> (n, c, l), by `batch_norm`."""
+    """Applies `batch_norm`: (n, c) -> (n, c), or (n, c, l) -> (n, c, l)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() == 3:  # as an image one pixel wide
+        if x.dim() == 3:  # treated as images of width 1
             return _batch_norm(self, x[..., None])[..., 0]
         return _batch_norm(self, x)
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """(n, c, h, w) -> (n, c, h, w) by `batch_norm`."""
+    """Applies `batch_norm`: (n, c, h, w) -> (n, c, h, w)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return _batch_norm(self, x)
 
 
 class ZeroPad2d(nn.ZeroPad2d):
-    """(n, c, h, w) -> (n, c, top + h + bottom, left + w + right) by `pad`."""
+    """Applies `pad`: (n, c, h, w) -> (n, c, top + h + bottom, left + w + right)."""
 
     def forward(self, x: Tensor) -> Tensor:
         left, right, top, bottom = self.padding
@@ -108,90 +105,109 @@ class ZeroPad2d(nn.ZeroPad2d):
 
 
 class Dropout(nn.Dropout):
-    """(...) -> (...) by `dropout`."""
+    """Applies `dropout`: (...) -> (...)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return dropout(x, self.p, self.training)
 
 
 class ReLU(nn.ReLU):
-    """(...) -> (...) by `relu`."""
+    """Applies `relu`: (...) -> (...)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return relu(x)
 
 
 class LeakyReLU(nn.LeakyReLU):
-    """(...) -> (...) by `leaky_relu`."""
+    """Applies `leaky_relu`: (...) -> (...)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return leaky_relu(x, self.negative_slope)
 
 
 class Sigmoid(nn.Sigmoid):
-    """(...) -> (...) by `sigmoid`."""
+    """Applies `sigmoid`: (...) -> (...)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return sigmoid(x)
 
 
 class Tanh(nn.Tanh):
-    """(...) -> (...) by `tanh`."""
+    """Applies `tanh`: (...) -> (...)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return tanh(x)
 
 
-# Each layer's twin; what computes nothing is its own. `torchcnn.layers` adds its own layers.
+# The hand-written class of each layer; modules that compute nothing themselves map to themselves.
+# `torchcnn.layers` adds its own layers.
 BY_HAND: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Linear: Linear, nn.Conv2d: Conv2d, nn.MaxPool2d: MaxPool2d, nn.AvgPool2d: AvgPool2d,
-    nn.BatchNorm1d: BatchNorm1d, nn.BatchNorm2d: BatchNorm2d, nn.Dropout: Dropout, nn.ReLU: ReLU,
-    nn.LeakyReLU: LeakyReLU, nn.Sigmoid: Sigmoid, nn.Tanh: Tanh, nn.Flatten: nn.Flatten,
-    nn.ZeroPad2d: ZeroPad2d, nn.Unflatten: nn.Unflatten, nn.Identity: nn.Identity,
-    nn.Sequential: nn.Sequential, nn.ModuleList: nn.ModuleList, nn.ModuleDict: nn.ModuleDict,
-}  # fmt: skip
+    nn.Linear: Linear,
+    nn.Conv2d: Conv2d,
+    nn.MaxPool2d: MaxPool2d,
+    nn.AvgPool2d: AvgPool2d,
+    nn.BatchNorm1d: BatchNorm1d,
+    nn.BatchNorm2d: BatchNorm2d,
+    nn.Dropout: Dropout,
+    nn.ReLU: ReLU,
+    nn.LeakyReLU: LeakyReLU,
+    nn.Sigmoid: Sigmoid,
+    nn.Tanh: Tanh,
+    nn.ZeroPad2d: ZeroPad2d,
+    nn.Flatten: nn.Flatten,
+    nn.Unflatten: nn.Unflatten,
+    nn.Identity: nn.Identity,
+    nn.Sequential: nn.Sequential,
+    nn.ModuleList: nn.ModuleList,
+    nn.ModuleDict: nn.ModuleDict,
+}
 
 
 def from_scratch(net: nn.Module) -> nn.Module:
-    """The same network, every layer of it hand-written.
+    """Return the same network with every layer replaced by a hand-written one.
 
-    It has the structure of `net`, its mode, and its very parameters and buffers: train one, and
-    both have learnt. `state_dict` has the same keys; logits and gradients are the same up to
-    rounding, and so is dropout on a CPU from the same seed. What a network computes between its
-    layers, sums and concatenations, is its own code and stays.
+    The result has the structure and the mode of `net` and shares its parameters and buffers, so
+    that training one trains both. The keys of `state_dict` are the same. Logits and gradients are
+    the same up to rounding, and so is dropout on a CPU with the same seed. Operations between the
+    layers, such as sums and concatenations, are the network's own code and are not replaced.
 
     >>> import torch
     >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU())
-    >>> twin = from_scratch(net)
-    >>> type(twin[0]).__module__, twin[0].weight is net[0].weight
+    >>> by_hand = from_scratch(net)
+    >>> type(by_hand[0]).__module__, by_hand[0].weight is net[0].weight
     ('torchcnn.scratch.network', True)
 
     Raises:
-        ValueError: a layer that has no twin; the message names it.
+        ValueError: if a layer has no hand-written counterpart; the message names it.
     """
-    return _twin(net, "", {})
+    return _converted(net, "", {})
 
 
-def _twin(net: nn.Module, name: str, done: dict[int, nn.Module]) -> nn.Module:
-    if id(net) in done:  # a layer that is used twice stays one layer
+def _converted(net: nn.Module, name: str, done: dict[int, nn.Module]) -> nn.Module:
+    """Return the hand-written counterpart of a module; `done` holds those made so far, by id."""
+    if id(net) in done:  # a layer that occurs twice stays a single layer
         return done[id(net)]
     kind = type(net)
     known = kind in BY_HAND or kind in BY_HAND.values()
-    # A module of others is taken apart, but for torch's own, such as attention, which computes.
+    # Containers are converted recursively, except those of `torch.nn`, such as attention, which
+    # compute something themselves.
     if not known and (not any(net.children()) or kind.__module__.startswith("torch.nn")):
-        there = ", ".join(sorted(layer.__name__ for layer in BY_HAND))
+        known_names = ", ".join(sorted(layer.__name__ for layer in BY_HAND))
         raise ValueError(
-            f"layer {name!r} is a {kind.__name__}, which is not written by hand; there are {there}"
+            f"layer {name!r} is a {kind.__name__}, which is not written by hand; "
+            f"there are {known_names}"
         )
     if getattr(net, "padding_mode", "zeros") != "zeros":
-        raise ValueError(f"layer {name!r} pads with {net.padding_mode!r}, by hand there is zeros")
-    twin = done[id(net)] = copy.copy(net)  # shares the parameters' and buffers' dicts
+        raise ValueError(
+            f"layer {name!r} pads with {net.padding_mode!r}; the hand-written layers pad with zeros"
+        )
+    converted = done[id(net)] = copy.copy(net)  # shares the dicts of parameters and buffers
     for key, value in vars(net).items():
         if "hooks" in key and isinstance(value, dict):
-            vars(twin)[key] = value.copy()
-    twin.__class__ = BY_HAND.get(kind, kind)
-    twin._modules = {
-        key: child and _twin(child, f"{name}.{key}".lstrip("."), done)
+            vars(converted)[key] = value.copy()
+    converted.__class__ = BY_HAND.get(kind, kind)
+    converted._modules = {
+        key: child and _converted(child, f"{name}.{key}".lstrip("."), done)
         for key, child in net._modules.items()
     }
-    return twin
+    return converted

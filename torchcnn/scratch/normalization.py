@@ -1,4 +1,4 @@
-"""Normalisation by hand: over the batch, over the image, over channels, over neighbours."""
+"""Normalisation by hand: batch, instance, group, layer and local response normalisation."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def _moments(X: Tensor, dims: list[int]) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance over `dims`, which stay as axes of 1."""
+    """Return the mean and the biased variance over `dims`, which are kept with size 1."""
     mean = X.mean(dims, keepdim=True)
     return mean, ((X - mean) ** 2).mean(dims, keepdim=True)
 
@@ -22,23 +22,24 @@ def batch_norm(
     eps: float,
     momentum: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Batch norm: normalise each feature over the batch: -> (Y, moving_mean, moving_var).
+    """Normalise each feature over the batch: X -> (Y, moving_mean, moving_var).
 
     mu = mean(X)   var = mean((X - mu)^2)   Y = gamma (X - mu) / sqrt(var + eps) + beta
 
     X is (n, c), normalised over n, or (n, c, h, w), normalised over n, h and w; gamma, beta and
-    the moving statistics are (1, c) or (1, c, 1, 1). In training mode the batch's own mean and
-    variance are used, and the returned moving statistics are
-    `momentum * moving + (1 - momentum) * batch`, free of the autograd graph; else the moving
-    statistics are used, and returned as they are. Two things differ from `torch.nn.BatchNorm2d`:
-    `momentum` is the share of the old value (torch: of the new one), and the moving variance takes
-    the biased variance, as in the paper's equations for the batch (torch: n / (n - 1) times it).
+    the moving statistics are (1, c) or (1, c, 1, 1). In training mode the mean and variance of the
+    batch are used, and the returned moving statistics are
+    `momentum * moving + (1 - momentum) * batch`, detached from the autograd graph. Otherwise the
+    moving statistics are used, and returned unchanged. Two things differ from
+    `torch.nn.BatchNorm2d`: `momentum` is the weight of the old value (PyTorch: of the new one), and
+    the moving variance is updated with the biased variance, as in the paper's equations for the
+    batch (PyTorch: with n / (n - 1) times it).
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167.
 
     Raises:
-        ValueError: X is neither (n, c) nor (n, c, h, w), gamma, beta and the moving statistics are
-            not of the shape that goes with it, or there is no more than one value a feature to
-            train on, whose variance is nothing to divide by.
+        ValueError: if X is neither (n, c) nor (n, c, h, w), gamma, beta or the moving statistics do
+            not have the shape that belongs to it, or X has at most one value per feature in
+            training mode, so that there is no variance to divide by.
     """
     if X.dim() not in (2, 4):
         raise ValueError(f"expected X of shape (n, c) or (n, c, h, w), got {tuple(X.shape)}")
@@ -50,7 +51,7 @@ def batch_norm(
         mean, var = moving_mean, moving_var
     else:
         if X.numel() <= X.shape[1]:
-            raise ValueError(f"expected more than one value a feature, got {tuple(X.shape)}")
+            raise ValueError(f"expected more than one value per feature, got {tuple(X.shape)}")
         mean, var = _moments(X, [0] if X.dim() == 2 else [0, 2, 3])
         with torch.no_grad():
             moving_mean = momentum * moving_mean + (1 - momentum) * mean
@@ -69,23 +70,24 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Normalise each channel of each image by itself: (n, c, ...) -> (n, c, ...).
+    """Normalise each channel of each image: (n, c, ...) -> (n, c, ...).
 
     Y[n, c] = weight[c] (X[n, c] - mu[n, c]) / sqrt(var[n, c] + eps) + bias[c]
 
-    If running statistics (c,) are given, they take the share `momentum` of the images' mean, and of
-    their unbiased variance, in place; without `use_input_stats` they are what is normalised by.
+    Running statistics (c,) are updated in place with the images' mean and unbiased variance, which
+    get the weight `momentum`. If `use_input_stats` is False, the running statistics normalise X.
     Source: Ulyanov et al. 2016, arXiv:1607.08022.
 
     Raises:
-        ValueError: images of one pixel, which is its own mean, or no statistics to use.
+        ValueError: if the images have one pixel, whose variance is 0, or running statistics are
+            needed and missing.
     """
     dims = list(range(2, input.dim()))
     along = (-1, *[1] * len(dims))  # (c,) -> (c, 1, ...)
     if use_input_stats:
         pixels = input[0, 0].numel() if len(input) else 0
         if pixels == 1:
-            raise ValueError(f"expected more than one pixel an image, got {tuple(input.shape)}")
+            raise ValueError(f"expected more than one pixel per image, got {tuple(input.shape)}")
         mean, var = _moments(input, dims)
         with torch.no_grad():
             if running_mean is not None:
@@ -94,7 +96,7 @@ def instance_norm(
                 unbiased = var.mean(0).flatten() * pixels / (pixels - 1)
                 running_var += momentum * (unbiased - running_var)
     elif running_mean is None or running_var is None:
-        raise ValueError("without use_input_stats running_mean and running_var are needed")
+        raise ValueError("if use_input_stats is False, running_mean and running_var are needed")
     else:
         mean, var = running_mean.view(along), running_var.view(along)
     X_hat = (input - mean) / torch.sqrt(var + eps)
@@ -108,14 +110,15 @@ def group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Normalise groups of channels of each image by themselves: (n, c, ...) -> (n, c, ...).
+    """Normalise each group of channels of each image: (n, c, ...) -> (n, c, ...).
 
-    Y = weight[c] (X - mu[n, g]) / sqrt(var[n, g] + eps) + bias[c], g the group of channel c
+    Y = weight[c] (X - mu[n, g]) / sqrt(var[n, g] + eps) + bias[c]
 
+    where g is the group of channel c.
     Source: Wu and He 2018, arXiv:1803.08494.
 
     Raises:
-        ValueError: channels that cannot be divided into `num_groups`.
+        ValueError: if `num_groups` does not divide the number of channels.
     """
     if input.shape[1] % num_groups:
         raise ValueError(f"{input.shape[1]} channels do not make {num_groups} groups")
@@ -132,14 +135,15 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Normalise over the last axes, which are `normalized_shape`: (..., shape) -> (..., shape).
+    """Normalise over the last axes, of `normalized_shape`: (..., shape) -> (..., shape).
 
-    Y = weight (X - mu) / sqrt(var + eps) + bias, weight and bias of `normalized_shape`
+    Y = weight (X - mu) / sqrt(var + eps) + bias
 
+    where weight and bias have the shape `normalized_shape`.
     Source: Ba, Kiros and Hinton 2016, arXiv:1607.06450.
 
     Raises:
-        ValueError: the last axes are others.
+        ValueError: if the last axes do not have that shape.
     """
     shape = tuple(normalized_shape)
     if not shape or tuple(input.shape[-len(shape) :]) != shape:
@@ -151,15 +155,16 @@ def layer_norm(
 def local_response_norm(
     input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> Tensor:
-    """AlexNet's norm, by the channels on both sides: (n, c, ...) -> (n, c, ...).
+    """Normalise over adjacent channels, as AlexNet does: (n, c, ...) -> (n, c, ...).
 
-    Y[c] = X[c] / (k + alpha / size sum_{c'} X[c']^2)^beta, over `size` channels c' around c
+    Y[c] = X[c] / (k + alpha / size sum_{c'} X[c']^2)^beta
 
-    of which `size // 2` come before, and those that do not exist count as 0. Source: Krizhevsky,
-    Sutskever and Hinton 2012, whose alpha is not divided by `size`.
+    where c' runs over `size` channels around c, of which `size // 2` come before c. Channels that
+    do not exist count as 0. Source: Krizhevsky, Sutskever and Hinton 2012, whose alpha is not
+    divided by `size`.
 
     Raises:
-        ValueError: a size below one.
+        ValueError: if `size` is below 1.
     """
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
@@ -172,5 +177,6 @@ def local_response_norm(
 def _scale_and_shift(
     X_hat: Tensor, weight: Tensor | None, bias: Tensor | None, shape: tuple[int, ...]
 ) -> Tensor:
+    """Apply the optional weight and bias, reshaped to `shape` for broadcasting."""
     Y = X_hat if weight is None else X_hat * weight.view(shape)
     return Y if bias is None else Y + bias.view(shape)

@@ -1,4 +1,4 @@
-"""Optimisers by hand: plain functions over lists of parameters."""
+"""Optimisers by hand, as plain functions of lists of parameters."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -16,20 +16,20 @@ def sgd(
     velocities: Sequence[Tensor] | None = None,
     lr_in_velocity: bool = False,
 ) -> None:
-    """One step of stochastic gradient descent, in place: p <- p - lr v.
+    """Perform one step of stochastic gradient descent, in place: p <- p - lr v.
 
     v <- momentum v + grad / batch_size + weight_decay p
 
-    The gradients are those of a loss summed over the batch, hence the division. Momentum needs
-    `velocities`, one tensor a parameter, zeros at the start, which are updated in place. A
-    parameter without a gradient stays as it is; gradients are left for the caller to zero.
-    Source: Robbins and Monro 1951; the momentum is Polyak's of 1964.
+    The loss is assumed to be summed over the batch, hence the division. Momentum needs
+    `velocities`, one tensor per parameter, which are initially 0 and are updated in place.
+    Parameters without a gradient are skipped. The caller zeroes the gradients.
+    Source: Robbins and Monro 1951; momentum: Polyak 1964.
 
-    Keras's form, `lr_in_velocity`, moves by v itself: v <- momentum v + lr (...), p <- p - v. The
-    two part when the learning rate changes: here the past keeps the rate that it was made with.
+    `lr_in_velocity` selects Keras's form: v <- momentum v + lr (...), p <- p - v. The two forms
+    differ when the learning rate changes: in Keras's, past gradients keep their learning rate.
 
     Raises:
-        ValueError: momentum without velocities.
+        ValueError: if `velocities` are missing with momentum.
     """
     if momentum and velocities is None:
         raise ValueError("momentum needs velocities, a tensor of zeros for each parameter")
@@ -56,24 +56,24 @@ def adam(
     weight_decay: float = 0.0,
     eps_hat: bool = False,
 ) -> None:
-    """Step number `step`, from 1, of Adam, in place.
+    """Perform the step number `step` of Adam, counted from 1, in place.
 
     m <- b1 m + (1 - b1) g   s <- b2 s + (1 - b2) g^2   with g = grad + weight_decay p
     p <- p - lr (m / (1 - b1^step)) / (sqrt(s / (1 - b2^step)) + eps)
 
-    `means` m and `squares` s are one tensor a parameter, zeros at the start, and are updated in
-    place. A parameter without a gradient stays as it is. Source: Kingma and Ba 2014,
+    `means` m and `squares` s hold one tensor per parameter, which are initially 0 and are updated
+    in place. Parameters without a gradient are skipped. Source: Kingma and Ba 2014,
     arXiv:1412.6980.
 
-    With `eps_hat`, `eps` is what the paper calls so: it is added before the root is corrected,
-    p <- p - lr sqrt(1 - b2^step) / (1 - b1^step) m / (sqrt(s) + eps). So does Keras, with 1e-7; in
-    the first steps it weighs up to 30 times what the other does.
+    With `eps_hat`, `eps` is the paper's "epsilon hat", which is added before the bias correction:
+    p <- p - lr sqrt(1 - b2^step) / (1 - b1^step) m / (sqrt(s) + eps). Keras does this, with 1e-7.
+    In the first steps it has up to 30 times the effect of the same `eps` without `eps_hat`.
 
     Raises:
-        ValueError: a step below one.
+        ValueError: if `step` is below 1.
     """
     if step < 1:
-        raise ValueError(f"steps are counted from 1, got {step}")
+        raise ValueError(f"step is counted from 1, got {step}")
     b1, b2 = betas
     with torch.no_grad():
         for p, m, s in zip(params, means, squares, strict=True):
@@ -83,4 +83,5 @@ def adam(
             m.mul_(b1).add_((1 - b1) * g)
             s.mul_(b2).add_((1 - b2) * g**2)
             root = math.sqrt(1 - b2**step)
-            p -= lr / (1 - b1**step) * m / (torch.sqrt(s) / root + (eps / root if eps_hat else eps))
+            added = eps / root if eps_hat else eps
+            p -= lr / (1 - b1**step) * m / (torch.sqrt(s) / root + added)

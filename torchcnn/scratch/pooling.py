@@ -1,4 +1,4 @@
-"""Pooling by hand: one number of every window."""
+"""Pooling by hand, which reduces every window to one number."""
 
 import math
 
@@ -9,7 +9,10 @@ from torchcnn.scratch.windows import Pair, pad, pair, shifts
 
 
 def _outputs(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> int:
-    """Windows along an axis; with `ceil` a last one that is not full, if it starts in the image."""
+    """Return the output size along one axis.
+
+    With `ceil`, a partial window is added unless it starts in the padding at the end.
+    """
     span = dilation * (kernel - 1) + 1
     if not ceil:
         return (size + 2 * padding - span) // stride + 1
@@ -26,18 +29,21 @@ def _pool_windows(
     ceil: bool,
     value: float,
 ) -> Tensor:
-    """(n, c, h, w) -> (kh kw, n, c, h', w'), `value` where a window leaves the image."""
+    """Return the windows of images padded with `value`: (n, c, h, w) -> (kh kw, n, c, h', w')."""
     sides: list[int] = []
-    for axis in (1, 0):  # width first, as `pad` has it
+    for axis in (1, 0):  # width first, in the order of `pad`
         k, s, p, d = (numbers[axis] for numbers in (kernel, stride, padding, dilation))
         if s < 1:
-            raise ValueError(f"a stride is at least 1, got {stride}")
+            raise ValueError(f"the stride must be at least 1, got {stride}")
         if not 0 <= 2 * p <= d * (k - 1) + 1:
-            raise ValueError(f"padding is at most half of a window, got {padding} for {kernel}")
+            raise ValueError(
+                f"padding must be at most half of a window, got {padding} for {kernel}"
+            )
         size = X.shape[2 + axis]
         count = _outputs(size, k, s, p, d, ceil)
         if count < 1:
-            raise ValueError(f"a window of {kernel} does not fit {tuple(X.shape[2:])}")
+            image = tuple(X.shape[2:])
+            raise ValueError(f"a window of {kernel} does not fit an image of {image}")
         sides += [p, (count - 1) * s + d * (k - 1) + 1 - size - p]
     left, right, top, bottom = sides
     X = pad(X, (left, right, top, bottom), value)
@@ -53,14 +59,14 @@ def max_pool2d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """The largest number of every window: (n, c, h, w) -> (n, c, h', w').
+    """Apply max pooling: (n, c, h, w) -> (n, c, h', w').
 
     Y[i, j] = max_{a, b} X[s i + d a - p, s j + d b - p]
 
-    What is padded never wins, and of equal numbers the first does. `stride` is by default the
-    window; an image (c, h, w) without a batch is taken too. With `return_indices` also where the
-    largest stood, i w + j in its image, (n, c, h', w') int64. Source: Dumoulin and Visin 2016,
-    arXiv:1603.07285.
+    Padding is never the maximum, and of equal maxima the first counts. `stride` defaults to
+    `kernel_size`. An unbatched image (c, h, w) is accepted too. With `return_indices` it also
+    returns the position i w + j of each maximum in its image, (n, c, h', w') int64.
+    Source: Dumoulin and Visin 2016, arXiv:1603.07285.
 
     >>> import torch
     >>> max_pool2d(torch.arange(16.0).view(1, 1, 4, 4), 2)
@@ -68,7 +74,7 @@ def max_pool2d(
               [13., 15.]]]])
 
     Raises:
-        ValueError: a window that does not fit, or a padding of more than half of it.
+        ValueError: if the window does not fit the image, or the padding exceeds half of the window.
     """
     if input.dim() == 3:
         found = max_pool2d(input[None], kernel_size, stride, padding, dilation, ceil_mode, True)
@@ -94,14 +100,14 @@ def avg_pool2d(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Tensor:
-    """The mean of every window: (n, c, h, w) -> (n, c, h', w').
+    """Apply average pooling: (n, c, h, w) -> (n, c, h', w').
 
     Y[i, j] = 1 / (kh kw) sum_{a, b} X[s i + a - p, s j + b - p]
 
-    `stride` is by default the window. Padded zeros count, unless `count_include_pad` is off; what
-    `ceil_mode` adds behind the padding never does; `divisor_override` divides by itself instead.
-    An image (c, h, w) without a batch is taken too. Source: Dumoulin and Visin 2016,
-    arXiv:1603.07285.
+    `stride` defaults to `kernel_size`. The mean includes padded zeros unless `count_include_pad`
+    is False, but never the pixels that `ceil_mode` adds after the padding. `divisor_override`
+    replaces the number of pixels. An unbatched image (c, h, w) is accepted too.
+    Source: Dumoulin and Visin 2016, arXiv:1603.07285.
 
     >>> import torch
     >>> avg_pool2d(torch.arange(16.0).view(1, 1, 4, 4), 2)
@@ -109,22 +115,20 @@ def avg_pool2d(
               [10.5000, 12.5000]]]])
 
     Raises:
-        ValueError: a window that does not fit, a padding of more than half of it, or a divisor 0.
+        ValueError: if the window does not fit the image, the padding exceeds half of the window, or
+            the divisor is 0.
     """
     if input.dim() == 3:
-        return avg_pool2d(input[None], kernel_size, stride, padding, ceil_mode, count_include_pad,
-                          divisor_override)[0]  # fmt: skip
+        options = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+        return avg_pool2d(input[None], *options)[0]
     if divisor_override == 0:
         raise ValueError("divisor_override must not be 0")
-    kernel, steps, padded = (
-        pair(kernel_size),
-        pair(kernel_size if stride in (None, ()) else stride),
-        pair(padding),
-    )
+    kernel, padded = pair(kernel_size), pair(padding)
+    steps = pair(kernel_size if stride in (None, ()) else stride)
     X = _pool_windows(input, kernel, steps, padded, (1, 1), ceil_mode, 0.0).sum(0)
     if divisor_override is not None:
         return X / divisor_override
-    counts = []  # how many pixels of every window count, along height and along width
+    counts = []  # the number of pixels in each window that count, along height and along width
     for size, k, s, p, count in zip(
         input.shape[2:], kernel, steps, padded, X.shape[2:], strict=True
     ):
@@ -135,5 +139,5 @@ def avg_pool2d(
 
 
 def global_avg_pool2d(input: Tensor) -> Tensor:
-    """The mean of every channel: (n, c, h, w) -> (n, c, 1, 1). Source: arXiv:1312.4400."""
+    """Return the mean of each channel: (n, c, h, w) -> (n, c, 1, 1). Source: arXiv:1312.4400."""
     return input.mean((2, 3), keepdim=True)

@@ -1,4 +1,4 @@
-"""The first models, by hand: linear regression, softmax regression, the perceptron."""
+"""Linear regression, softmax regression and the multilayer perceptron by hand."""
 
 from torch import Tensor
 
@@ -6,31 +6,31 @@ from torchcnn.scratch.activations import relu
 
 
 def linreg(X: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    """The linear model y = Xw + b: (n, d), (d, q), (q,) -> (n, q).
+    """Apply the linear model y = Xw + b: (n, d), (d, q), (q,) -> (n, q).
 
-    With q classes and `cross_entropy` as the loss, which has the softmax in it, the same line is
-    softmax regression, and y are its logits. Source: Zhang et al. 2021, arXiv:2106.11342.
+    With q classes and the loss `cross_entropy`, which includes the softmax, this is softmax
+    regression, and y are the logits. Source: Zhang et al. 2021, arXiv:2106.11342.
     """
     return X @ w + b
 
 
 def perceptron(X: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    """The multilayer perceptron with one hidden layer: (n, d) -> (n, q).
+    """Apply the multilayer perceptron with one hidden layer: (n, d) -> (n, q).
 
     H = relu(X w1 + b1)   y = H w2 + b2
 
-    with w1 (d, h), b1 (h,), w2 (h, q), b2 (q,). Without the ReLU it would be one linear model:
+    with w1 (d, h), b1 (h,), w2 (h, q), b2 (q,). Without the ReLU it would be a linear model:
     (X w1 + b1) w2 + b2 = X (w1 w2) + (b1 w2 + b2). Source: Rumelhart et al. 1986.
     """
     return linreg(relu(linreg(X, w1, b1)), w2, b2)
 
 
 def squared_loss(y_hat: Tensor, y: Tensor) -> Tensor:
-    """Half the squared error of every example, not reduced: (n, ...), (n, ...) -> (n, ...).
+    """Return half the squared error, without reduction: (n, ...), (n, ...) -> (n, ...).
 
     l = (y_hat - y)^2 / 2
 
-    `y` takes the shape of `y_hat`, so that (n,) against (n, 1) does not broadcast to (n, n).
+    `y` is reshaped to the shape of `y_hat`, so that (n,) and (n, 1) do not broadcast to (n, n).
     Source: Zhang et al. 2021, arXiv:2106.11342.
     """
     return (y_hat - y.reshape(y_hat.shape)) ** 2 / 2

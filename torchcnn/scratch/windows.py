@@ -1,21 +1,21 @@
-"""What convolution and pooling share: padding, and the windows of an image."""
+"""Padding and sliding windows, which convolution and pooling share."""
 
 from torch import Tensor
 
-Pair = int | tuple[int, ...]  # a number for both axes, or one for height and one for width
+Pair = int | tuple[int, ...]  # one value for both axes, or (height, width)
 
 
 def pair(value: Pair) -> tuple[int, int]:
-    """(height, width) of a number or of a tuple of one or two."""
+    """Return (height, width) from a number or from a tuple of one or two numbers."""
     numbers = (value,) if isinstance(value, int) else tuple(value)
     return numbers[0], numbers[-1]
 
 
 def pad(X: Tensor, sides: tuple[int, int, int, int], value: float = 0.0) -> Tensor:
-    """Put `value` around images: (n, c, h, w) -> (n, c, top + h + bottom, left + w + right).
+    """Pad images with `value`: (n, c, h, w) -> (n, c, top + h + bottom, left + w + right).
 
-    `sides` are (left, right, top, bottom), in the order of `torch.nn.functional.pad`; a negative
-    one takes pixels away.
+    `sides` is (left, right, top, bottom), in the order of `torch.nn.functional.pad`; a negative
+    number crops that side.
     """
     left, right, top, bottom = sides
     X = X[:, :, max(-top, 0) :, max(-left, 0) :]
@@ -32,16 +32,18 @@ def pad(X: Tensor, sides: tuple[int, int, int, int], value: float = 0.0) -> Tens
 def shifts(
     X: Tensor, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
 ) -> list[Tensor]:
-    """What each place of a window sees, row by row: kh kw views (..., h', w') of (..., h, w).
+    """Return a view of the image for each kernel element: (..., h, w) -> kh kw times (..., h', w').
 
-    The one of place (a, b) is X[..., s i + d a, s j + d b], for all windows (i, j) at once.
+    The view for the kernel element (a, b) contains the pixels X[..., s i + d a, s j + d b] that it
+    meets in all windows (i, j). The views are in row-major order of (a, b).
 
     Raises:
-        ValueError: a window larger than the image.
+        ValueError: if the window is larger than the image.
     """
     spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
     if X.shape[-2] < spans[0] or X.shape[-1] < spans[1]:
-        raise ValueError(f"a window of {spans[0]}×{spans[1]} does not fit {tuple(X.shape[-2:])}")
+        size = tuple(X.shape[-2:])
+        raise ValueError(f"a window of {spans[0]}×{spans[1]} does not fit an image of {size}")
     (sh, sw), (dh, dw) = stride, dilation
     rows, columns = X.shape[-2] - spans[0] + 1, X.shape[-1] - spans[1] + 1  # before striding
     return [

@@ -1,0 +1,24 @@
+"""Every registered network at a size that a test can bear."""
+
+import pytest
+import torch
+
+from torchcnn import create_model
+from torchcnn.models import MODELS
+
+# The least size that a test can use where 32 pixels are too few.
+SIZES = {"alexnet": 67, "nin": 67, "tf_nin": 67, "tf_alexnet_half": 64, "tf_sigmoid_cnn": 36,
+         "tf_nin_dense": 45}  # fmt: skip
+# These are left to the slow suite; a smaller member of the family is in the default one.
+HEAVY = {"vgg13", "vgg16", "vgg19", "resnet34", "resnet44", "resnet56", "resnet110", "densenet121",
+         "densenet169"}  # fmt: skip
+WHOLE_REGISTRY = [
+    pytest.param(name, marks=pytest.mark.slow if name in HEAVY else ()) for name in MODELS
+]
+
+
+def small(name: str, channels: int = 2, batch: int = 3, **options):
+    """A network of the registry for a small image, in float64, and such images."""
+    size = SIZES.get(name, 32)
+    net = create_model(name, input_size=size, in_channels=channels, num_classes=5, **options)
+    return net.double(), torch.randn(batch, channels, size, size, dtype=torch.float64)
