@@ -38,8 +38,9 @@ def train(*, net: nn.Module | None = None, **flags: Any) -> TrainResult:
     """Train a network as the command does, and return what it reached.
 
     Args:
-        net: a module to train in place of a registered network; it takes images (n, c, h, w) in
-            [0, 1], returns logits (n, num_classes), and is trained in place.
+        net: a module to train in place of a registered network. It takes images (n, c, h, w) in
+            [0, 1] and returns logits (n, num_classes). Afterwards it has the weights that were
+            tested; with `ema`, whose average is tested, the last weights.
         flags: the command's flags as keywords, such as `arch="lenet"`, `batch_size=64`; see
             `Config`. What is not given comes from the recipe of the network.
 
@@ -48,7 +49,7 @@ def train(*, net: nn.Module | None = None, **flags: Any) -> TrainResult:
         ValueError, OSError: what the command refuses in one line.
         FloatingPointError: the loss became infinite or NaN.
     """
-    # Prepare: whatever can fail, fails here; nothing is on the disk yet.
+    # Prepare: whatever can fail, fails here, before there is a run folder.
     given = cli.read_keywords(Config, flags)
     config, checkpoint = configure(given, net)
     set_deterministic(config.deterministic)
@@ -63,18 +64,19 @@ def train(*, net: nn.Module | None = None, **flags: Any) -> TrainResult:
         history, progress = restore(state, checkpoint, config.out)
 
         # Run: from here on the folder exists and is locked.
-        out = Path(config.out)
+        out = config.out
         if world.is_main and checkpoint is None:
-            out = make_folder(config.out, f"{config.arch}-{Path(dataset.name).name}")
+            out = str(make_folder(out, f"{config.arch}-{Path(dataset.name).name}"))
+        out = world.broadcast_text(out)
         shown = str(device) if world.world_size == 1 else device.type
-        config = replace(config, device=shown, data=dataset.name, out=str(out))
+        config = replace(config, device=shown, data=dataset.name, out=out)
         about = {
             "model": model_spec,
             "config": asdict(config),
             "classes": list(dataset.classes),
             "images": len(dataset.train_labels),
         }
-        with Run(out, about, history, world.is_main) as run, says_how_to_resume(config, run):
+        with Run(Path(out), about, history, world.is_main) as run, says_how_to_resume(config, run):
             print_config(config, given, dataset.note, world.world_size)
             print_progress(history, progress)
             trainer = Trainer(config, state, loaders, run, world)
@@ -99,8 +101,10 @@ def restore(
 
 def print_progress(history: list[EpochRecord] | None, progress: EpochProgress | None) -> None:
     if history is not None:
-        step = f", step {len(progress.images)}" if progress else ""
-        print(f"resuming after epoch {len(history)}{step}", flush=True)
+        where = f"after epoch {len(history)}"
+        if progress:
+            where = f"in epoch {len(history) + 1}, after step {len(progress.images)}"
+        print(f"resuming {where}", flush=True)
 
 
 if __name__ == "__main__":

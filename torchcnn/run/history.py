@@ -36,7 +36,7 @@ class EpochRecord:
     logged: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as a checkpoint holds it; `val_acc` is the accuracy on the split "val"."""
+        """The record as a checkpoint holds it, with `eval_acc` as `val_acc` or `test_acc`."""
         return {
             "epoch": self.epoch,
             "time": self.time,

@@ -86,7 +86,7 @@ class Config:
         default="torch",
         choices=("torch", "scratch"),
     )
-    momentum: float = option("momentum of sgd", default=0.0, type=cli.fraction)
+    momentum: float = option("momentum, for sgd", default=0.0, type=cli.fraction)
     nesterov: bool = option("Nesterov momentum", default=False, action=ON_OFF)
     weight_decay: float = option(
         "weight decay; adamw's is decoupled", default=0.0, type=cli.not_negative

@@ -70,6 +70,13 @@ class World:
             for tensor in (*parameters, *net.buffers()):
                 dist.broadcast(tensor.data, 0)
 
+    def broadcast_text(self, text: str) -> str:
+        """Give all ranks the main one's text."""
+        texts = [text]
+        if self.world_size > 1:
+            dist.broadcast_object_list(texts, 0, device=torch.device("cpu"))
+        return texts[0]
+
     def data_parallel(self, net: nn.Module, x: Tensor) -> nn.Module:
         """Wrap a network, so that `backward` averages all ranks' gradients; `x` is any input."""
         if self.world_size == 1:

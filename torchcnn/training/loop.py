@@ -1,4 +1,4 @@
-"""The training loop, the only one: five visible lines, and nothing that makes a GPU wait."""
+"""The training loop: zero_grad, forward, loss, backward, step, and nothing a GPU would wait for."""
 
 import math
 import sys
@@ -78,7 +78,8 @@ def train_steps(
 ) -> Iterator[Step]:
     """Train on one batch after another with cross-entropy, and yield each step; see `train_epoch`.
 
-    To log another number of every step, put it into `logged`.
+    To log another number of every step, put it into `logged`: a tensor () on the device, detached.
+    Its mean over the steps, and over the ranks, is logged after the epoch.
     """
     device = device or _device_of(net)
     net.train()
@@ -159,7 +160,7 @@ def epoch_result(
     step_losses = torch.stack([step.loss for step in steps]).float().cpu()
     sizes = [step.images for step in steps]
     images = sum(sizes)
-    accuracy = int(torch.stack([step.correct for step in steps]).sum()) / images
+    acc = int(torch.stack([step.correct for step in steps]).sum()) / images
     if not step_losses.isfinite().all():
         step = int(step_losses.isfinite().logical_not().nonzero()[0])
         raise FloatingPointError(
@@ -167,7 +168,7 @@ def epoch_result(
         )
     mean = float(step_losses.double() @ torch.tensor(sizes).double()) / images
     logged = {name: _finite_mean(values) for name, values in logged_columns(steps).items()}
-    return EpochResult(mean, accuracy, images, seconds(), step_losses, logged)
+    return EpochResult(mean, acc, images, seconds(), step_losses, logged)
 
 
 def logged_columns(steps: Sequence[Step]) -> dict[str, Tensor]:
@@ -201,7 +202,7 @@ def eval_mode(net: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def predict_logits(
     net: Network, data_iter: Iterable[Batch], device: torch.device | str | None = None
-) -> Batch:
+) -> tuple[Tensor, Tensor]:
     """Return all logits (n, num_classes) and labels (n,) of `data_iter`, in eval mode.
 
     Both are on the device; loss, accuracy and confusion matrix follow from them.
@@ -267,7 +268,7 @@ def train_ch5(
     device: torch.device | str,
     num_epochs: int,
 ) -> list[dict[str, float]]:
-    """Train and print a line an epoch, as the tutorials do; return the history, a dict an epoch.
+    """Train and print a line for each epoch, as the tutorials do; return a dict for each epoch.
 
     `train_iter` and `test_iter` are any iterables of `(X, y)` that can be passed over again.
     `batch_size` is there because the tutorials pass it; it is not used.

@@ -66,8 +66,10 @@ def check_optimizer(optimizer: torch.optim.Optimizer, trained: bool) -> None:
         ValueError: the state does not fit.
     """
     params = [p for group in optimizer.param_groups for p in group["params"]]
-    adam, momentum = isinstance(optimizer, torch.optim.Adam), optimizer.defaults.get("momentum", 0)
-    stateful = momentum > 0 or (adam and trained)  # Adam makes its state in its first step
+    sgd, momentum = isinstance(optimizer, torch.optim.SGD), optimizer.defaults.get("momentum")
+    # Optimizers make their state in their first step; `make_optimizer` gives SGD its momentum
+    # before it, and SGD without momentum has no state.
+    stateful = bool(momentum) if sgd else trained
     for p in params:
         state = optimizer.state.get(p, {})
         tensors = [v for v in state.values() if isinstance(v, Tensor) and v.dim()]

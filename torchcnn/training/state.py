@@ -76,10 +76,11 @@ class TrainState:
         }
 
     def load_state_dict(self, checkpoint: dict[str, Any]) -> None:
-        """Load the state of a checkpoint: this is what resume restores.
+        """Load the state of a checkpoint.
 
-        The epochs that are over and the progress of an unfinished one are restored from the
-        checkpoint's "history" and "partial"; what is random follows from the seed and the epoch.
+        Resume restores two things more: the history, and the progress of an unfinished epoch with
+        the state of the random number generators (for dropout), see `Trainer.fit`. The order of the
+        images, augmentation and the learning rate follow from the seed, the epoch and the step.
 
         Raises:
             ValueError: it does not fit.

@@ -75,7 +75,7 @@ class Trainer:
                 began = time.perf_counter()
                 result = self.train_epoch(epoch, progress)
                 progress = None
-                for net in (self.state.net, self.state.eval_net):
+                for net in dict.fromkeys((self.state.net, self.state.eval_net)):
                     self.world.broadcast(net, buffers_only=True)
                 eval_loss, confusion = self.evaluate(self.loaders.val)
                 record = self._record(epoch, result, eval_loss, accuracy(confusion))
@@ -109,7 +109,7 @@ class Trainer:
             if (due or signum) and i < len(loader):  # `fit` saves after the last step
                 steps, new = steps + gather_steps(new, self.world), []
                 if not torch.stack([step.loss for step in steps]).isfinite().all():
-                    break  # `epoch_result` raises; such weights are not saved
+                    break  # `epoch_result` raises an error; what came of this loss is not saved
                 self.run.save(self.state.state_dict(), self._progress(steps, seconds()))
                 if signum:
                     raise Stopped(signum)
@@ -123,7 +123,7 @@ class Trainer:
         return float(loss) / int(confusion.sum()), confusion
 
     def test(self) -> TrainResult:
-        """Read the test set, once, with the selected weights; without validation, the last ones."""
+        """Evaluate the selected weights on the test set; without validation images, the last."""
         name, epoch = "last.pt", len(self.run.history)
         net = self.state.eval_net
         if best := self.run.best_epoch():
@@ -172,7 +172,7 @@ class Trainer:
         )
 
     def _record(self, epoch: int, result: EpochResult, loss: float, acc: float) -> EpochRecord:
-        """The record of an epoch. To log another number of every epoch, put it into `logged`.
+        """The record of an epoch. To log another number, put it into `logged`, as a Python float.
 
         Raises:
             FloatingPointError: the loss of the evaluation is not finite.
@@ -260,7 +260,7 @@ def set_deterministic(deterministic: bool) -> None:
 
 @contextmanager
 def says_how_to_resume(config: Config, run: Run) -> Iterator[None]:
-    """When a run ends early, say where it stopped and how it is resumed."""
+    """When a run ends early, say where it stopped and what can be done."""
     try:
         yield
     except KeyboardInterrupt:
