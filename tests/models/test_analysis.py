@@ -2,13 +2,16 @@
 
 import doctest
 import math
+import random
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from torchcnn import create_model, receptive_field, summary
-from torchcnn.layers import SameConv2d
+from torchcnn import create_model, receptive_field, scratch, summary
+from torchcnn.layers import SameAvgPool2d, SameConv2d
 from torchcnn.models import analysis
 from torchcnn.models.analysis import (
     conv_output_size,
@@ -133,6 +136,271 @@ def without_max(module):
     for name, child in module.named_children():
         setattr(module, name, without_max(child))
     return module
+
+
+# --- height and width, upsampling, branches -------------------------------------------------------
+
+
+def reached(net, channels=1):
+    """The field and the stride along height and width, as gradients show them.
+
+    With positive weights, the gradient of an output is not 0 at the first and the last pixel that
+    it depends on. Of 24 neighbouring outputs in the middle of a long image, a multiple of every
+    period below, the one that sees most counts, and the 24 are 24 strides wide.
+    """
+    net = net.double().eval()
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.constant_(module.weight, 1 / module.weight[0].numel())
+            nn.init.zeros_(module.bias)
+    found = []
+    for axis in (0, 1):
+        size = (640, 48) if axis == 0 else (48, 640)
+        x = torch.ones(1, channels, *size, dtype=torch.float64, requires_grad=True)
+        y = net(x).sum((0, 1, 3 - axis))
+        start = len(y) // 2 - 12
+        assert start > 0
+        seen = []
+        for output in range(start, start + 48):
+            (grad,) = torch.autograd.grad(y[output], x, retain_graph=True)
+            pixels = grad[0].sum((0, 2 - axis)).nonzero().flatten().tolist()
+            assert not {0, 639}.intersection(pixels), "the image is too small"
+            seen.append(pixels)
+        field = max(pixels[-1] - pixels[0] + 1 for pixels in seen[:24] if pixels)
+        one = next(i for i in range(24) if seen[i])
+        found.append((field, (seen[one + 24][0] - seen[one][0]) / 24))
+    return found
+
+
+def claimed(net, channels=1, size=(640, 48)):
+    """The field and the stride along height and width, as `receptive_field` gives them."""
+    field, stride = receptive_field(net, (channels, *size))
+    if not isinstance(field, tuple):
+        assert not isinstance(stride, tuple)
+        return [(field, stride)] * 2
+    assert (field[0], stride[0]) != (field[1], stride[1])
+    return list(zip(field, stride, strict=True))
+
+
+STACKS = {
+    "rectangular": [nn.Conv2d(1, 2, (3, 5), stride=(1, 2)), nn.Conv2d(2, 1, (5, 2))],
+    "dilated": [nn.Conv2d(1, 1, (3, 2), dilation=(1, 4), padding=(2, 1)), nn.AvgPool2d((1, 2))],
+    "pooled": [nn.AvgPool2d((2, 3), (2, 1), (1, 0)), nn.Conv2d(1, 1, 3, (1, 3), "valid")],
+    "same": [nn.Conv2d(1, 1, (4, 3), padding="same"), SameConv2d(1, 1, (5, 2), (2, 1))],
+    "padded": [SameAvgPool2d((3, 2), (2, 1)), nn.ZeroPad2d((2, 0, 1, -1)), nn.Conv2d(1, 1, 3)],
+    "twice the size": [nn.ConvTranspose2d(1, 1, 2, 2)],
+    "3 over 2": [nn.ConvTranspose2d(1, 1, 3, 2, 1, 1), nn.Conv2d(1, 1, 3, padding=1)],
+    "4 over 2": [nn.Conv2d(1, 1, 3, 2), nn.ConvTranspose2d(1, 1, 4, 2, 1)],
+    "gaps": [nn.ConvTranspose2d(1, 1, 2, 3), nn.Conv2d(1, 1, 2)],
+    "nothing but gaps": [nn.ConvTranspose2d(1, 1, 1, 4)],
+    "dilated over 2": [nn.ConvTranspose2d(1, 1, 3, 2, dilation=3), nn.Conv2d(1, 1, 2, 3)],
+    "upsampled one way": [nn.ConvTranspose2d(1, 1, (2, 5), (2, 1)), nn.Conv2d(1, 1, (2, 3))],
+    "down and up": [nn.AvgPool2d(2), nn.ConvTranspose2d(1, 1, 2, 2), nn.Conv2d(1, 1, 4)],
+    "adaptive": [nn.Conv2d(1, 1, 3, padding=1), nn.AdaptiveAvgPool2d((160, 48))],
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch's own remark on its copy
+@pytest.mark.parametrize("name", [name for name in STACKS if name != "adaptive"])
+def test_the_field_of_a_stack_is_what_gradients_reach(name):
+    net = nn.Sequential(*STACKS[name])
+    assert claimed(net) == reached(net)
+
+
+def test_fields_on_paper():
+    """3×5, then 5×2 on every second column: 3 + 4 rows, 5 + 1 · 2 columns."""
+    assert receptive_field(nn.Sequential(*STACKS["rectangular"]), (1, 20, 20)) == ((7, 7), (1, 2))
+    rows = summary(nn.Sequential(*STACKS["rectangular"]), (1, 20, 20))
+    assert rows[0].cells()[-2:] == ["3×5", "1×2"]
+    assert rows[1].cells()[-2:] == ["7×7", "1×2"]
+    # A transposed 2×2 with stride 2 copies each pixel; two neighbours see at most two pixels.
+    twice = nn.Sequential(nn.ConvTranspose2d(1, 1, 2, 2))
+    assert receptive_field(twice, (1, 9, 9)) == (1, 0.5)
+    twice.append(nn.Conv2d(1, 1, 2))
+    assert receptive_field(twice, (1, 9, 9)) == (2, 0.5)
+    assert summary(twice, (1, 9, 9))[1].cells()[-2:] == ["2", "0.5"]
+    # Of every other output that has a pixel, the outputs in between are taken: none has one.
+    gaps = nn.Sequential(nn.ConvTranspose2d(1, 1, 1, 2), nn.ZeroPad2d(-1), nn.AvgPool2d(1, 2))
+    assert receptive_field(gaps, (1, 9, 9)) == (0, 1)
+    # 160 outputs of 640 rows: windows of 4 rows, which a 3×3 widens by 2; columns are left alone.
+    assert claimed(nn.Sequential(*STACKS["adaptive"])) == [(6, 4), (3, 1)]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_field_of_any_stack_is_what_gradients_reach(seed):
+    draw = random.Random(seed)
+
+    def pair(*values):
+        return draw.choice(values), draw.choice(values)
+
+    layers = []
+    for kind in [draw.choice(["conv", "pool", "up"]) for _ in range(3)]:
+        if kind == "conv":
+            options = (pair(1, 2, 3, 4), pair(1, 1, 2), pair(0, 1, 2), pair(1, 2))
+            layers.append(nn.Conv2d(1, 1, *options))
+        elif kind == "pool":
+            layers.append(nn.AvgPool2d(pair(2, 3), pair(1, 2), pair(0, 1)))
+        else:
+            options = (pair(1, 2, 3, 4), pair(1, 2), pair(0, 1))
+            layers.append(nn.ConvTranspose2d(1, 1, *options, dilation=pair(1, 2)))
+    net = nn.Sequential(*layers)
+    assert claimed(net) == reached(net), net
+
+
+class UNet(nn.Module):
+    """Half the size, back to it, and joined with what was there before."""
+
+    def __init__(self):
+        super().__init__()
+        self.before, self.down = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 3, 2, 1)
+        self.up, self.after = nn.ConvTranspose2d(2, 2, 2, 2), nn.Conv2d(4, 1, (3, 1))
+
+    def forward(self, x):
+        x = self.before(x)
+        return self.after(torch.cat([x, self.up(F.relu(self.down(x)))], 1))
+
+
+class Askew(nn.Module):
+    """One branch sees two pixels to the left, the other two to the right: five together."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Conv2d(1, 1, (1, 3)), nn.Conv2d(1, 1, (1, 3))
+
+    def forward(self, x):
+        return self.left(F.pad(x, (2, 0))) + self.right(F.pad(x, (0, 2)))
+
+
+class Functions(nn.Module):
+    """Pooling and slicing that are not layers."""
+
+    def forward(self, x):
+        x = F.avg_pool2d(x, (1, 2), stride=(1, 2), padding=(0, 1))
+        x = F.avg_pool2d(x, 3, 1)[..., 1::3]
+        return 2 * x.tanh()[:, :, 2:, 1:-1]
+
+
+class Called(nn.Module):
+    """A network that is one function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.weight, self.function = nn.Parameter(torch.ones(1, 1, 3, 3)), function
+
+    def forward(self, x):
+        return self.function(x, self.weight)
+
+
+@pytest.mark.parametrize("kind", [UNet, Askew, Functions])
+def test_the_field_of_branches_and_functions_is_what_gradients_reach(kind):
+    assert claimed(kind()) == reached(kind())
+
+
+def test_branches_and_functions_on_paper():
+    assert receptive_field(Askew(), (1, 9, 9)) == ((1, 5), (1, 1))
+    # Windows of 3 rows and 1 + 2 · 2 columns; then of 2×2, which are 3 columns apart.
+    pool = Called(lambda x, w: F.max_pool2d(x, 3, (1, 3), dilation=(1, 2)))
+    assert receptive_field(pool, (1, 20, 20)) == ((3, 5), (1, 3))
+    assert receptive_field(nn.Sequential(pool, nn.MaxPool2d(2)), (1, 20, 20)) == ((4, 8), (2, 6))
+
+
+def test_poolings_to_one_pixel_see_the_whole_image():
+    class Mean(nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3), keepdim=True)
+
+    class Scale(nn.Module):
+        def forward(self, x):
+            return x * F.adaptive_avg_pool2d(x, 1).sigmoid()
+
+    for pool in (nn.AdaptiveAvgPool2d(1), nn.AdaptiveMaxPool2d((1, 1)), Mean(), Scale()):
+        net = nn.Sequential(nn.Conv2d(1, 1, 3, 2), pool)
+        assert receptive_field(net, (1, 9, 9)) == (math.inf, 2)
+    row = nn.Sequential(nn.Conv2d(1, 1, 3, 2), nn.AdaptiveAvgPool2d((1, None)))
+    assert receptive_field(row, (1, 9, 9)) == ((math.inf, 3), (2, 2))
+    assert summary(row, (1, 9, 9))[1].cells()[-2:] == ["all×3", "2×2"]
+
+
+class Shared(nn.Module):
+    """A convolution that is called three times, and two dense layers with one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.first, self.second = nn.Conv2d(2, 2, 3), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.second.weight = self.first.weight
+        self.scale = nn.Parameter(torch.ones(2, 1, 1))
+
+    def forward(self, x):
+        x = self.conv(self.conv(self.conv(x) * self.scale))
+        return self.second(self.first(x.flatten(1)))
+
+
+def test_shared_layers():
+    """8 pixels become 6, 4, 2; parameters count once, the work and the field every time."""
+    net = Shared()
+    rows = summary(net, (2, 8, 8))
+    convs = [row for row in rows if row.name == "conv"]
+    assert [row.parameters for row in convs] == [2 * 2 * 9 + 2, 0, 0]
+    assert [row.macs for row in convs] == [36 * 36, 16 * 36, 4 * 36]
+    assert [row.receptive_field for row in convs] == [3, 5, 7]
+    dense = [row.parameters for row in rows if row.kind == "Linear"]
+    assert dense == [64 + 8, 8]
+    assert sum(row.parameters for row in rows) == sum(p.numel() for p in net.parameters())
+    assert str(rows).splitlines()[-1].split() == ["120", "2,144"]
+
+
+def test_the_work_is_what_torch_counts():
+    """Torch counts two operations for each multiplication that is added."""
+    up = nn.Sequential(
+        nn.Conv2d(4, 6, (3, 2), (2, 1), groups=2), nn.ReLU(),
+        nn.ConvTranspose2d(6, 9, (2, 3), (2, 3), (0, 1), (1, 0), groups=3, bias=False),
+        nn.ConvTranspose2d(9, 3, 3, dilation=2), nn.Flatten(), nn.LazyLinear(5),
+    )  # fmt: skip
+    nets = [(up, (4, 9, 8)), (Shared(), (2, 8, 8)), (UNet(), (1, 12, 8)),
+            (create_model("densenet", input_size=32), (1, 32, 32)),
+            (create_model("tf_inception10", input_size=32), (3, 32, 32))]  # fmt: skip
+    for net, size in nets:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            net.eval()(torch.zeros(1, *size))
+        assert 2 * sum(row.macs for row in summary(net, size)) == counter.get_total_flops()
+
+
+def test_a_network_by_hand_has_the_same_summary():
+    for name in ("lenet", "tf_resnet18"):
+        net = create_model(name, input_size=32)
+        size = (3 if name.startswith("tf_") else 1, 32, 32)
+        rows, by_hand = summary(net, size), summary(scratch.from_scratch(net), size)
+        for a, b in zip(rows, by_hand, strict=True):
+            assert a.cells()[2:] == b.cells()[2:] and a.name == b.name
+
+
+@pytest.mark.parametrize(
+    ("net", "what"),
+    [(nn.Sequential(nn.Flatten(2), nn.Conv1d(1, 1, 3)), r"layer 1 \(Conv1d\)"),
+     (nn.Sequential(nn.Unflatten(1, (1, 1)), nn.Conv3d(1, 1, 1)), r"layer 1 \(Conv3d\)"),
+     (nn.Sequential(nn.Flatten(2), nn.LSTM(81, 3)), r"layer 1 \(LSTM\)"),
+     (nn.Sequential(nn.Flatten(2), nn.TransformerEncoderLayer(81, 3)), r"layer 1 \(T"),
+     (nn.Sequential(nn.Upsample(scale_factor=2)), r"layer 0 \(Upsample\)"),
+     (nn.Sequential(nn.LPPool2d(2, 3)), r"layer 0 \(LPPool2d\)"),
+     (nn.Sequential(nn.PixelShuffle(1)), r"layer 0 \(PixelShuffle\)"),
+     (nn.Sequential(nn.AdaptiveAvgPool2d(4)), r"layer 0 \(AdaptiveAvgPool2d\)"),
+     (nn.Sequential(nn.Linear(9, 2)), r"layer 0 \(Linear\)"),  # along the rows alone
+     (nn.Sequential(nn.Flatten(), nn.Unflatten(1, (1, 27, 3))), r"layer 1 \(Unflatten\)"),
+     (nn.Sequential(nn.Softmax(3)), r"layer 0 \(Softmax\)"),
+     (Called(lambda x, w: F.conv2d(x, w)), "conv2d "),
+     (Called(lambda x, w: x @ w[0, 0, 0, 0].expand(9, 9)), "matmul "),
+     (Called(lambda x, w: F.interpolate(x, scale_factor=2.0)), "interpolate "),
+     (Called(lambda x, w: x.transpose(2, 3)), "transpose "),
+     (Called(lambda x, w: x + F.max_pool2d(x, 9)), "add "),  # one pixel for all
+     (Called(lambda x, w: torch.cat([x, x], 2)), "cat "),
+     (Called(lambda x, w: x[:, :, ::2, ::2] + F.pad(x[..., :5, :5], (0, 0))), "add ")],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_what_is_not_known_is_refused_by_name(net, what):
+    for function in (summary, receptive_field):
+        with pytest.raises(ValueError, match=f"receptive field and MACs of {what}") as caught:
+            function(net, (1, 9, 9))
+        assert "\n" not in str(caught.value)
 
 
 def test_what_sees_the_whole_image_says_so():

@@ -5,9 +5,11 @@ import pickle
 
 import pytest
 import torch
+import torch.fx
 import torch.nn.functional as F
 from small_networks import HEAVY, WHOLE_REGISTRY, small
 from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from torchcnn import create_model, scratch
 from torchcnn.data.datasets import load_data
@@ -135,3 +137,95 @@ def test_an_epoch_by_hand_ends_with_the_same_loss(name, size):
         losses.append(F.cross_entropy(logits, labels).item())
         print(name, "by hand" if by_hand else "torch", losses[-1], f"{result.seconds:.1f} s")
     assert losses[1] == pytest.approx(losses[0], abs=1e-8)
+
+
+# --- torch.fx traces them as it traces networks on torch's layers ---------------------------------
+
+# A stage in the middle of each network, and the options that make it small.
+NETWORKS = {
+    "lenet": ("stage2", {}),
+    "alexnet": ("stage3", {"input_size": 32, "small_input": True}),
+    "vgg11": ("stage4", {"input_size": 32, "small_input": True, "width": 1 / 8}),
+    "nin": ("stage2", {"input_size": 67}),
+    "googlenet": ("stage3", {"input_size": 32}),
+    "resnet18": ("stage2", {"input_size": 32}),
+    "densenet": ("transition2", {"input_size": 32}),
+    "tf_baseline": ("stage1", {"input_size": 32}),
+    "tf_inception10": ("stage1", {"input_size": 32}),
+}
+
+
+def traceable(name):
+    """The network in float64, the same by hand, a stage's name, and images."""
+    stage, options = NETWORKS[name]
+    net = create_model(name, **options).double()
+    channels, size = 3 if name.startswith("tf_") else 1, options.get("input_size", 28)
+    x = torch.randn(3, channels, size, size, dtype=torch.float64)
+    return net, scratch.from_scratch(net), stage, x
+
+
+def same(one, other, net, x, statistics=True):
+    """Two functions have the same outputs, and leave the same statistics in the network."""
+    before, found = copy.deepcopy(net.state_dict()), []
+    for function in (one, other):
+        net.load_state_dict(before)
+        torch.manual_seed(1)  # of dropout
+        found.append([function(x), *(b.clone() for b in net.buffers() if statistics)])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_features_of_a_network_by_hand(name):
+    net, twin, stage, x = traceable(name)
+    # The moving statistics of Keras's batch norm are written by nodes of the graph that features do
+    # not depend on, so that torchvision removes them.
+    statistics = not name.startswith("tf_")
+    extractors = [
+        create_feature_extractor(one, [stage], suppress_diff_warning=True) for one in (net, twin)
+    ]
+    for training in (True, False):
+        theirs, ours = (one.train(training) for one in extractors)
+        same(theirs, ours, net, x, statistics)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_a_traced_network_by_hand(name, training):
+    net, twin, _, x = traceable(name)
+    net.train(training)
+    traced = torch.fx.symbolic_trace(twin.train(training))
+    assert any(node.op == "call_function" for node in traced.graph.nodes)
+    for one in (traced, copy.deepcopy(traced), pickle.loads(pickle.dumps(traced))):
+        same(net, one, net, x, statistics=one is traced)  # the copies have their own
+
+
+def test_layers_stay_modules():
+    """Tracing is no reason to hide what a network consists of."""
+    net, twin, _, _ = traceable("resnet18")
+    assert [name for name, _ in twin.named_modules()] == [name for name, _ in net.named_modules()]
+    graph = torch.fx.symbolic_trace(twin).graph
+    called = [node.target.__name__ for node in graph.nodes if node.op == "call_function"]
+    layers = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+    assert called.count("conv2d") == len(layers)
+
+
+def test_the_layers_that_no_network_above_has():
+    net = nn.Sequential(
+        nn.ZeroPad2d((1, 0, 2, 1)), nn.LeakyReLU(0.2), nn.Tanh(), nn.Sigmoid(),
+        nn.AvgPool2d(2, ceil_mode=True), nn.BatchNorm2d(3, momentum=None), nn.Flatten(2),
+        nn.BatchNorm1d(3), nn.Flatten(), nn.BatchNorm1d(75), nn.Dropout(), nn.Linear(75, 2),
+    ).double()  # fmt: skip
+    x = torch.randn(2, 3, 7, 8, dtype=torch.float64)
+    for training in (True, False):
+        net.train(training)
+        twin = torch.fx.symbolic_trace(scratch.from_scratch(net))
+        same(net, twin, net, x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"), [(nn.BatchNorm1d, (2, 3, 4, 4)), (nn.BatchNorm2d, (2, 3, 4))]
+)
+def test_norms_take_the_axes_of_torchs(kind, shape):
+    for norm in (kind(3), scratch.from_scratch(kind(3))):
+        with pytest.raises(ValueError, match="expected"):
+            norm(torch.ones(shape))

@@ -25,10 +25,12 @@ class Config:
         "the name of a network (default: a table of all)", default="", positional=True, nargs="?"
     )
     input_size: int = option(
-        "height and width of the image (default: the network's)", type=cli.at_least_one, default=0
+        "height and width of the image (default: the network's)", type=cli.pixels, default=0
     )
     json: bool = option("print JSON instead of a table", default=False, action="store_true")
-    graph: str = option("draw the network with its shapes to this .svg or .png file", default="")
+    graph: str = option(
+        "draw the network with its shapes to this .svg or .png file", default="", type=cli.path
+    )
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from torchcnn.layers import GlobalAvgPool2d
+from torchcnn.models.receptive import Axes, Axis, after_function, after_layer, join
 from torchcnn.text import table
+
+Sides = float | tuple[float, float]  # one number if height and width agree, or (height, width)
 
 # --- sizes along one axis -----------------------------------------------------------------------
 
@@ -69,17 +71,24 @@ class Layer:
     name: str  # its name in the network, as in `state_dict`
     kind: str
     output: tuple[int, ...]  # shape without the batch
-    parameters: int
+    parameters: int  # without those of the rows above, with which the layer may share them
     macs: int  # multiply-accumulates for one image
-    receptive_field: float  # side in pixels of what one output depends on; inf: the whole image
-    stride: int  # distance in pixels of the image between two neighbouring outputs
+    receptive_field: Sides  # side in pixels of what one output depends on; inf: the whole image
+    stride: Sides  # distance in pixels of the image between two neighbouring outputs
 
     def cells(self) -> list[str]:
         """Return the layer's row of the printed table."""
-        field = "all" if math.isinf(self.receptive_field) else f"{self.receptive_field:.0f}"
         shape = "×".join(map(str, self.output))
-        numbers = [f"{self.parameters:,}", f"{self.macs:,}", field, str(self.stride)]
-        return [self.name, self.kind, shape, *numbers]
+        numbers = [f"{self.parameters:,}", f"{self.macs:,}"]
+        sides = (_text(self.receptive_field), _text(self.stride))
+        return [self.name, self.kind, shape, *numbers, *sides]
+
+
+def _text(sides: Sides) -> str:
+    """Return a receptive field or stride for the table: 11, 3×5, all or 0.5."""
+    if isinstance(sides, tuple):
+        return "×".join(map(_text, sides))
+    return "all" if math.isinf(sides) else f"{sides:.10g}"
 
 
 class Summary(list[Layer]):
@@ -103,66 +112,114 @@ class _Tracer(torch.fx.Tracer):
 class _Walk(torch.fx.Interpreter):
     """Runs a network on the meta device and records its layers.
 
-    `seen` contains the receptive field and the stride of each node.
+    `seen` contains the axes of each node that depends on the image. `owners` identifies parameters
+    by their names in the network, because layers that share one have a copy each on the meta
+    device.
     """
 
-    def __init__(self, traced: torch.fx.GraphModule) -> None:
+    def __init__(self, traced: torch.fx.GraphModule, owners: dict[str, int]) -> None:
         super().__init__(traced)
+        self.extra_traceback = False  # errors are one line
         self.layers = Summary()
-        self.seen: dict[torch.fx.Node, tuple[float, int]] = {}
+        self.seen: dict[torch.fx.Node, Axes] = {}
+        self.owners = owners
+        self.counted: set[int] = set()
 
     def run_node(self, n: torch.fx.Node) -> Any:
         result = super().run_node(n)
-        before = [self.seen[node] for node in n.all_input_nodes if node in self.seen]
-        field = max((f for f, _ in before), default=1.0)
-        stride = max((s for _, s in before), default=1)
-        if n.op == "call_module":
-            module = self.fetch_attr(str(n.target))
-            field, stride = _field(module, field, stride)
-            layer = Layer(
-                name=str(n.target),
-                kind=type(module).__name__,
-                output=tuple(result.shape[1:]),
-                parameters=sum(p.numel() for p in module.parameters()),
-                macs=_macs(module, result),
-                receptive_field=field,
-                stride=stride,
-            )
-            self.layers.append(layer)
-        self.seen[n] = field, stride
         n.meta["shape"] = tuple(result.shape[1:]) if isinstance(result, Tensor) else ()
+        if n.op == "placeholder":
+            self.seen[n] = Axis(), Axis()
+        elif n.op == "get_attr" and isinstance(result, nn.Parameter):
+            self._record(n, "Parameter", result.shape, {str(n.target): result}, 0, None)
+        elif n.op == "call_module":
+            self._layer(n, result)
+        elif n.op in ("call_function", "call_method") and _holds_tensors(result):
+            self._function(n, result)
         return result
 
+    def _function(self, n: torch.fx.Node, result: Any) -> None:
+        """Follow a function or method that is called, or refuse one that is not known."""
+        inputs = [i for i in n.all_input_nodes if i in self.seen]
+        if not inputs:  # a constant
+            return
+        axes = join(*(self.seen[i] for i in inputs))
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        values = [self.env[i] for i in inputs]
+        axes = axes and after_function(n.target, args, kwargs, axes, values, result)
+        if axes is None:
+            name = getattr(n.target, "__name__", n.target)
+            raise ValueError(f"the receptive field and MACs of {name} ({n}) are not known")
+        self.seen[n] = axes
 
-def _first(value: Any) -> int:
-    """Return the first number of a tuple, or the number itself."""
-    return int(value[0] if isinstance(value, tuple) else value)
+    def _layer(self, n: torch.fx.Node, result: Any) -> None:
+        """Record a layer that is called, or refuse one that is not known."""
+        module: Any = self.fetch_attr(str(n.target))
+        kind, inputs = type(module).__name__, [i for i in n.all_input_nodes if i in self.seen]
+        axes: Axes | None = None
+        x: Any = self.env[inputs[0]] if inputs else None
+        if isinstance(x, Tensor) and len(inputs) == 1:
+            axes = after_layer(module, self.seen[inputs[0]], x, result)
+        if axes is None:
+            raise ValueError(
+                f"the receptive field and MACs of layer {n.target} ({kind}) are not known"
+                + (f" for an input of {tuple(x.shape[1:])}" if isinstance(x, Tensor) else "")
+            )
+        self.seen[n] = axes
+        y = result[0] if isinstance(result, tuple) else result
+        parameters = {f"{n.target}.{name}": p for name, p in module.named_parameters()}
+        self._record(n, kind, y.shape[1:], parameters, _macs(module, x, y), axes)
+
+    def _record(
+        self,
+        n: torch.fx.Node,
+        kind: str,
+        output: Any,
+        parameters: dict[str, Tensor],
+        macs: int,
+        axes: Axes | None,
+    ) -> None:
+        """Add a row; a parameter counts in the first row that has it."""
+        new = {self.owners.get(name, id(p)): p.numel() for name, p in parameters.items()}
+        count = sum(size for owner, size in new.items() if owner not in self.counted)
+        self.counted |= set(new)
+        field, stride = _sides(axes) if axes else (0.0, 0)
+        self.layers.append(Layer(str(n.target), kind, tuple(output), count, macs, field, stride))
 
 
-def _field(module: nn.Module, field: float, stride: int) -> tuple[float, int]:
-    """Return receptive field and stride after a layer, given those before it."""
-    if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
-        window = _first(getattr(module, "dilation", 1)) * (_first(module.kernel_size) - 1) + 1
-        return field + (window - 1) * stride, stride * _first(module.stride)
-    if isinstance(module, nn.Linear | GlobalAvgPool2d):
-        return math.inf, stride
-    return field, stride
+def _holds_tensors(value: Any) -> bool:
+    values = value if isinstance(value, tuple | list) else (value,)
+    return any(isinstance(v, Tensor) for v in values)
 
 
-def _macs(module: nn.Module, y: Tensor) -> int:
-    """Return the multiply-accumulates per image of a layer whose output is `y`."""
+def _sides(axes: Axes) -> tuple[Sides, Sides]:
+    """Return receptive field and stride, as numbers if both agree along height and width."""
+    h, w = axes
+    if (h.field, h.stride) == (w.field, w.stride):
+        return h.field, h.stride
+    return (h.field, w.field), (h.stride, w.stride)
+
+
+def _macs(module: nn.Module, x: Tensor, y: Tensor) -> int:
+    """Return the multiply-accumulates of a layer with the input x and the output y for one image.
+
+    Those of normalisation, activations and poolings do not count.
+    """
     if isinstance(module, nn.Conv2d):
-        return y[0].numel() * module.weight[0].numel()
+        return y.numel() * module.weight[0].numel()
+    if isinstance(module, nn.ConvTranspose2d):  # each input meets (out_channels / groups) kh kw
+        return x.numel() * module.weight[0].numel()
     if isinstance(module, nn.Linear):
-        return y[0].numel() * module.in_features
+        return y.numel() * module.in_features
     return 0
 
 
 def _walk(net: nn.Module, input_size: tuple[int, int, int]) -> _Walk:
     """Trace a network and run it on the meta device. See `summary`."""
+    owners = {name: id(p) for name, p in net.named_parameters(remove_duplicate=False)}
     net = copy.deepcopy(net).to("meta", torch.float32).eval()
     try:
-        walk = _Walk(torch.fx.GraphModule(net, layer_graph(net)))
+        walk = _Walk(torch.fx.GraphModule(net, layer_graph(net)), owners)
         with torch.no_grad():
             walk.run(torch.empty(1, *input_size, device="meta"))
     except (RuntimeError, TypeError, torch.fx.proxy.TraceError) as error:
@@ -187,15 +244,18 @@ def layer_graph(net: nn.Module) -> torch.fx.Graph:
 def summary(net: nn.Module, input_size: tuple[int, int, int]) -> Summary:
     """Return output shape, parameters, multiply-accumulates and receptive field of every layer.
 
-    The result is a list of layers that prints as a table. Parallel branches are listed one after
-    another; where they join, the largest receptive field counts. The network runs on the meta
+    The result is a list of layers that prints as a table, with a row for every call of a layer. A
+    parameter counts in the first row that has it. Parallel branches are listed one after another;
+    where they join, an output depends on all that the branches see. The network runs on the meta
     device, so that nothing is computed.
 
     Args:
         input_size: (channels, height, width) of one image.
 
     Raises:
-        ValueError: If the network does not take such an image, or cannot be traced.
+        ValueError: If the network does not take such an image, cannot be traced, or has a layer or
+            function whose receptive field and multiply-accumulates are not known; the message names
+            it.
     """
     return _walk(net, input_size).layers
 
@@ -206,12 +266,24 @@ def trace(net: nn.Module, input_size: tuple[int, int, int]) -> tuple[torch.fx.Gr
     return walk.graph, walk.layers
 
 
-def receptive_field(net: nn.Module, input_size: tuple[int, int, int]) -> tuple[float, int]:
+def receptive_field(net: nn.Module, input_size: tuple[int, int, int]) -> tuple[Sides, Sides]:
     """Return the receptive field of one output pixel and the stride, both in pixels of the image.
 
-    It is computed by the recursion of https://distill.pub/2019/computing-receptive-fields: a layer
-    with kernel size k adds (k - 1) times the stride of the layers before it. It is infinite after
-    a dense layer or a global pooling.
+    Each is a number, or a pair (height, width) if they differ in height and width. The receptive
+    field reaches from the first to the last pixel that an output depends on, and does not end at
+    the edges of the image. Without upsampling it follows the recursion of
+    https://distill.pub/2019/computing-receptive-fields: a layer with kernel size k adds (k - 1)
+    times the stride of the layers before it. Upsampled outputs see different numbers of pixels, of
+    which the largest is returned, and have a stride below 1. The receptive field is infinite after
+    a dense layer or a global pooling, whatever the size of the image.
+
+    Raises:
+        ValueError: As for `summary`, or if the network has several outputs with different strides.
     """
     walk = _walk(net, input_size)
-    return walk.seen[next(iter(reversed(walk.graph.nodes)))]
+    outputs = next(iter(reversed(walk.graph.nodes))).all_input_nodes
+    axes = [walk.seen[n] for n in outputs if n in walk.seen]
+    joined = join(*axes) if axes else None
+    if joined is None:
+        raise ValueError("expected outputs that depend on the image, with one stride")
+    return _sides(joined)

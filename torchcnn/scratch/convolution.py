@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from torchcnn.scratch.arguments import same_dtype, shaped, whole
+from torchcnn.scratch.precision import HALF, widen
 from torchcnn.scratch.windows import Pair, pad, pair, shifts
 
 MANY_CHANNELS = 16  # from this many on, one product for each kernel element is faster than im2col
@@ -23,20 +25,23 @@ def corr2d(X: Tensor, K: Tensor) -> Tensor:
             [37., 43.]])
 
     Raises:
-        ValueError: if an argument is not a matrix, or the kernel is larger than the image.
+        ValueError: if an argument is not a matrix, or the kernel is empty or larger than the image.
     """
-    if X.dim() != 2 or K.dim() != 2 or K.shape[0] > X.shape[0] or K.shape[1] > X.shape[1]:
+    sizes = zip(K.shape, X.shape, strict=False)
+    if X.dim() != 2 or K.dim() != 2 or not all(1 <= k <= size for k, size in sizes):
         raise ValueError(
             f"expected an image (h, w) and a kernel no larger than it, got {tuple(X.shape)} and "
             f"{tuple(K.shape)}"
         )
     kh, kw = K.shape
     h, w = X.shape[0] - kh + 1, X.shape[1] - kw + 1
+    dtype = torch.result_type(X, K)
+    X, K = widen(X), widen(K)
     Y = X.new_zeros(h, w, dtype=torch.result_type(X, K))
     for i in range(h):
         for j in range(w):
             Y[i, j] = (X[i : i + kh, j : j + kw] * K).sum()
-    return Y
+    return Y.to(dtype)
 
 
 def _by_columns(
@@ -74,19 +79,39 @@ def _by_rows(X: Tensor, W: Tensor, dilation: tuple[int, int]) -> Tensor:
 
 
 def _sides(
-    padding: Pair | str, kernel: tuple[int, int], stride: Pair, dilation: Pair
+    padding: Pair | str, kernel: tuple[int, int], stride: Pair, dilation: tuple[int, int]
 ) -> tuple[int, int, int, int]:
     """Return the padding (left, right, top, bottom) of a convolution."""
     if isinstance(padding, str) and padding not in ("valid", "same"):
         raise ValueError(f'padding must be a number, a pair, "valid" or "same", got {padding!r}')
     if padding == "same":
-        if pair(stride) != (1, 1):
+        if pair(stride, "stride", 1) != (1, 1):
             raise ValueError(f'padding "same" requires stride 1, got {stride}')
-        (kh, kw), (dh, dw) = kernel, pair(dilation)
+        (kh, kw), (dh, dw) = kernel, dilation
         h_all, w_all = dh * (kh - 1), dw * (kw - 1)
         return w_all // 2, w_all - w_all // 2, h_all // 2, h_all - h_all // 2
-    ph, pw = (0, 0) if isinstance(padding, str) else pair(padding)
+    ph, pw = (0, 0) if isinstance(padding, str) else pair(padding, "padding", 0)
     return pw, pw, ph, ph
+
+
+def _check(input: Tensor, weight: Tensor, bias: Tensor | None, groups: int, channels: int) -> None:
+    """Check what both convolutions have in common; `channels` is the axis of the input's channels.
+
+    The weight's axis `channels` belongs to the input: (o, c / groups, kh, kw) if it is 1, and
+    (c, o / groups, kh, kw) if it is 0. The other one belongs to the output.
+    """
+    if input.dim() != 4 or weight.dim() != 4:
+        raise ValueError(
+            f"expected images (n, c, h, w) or (c, h, w) and a weight of 4 axes, got "
+            f"{tuple(input.shape)} and {tuple(weight.shape)}"
+        )
+    if not weight.shape[0] or not weight.shape[2] or not weight.shape[3]:
+        raise ValueError(f"expected a kernel that is not empty, got a weight {tuple(weight.shape)}")
+    if not whole(groups) or groups < 1:
+        raise ValueError(f"groups must be a whole number of at least 1, got {groups!r}")
+    outputs = weight.shape[0] if channels else weight.shape[1] * groups
+    shaped((outputs,), bias=bias)
+    same_dtype(input=input, weight=weight, bias=bias)
 
 
 def conv2d(
@@ -114,19 +139,24 @@ def conv2d(
               [37., 43.]]]])
 
     Raises:
-        ValueError: if the shapes do not fit, or "same" padding is combined with a stride.
+        ValueError: if the shapes or dtypes do not fit, an option is not a whole number, stride,
+            dilation or groups are below 1, padding is below 0, or "same" padding is combined with
+            a stride.
     """
     if input.dim() == 3:
         return conv2d(input[None], weight, bias, stride, padding, dilation, groups)[0]
+    _check(input, weight, bias, groups, channels=1)
+    steps, spread = pair(stride, "stride", 1), pair(dilation, "dilation", 1)
     c, (o, c_group, kh, kw) = input.shape[1], weight.shape
     if c != c_group * groups or o % groups:
         raise ValueError(
             f"expected images of {c_group * groups} channels and a multiple of {groups} output "
             f"channels, got {tuple(input.shape)} and a weight {tuple(weight.shape)}"
         )
-    steps, spread = pair(stride), pair(dilation)
-    X = pad(input, _sides(padding, (kh, kw), stride, dilation))
-    if steps == (1, 1) and groups == 1 and c >= MANY_CHANNELS and len(X):
+    X = pad(input, _sides(padding, (kh, kw), stride, spread))
+    # In half precision, one product is rounded once; the sum of many would be rounded every time.
+    by_rows = groups == 1 and c >= MANY_CHANNELS and X.dtype not in HALF
+    if by_rows and steps == (1, 1) and len(X):
         Y = _by_rows(X, weight, spread)
     else:
         Y = _by_columns(X, weight, steps, spread, groups)
@@ -159,20 +189,28 @@ def conv_transpose2d(
               [1., 2., 1.]]]])
 
     Raises:
-        ValueError: if the shapes do not fit.
+        ValueError: if the shapes or dtypes do not fit, an option is not a whole number, stride,
+            dilation or groups are below 1, a padding is below 0, or `output_padding` is neither
+            smaller than the stride nor than the dilation.
     """
     if input.dim() == 3:
         return conv_transpose2d(
             input[None], weight, bias, stride, padding, output_padding, groups, dilation
         )[0]
+    _check(input, weight, bias, groups, channels=0)
     (n, c, h, w), (c_in, _, kh, kw) = input.shape, weight.shape
-    if c != c_in or c % groups:
+    if c != c_in or c % groups or not h or not w:
         raise ValueError(
             f"expected images of {c_in} channels, divisible into {groups} groups, "
             f"got {tuple(input.shape)}"
         )
-    (sh, sw), (ph, pw), (dh, dw) = pair(stride), pair(padding), pair(dilation)
-    oh, ow = pair(output_padding)
+    (sh, sw), (dh, dw) = pair(stride, "stride", 1), pair(dilation, "dilation", 1)
+    (ph, pw), (oh, ow) = pair(padding, "padding", 0), pair(output_padding, "output_padding", 0)
+    if oh >= max(sh, dh) or ow >= max(sw, dw):
+        raise ValueError(
+            f"output_padding must be smaller than the stride {(sh, sw)} or the dilation "
+            f"{(dh, dw)}, got {(oh, ow)}"
+        )
     stretched = input.new_zeros(n, c, (h - 1) * sh + 1, (w - 1) * sw + 1)
     stretched[:, :, ::sh, ::sw] = input
     # Without padding, the output has every pixel that the kernel reaches.
@@ -200,8 +238,10 @@ def depthwise_separable_conv2d(
     Source: Chollet 2016, arXiv:1610.02357.
 
     Raises:
-        ValueError: if the shapes do not fit.
+        ValueError: if the shapes do not fit, or as for `conv2d`.
     """
+    if input.dim() not in (3, 4):
+        raise ValueError(f"expected images (n, c, h, w) or (c, h, w), got {tuple(input.shape)}")
     Z = conv2d(input, depthwise, None, stride, padding, dilation, groups=input.shape[-3])
     return conv2d(Z, pointwise, bias)
 
@@ -221,8 +261,12 @@ def conv_matrix(K: Tensor, size: tuple[int, int], stride: int = 1, padding: int 
     (torch.Size([4, 16]), [9.0, 9.0, 9.0, 9.0], [2.0, 4.0, 4.0, 2.0])
 
     Raises:
-        ValueError: if the kernel is larger than the padded image.
+        ValueError: if K is not a matrix, the kernel is larger than the padded image, or as for
+            `conv2d`.
     """
+    if K.dim() != 2:
+        raise ValueError(f"expected a kernel (kh, kw), got {tuple(K.shape)}")
+    size = pair(size, "size", 1)
     # The columns are the convolutions of the h w images that have a single 1.
     basis = torch.eye(size[0] * size[1], dtype=K.dtype, device=K.device).view(-1, 1, *size)
     return conv2d(basis, K[None, None], stride=stride, padding=padding).flatten(1).T

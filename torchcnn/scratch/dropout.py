@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from torchcnn.scratch.arguments import floating
+
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     """Apply inverted dropout, y = x m / (1 - p): (...) -> (...).
@@ -13,7 +15,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     Source: Srivastava et al. 2014.
 
     Raises:
-        ValueError: if p is not in [0, 1].
+        ValueError: if p is not in [0, 1], or elements are dropped from whole numbers.
     """
     if not 0 <= p <= 1:
         raise ValueError(f"the probability of dropping must lie in [0, 1], got {p}")
@@ -21,5 +23,6 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
         return input
     if p == 1:
         return torch.zeros_like(input) * input
+    floating(input)
     keep = torch.empty_like(input).bernoulli_(1 - p)
     return input * (keep / (1 - p))

@@ -9,25 +9,26 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from torchcnn.scratch.arguments import shaped
 from torchcnn.scratch.convolution import conv_transpose2d
 from torchcnn.scratch.losses import softmax
-from torchcnn.scratch.pooling import max_pool2d
+from torchcnn.scratch.normalization import check_batch_norm
+from torchcnn.scratch.pooling import max_pool2d, pool_options, pool_output_size
+from torchcnn.scratch.precision import widen
 from torchcnn.scratch.windows import Pair, pad, pair, shifts
 
 
 def _unreached(
     size: Sequence[int],
-    output_size: Sequence[int],
-    kernel: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair = 1,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int] = (1, 1),
 ) -> tuple[int, int]:
     """Return how many pixels at the bottom and on the right are not reached by any window."""
-    options = (pair(option) for option in (kernel, stride, padding, dilation))
     h, w = (
-        i + 2 * p - (d * (k - 1) + 1) - (o - 1) * s
-        for i, o, k, s, p, d in zip(size, output_size, *options, strict=True)
+        (i + 2 * p - (d * (k - 1) + 1)) % s
+        for i, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
     )
     return h, w
 
@@ -42,7 +43,16 @@ def linear_backward(
     dL/dx = g W   dL/dW = g^T x   dL/db = sum_n g
 
     Source: Rumelhart, Hinton and Williams 1986.
+
+    Raises:
+        ValueError: if the shapes do not fit.
     """
+    if input.dim() != 2 or weight.dim() != 2 or input.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"expected an input (n, d) and a weight (q, d), got {tuple(input.shape)} and "
+            f"{tuple(weight.shape)}"
+        )
+    shaped((len(input), len(weight)), grad_output=grad_output)
     return grad_output @ weight, grad_output.t() @ input, grad_output.sum(0)
 
 
@@ -64,10 +74,20 @@ def conv2d_backward(
     dL/db[o] = sum_{n, i, j} g[n, o, i, j]
 
     Source: Dumoulin and Visin 2016, arXiv:1603.07285.
+
+    Raises:
+        ValueError: if the shapes do not fit, or as for `conv2d`.
     """
-    steps, padded, spread = pair(stride), pair(padding), pair(dilation)
-    kernel = (weight.shape[2], weight.shape[3])
-    rest = _unreached(input.shape[2:], grad_output.shape[2:], kernel, steps, padded, spread)
+    if input.dim() != 4 or weight.dim() != 4 or input.shape[1] != weight.shape[1] * groups:
+        raise ValueError(
+            f"expected images (n, c, h, w) and a weight (o, c / groups, kh, kw), got "
+            f"{tuple(input.shape)}, {tuple(weight.shape)} and {groups} groups"
+        )
+    steps, spread = pair(stride, "stride", 1), pair(dilation, "dilation", 1)
+    kernel, padded = (weight.shape[2], weight.shape[3]), pair(padding, "padding", 0)
+    size = pool_output_size(input.shape[2:], kernel, steps, padded, spread)
+    shaped((len(input), len(weight), *size), grad_output=grad_output)
+    rest = _unreached(input.shape[2:], kernel, steps, padded, spread)
     grad_input = conv_transpose2d(grad_output, weight, None, steps, padded, rest, groups, spread)
     (ph, pw), (_, _, h, w) = padded, grad_output.shape
     X = torch.stack(shifts(pad(input, (pw, pw, ph, ph)), kernel, steps, spread))
@@ -90,8 +110,13 @@ def max_pool2d_backward(
 
     dL/dX[i', j'] is the sum of all g[i, j] whose window has its first maximum at (i', j').
     Source: Rumelhart, Hinton and Williams 1986.
+
+    Raises:
+        ValueError: if the shapes do not fit, or as for `max_pool2d`.
     """
+    _check_images(input)
     _, position = max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, True)
+    shaped(position.shape, grad_output=grad_output)
     grad = torch.zeros_like(input).flatten(2)
     return grad.scatter_add(2, position.flatten(2), grad_output.flatten(2)).view_as(input)
 
@@ -108,12 +133,24 @@ def avg_pool2d_backward(
     Each gradient is spread evenly over its window, which is a depthwise transposed convolution
     with a kernel whose elements are 1 / (kh kw).
     Source: Dumoulin and Visin 2016, arXiv:1603.07285.
+
+    Raises:
+        ValueError: if the shapes do not fit, or as for `avg_pool2d`.
     """
-    kernel, steps, padded = pair(kernel_size), pair(stride or kernel_size), pair(padding)
-    c = input.shape[1]
+    _check_images(input)
+    kernel, steps, padded, _ = pool_options(kernel_size, stride, padding)
+    n, c = input.shape[:2]
+    size = pool_output_size(input.shape[2:], kernel, steps, padded)
+    shaped((n, c, *size), grad_output=grad_output)
     weight = input.new_full((c, 1, *kernel), 1 / (kernel[0] * kernel[1]))
-    rest = _unreached(input.shape[2:], grad_output.shape[2:], kernel, steps, padded)
+    rest = _unreached(input.shape[2:], kernel, steps, padded)
     return conv_transpose2d(grad_output, weight, None, steps, padded, rest, groups=c)
+
+
+def _check_images(input: Tensor) -> None:
+    """Check that a tensor has the axes of a batch of images."""
+    if input.dim() != 4:
+        raise ValueError(f"expected images (n, c, h, w), got {tuple(input.shape)}")
 
 
 def batch_norm_backward(
@@ -128,14 +165,22 @@ def batch_norm_backward(
     dL/dgamma = sum g X_hat   dL/dbeta = sum g
 
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167, section 3.
+
+    Raises:
+        ValueError: if the shapes do not fit, or as for `batch_norm`.
     """
+    check_batch_norm(True, X, eps, gamma=gamma)
+    shaped(X.shape, grad_output=grad_output)
+    dtype, parameter_dtype = X.dtype, gamma.dtype
+    X, gamma, grad_output = widen(X), widen(gamma), widen(grad_output)
     dims = [0] if X.dim() == 2 else [0, 2, 3]
     deviation = X - X.mean(dims, keepdim=True)
     std = torch.sqrt((deviation**2).mean(dims, keepdim=True) + eps)
     X_hat, g = deviation / std, grad_output
     along = (g * X_hat).mean(dims, keepdim=True)
     grad_X = gamma / std * (g - g.mean(dims, keepdim=True) - X_hat * along)
-    return grad_X, (g * X_hat).sum(dims, keepdim=True), g.sum(dims, keepdim=True)
+    grad_gamma, grad_beta = (g * X_hat).sum(dims, keepdim=True), g.sum(dims, keepdim=True)
+    return grad_X.to(dtype), grad_gamma.to(parameter_dtype), grad_beta.to(parameter_dtype)
 
 
 def softmax_cross_entropy_backward(logits: Tensor, classes: Tensor) -> Tensor:
@@ -145,6 +190,20 @@ def softmax_cross_entropy_backward(logits: Tensor, classes: Tensor) -> Tensor:
 
     where t is 1 for the target class and 0 elsewhere, so that softmax(x) - t is the error of the
     probabilities. Source: Bridle 1990.
+
+    Raises:
+        ValueError: if the shapes do not fit, or a class is not one of k.
     """
-    t = torch.zeros_like(logits).scatter(1, classes[:, None], 1.0)
-    return (softmax(logits, 1) - t) / len(logits)
+    if logits.dim() != 2 or classes.dtype != torch.int64:
+        raise ValueError(
+            f"expected logits (n, k) and classes in int64, got {tuple(logits.shape)} and "
+            f"{classes.dtype}"
+        )
+    shaped(logits.shape[:1], classes=classes)
+    x = widen(logits)
+    try:
+        t = torch.zeros_like(x).scatter(1, classes[:, None], 1.0)
+    except RuntimeError as error:  # shapes fit, so that a class is out of range
+        got = str(error).splitlines()[0]
+        raise ValueError(f"the classes must lie in [0, {x.shape[1] - 1}], got: {got}") from error
+    return ((softmax(x, 1) - t) / len(x)).to(logits.dtype)

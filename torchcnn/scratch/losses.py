@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+from torchcnn.scratch.arguments import floating, same_dtype, shaped, whole
+from torchcnn.scratch.precision import HALF, widen
+
 
 def _reduce(loss: Tensor, reduction: str, divisor: Tensor | int) -> Tensor:
     """Reduce a loss; "mean" divides the sum by `divisor`."""
@@ -13,11 +16,43 @@ def _reduce(loss: Tensor, reduction: str, divisor: Tensor | int) -> Tensor:
     return loss.sum() if reduction == "sum" else loss.sum() / divisor
 
 
-def _weighted(loss: Tensor, reduction: str, weight: Tensor | None) -> Tensor:
-    """Reduce a loss that has an optional weight for each element."""
+def _weighted(loss: Tensor, reduction: str, weight: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Reduce a loss that has an optional weight for each element; `dtype` is that of the input."""
     if weight is None:
-        return _reduce(loss, reduction, max(loss.numel(), 1))
-    return _reduce(weight * loss, reduction, weight.sum())
+        result = _reduce(loss, reduction, max(loss.numel(), 1))
+    else:
+        dtype, w = torch.promote_types(dtype, weight.dtype), widen(weight)
+        result = _reduce(w * loss, reduction, w.sum())
+    return result.to(dtype) if dtype in HALF else result
+
+
+def _check_pair(
+    input: Tensor, target: Tensor, reduction: str, weight: Tensor | None
+) -> torch.dtype:
+    """Check that predictions can be compared with targets, and return the dtype of differences."""
+    try:
+        torch.broadcast_shapes(input.shape, target.shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"expected targets of the shape of the input, got {tuple(target.shape)} for "
+            f"{tuple(input.shape)}"
+        ) from error
+    shaped(input.shape, weight=weight)
+    dtype = torch.promote_types(input.dtype, target.dtype)
+    fractions = dtype.is_floating_point or dtype.is_complex
+    if torch.bool in (input.dtype, target.dtype) or (reduction == "mean" and not fractions):
+        raise ValueError(f"expected floating-point numbers, got {input.dtype} and {target.dtype}")
+    return dtype
+
+
+def _exponent(input: Tensor, dim: int, dtype: torch.dtype | None) -> Tensor:
+    """Return the input of a softmax in its `dtype`, after checking that it has an axis `dim`."""
+    x = input if dtype is None else input.to(dtype)
+    floating(x)
+    axes = max(x.dim(), 1)  # a scalar counts as a vector of one number
+    if not whole(dim) or not -axes <= dim < axes:
+        raise ValueError(f"dim must lie in [{-axes}, {axes - 1}], got {dim!r}")
+    return x
 
 
 def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -29,12 +64,16 @@ def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Te
     >>> import torch
     >>> log_softmax(torch.tensor([1000.0, 1000.0]), 0)
     tensor([-0.6931, -0.6931])
+
+    Raises:
+        ValueError: if there is no such axis, or the numbers are not floating-point.
     """
-    x = input if dtype is None else input.to(dtype)
-    if not x.numel():
-        return x.clone()
+    given = _exponent(input, dim, dtype)
+    if not given.numel():
+        return given.clone()
+    x = widen(given)
     x = x - x.detach().amax(dim, keepdim=True)
-    return x - x.exp().sum(dim, keepdim=True).log()
+    return (x - x.exp().sum(dim, keepdim=True).log()).to(given.dtype)
 
 
 def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -45,12 +84,16 @@ def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor
     >>> import torch
     >>> softmax(torch.tensor([0.0, 0.0, 1000.0]), 0)
     tensor([0., 0., 1.])
+
+    Raises:
+        ValueError: if there is no such axis, or the numbers are not floating-point.
     """
-    x = input if dtype is None else input.to(dtype)
-    if not x.numel():
-        return x.clone()
+    given = _exponent(input, dim, dtype)
+    if not given.numel():
+        return given.clone()
+    x = widen(given)
     e = (x - x.detach().amax(dim, keepdim=True)).exp()
-    return e / e.sum(dim, keepdim=True)
+    return (e / e.sum(dim, keepdim=True)).to(given.dtype)
 
 
 def cross_entropy(
@@ -77,27 +120,62 @@ def cross_entropy(
     tensor(2.3026)
 
     Raises:
-        ValueError: if the reduction is unknown, or the label smoothing is not in [0, 1].
+        ValueError: if the shapes or dtypes do not fit, a class is not one of k, the reduction is
+            unknown, the label smoothing is not in [0, 1], or classes are ignored and probabilities
+            given.
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
+    _check_classes(input, target, weight, ignore_index)
     dim = 0 if input.dim() == 1 else 1
-    k = input.shape[dim]
-    log_p = log_softmax(input, dim)
-    w = input.new_ones(k) if weight is None else weight
+    k, probabilities = input.shape[dim], target.is_floating_point()
+    dtype = input.dtype
+    for other in (target, weight) if probabilities else ():
+        dtype = dtype if other is None else torch.promote_types(dtype, other.dtype)
+    log_p = log_softmax(widen(input), dim)
+    w = log_p.new_ones(k) if weight is None else widen(weight)
     by_class = w.view(-1, *[1] * (input.dim() - dim - 1))  # (k, 1, ...), to broadcast along `dim`
-    if target.is_floating_point():
-        t = (1 - label_smoothing) * target + label_smoothing / k
+    if probabilities:
+        t = (1 - label_smoothing) * widen(target) + label_smoothing / k
         loss = -(by_class * t * log_p).sum(dim)
-        return _reduce(loss, reduction, max(loss.numel(), 1))
+        return _reduce(loss, reduction, max(loss.numel(), 1)).to(dtype)
+    target = target.long()
     counts = target != ignore_index
     classes = target.where(counts, 0)
-    w_target = w[classes] * counts
-    loss = -w_target * log_p.gather(dim, classes.unsqueeze(dim)).squeeze(dim)
+    try:
+        picked = log_p.gather(dim, classes.unsqueeze(dim)).squeeze(dim)
+        w_target = w[classes] * counts
+    except (IndexError, RuntimeError) as error:  # shapes fit, so that a class is out of range
+        got = str(error).splitlines()[0]
+        raise ValueError(f"the classes must lie in [0, {k - 1}], got: {got}") from error
+    loss = -w_target * picked
     if label_smoothing:
         everywhere = -(by_class * log_p).sum(dim) * counts
         loss = (1 - label_smoothing) * loss + label_smoothing / k * everywhere
-    return _reduce(loss, reduction, w_target.sum())
+    return _reduce(loss, reduction, w_target.sum()).to(dtype)
+
+
+def _check_classes(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> None:
+    """Check the arguments of `cross_entropy`."""
+    floating(input)
+    if not input.dim():
+        raise ValueError("expected logits (n, k, ...) or (k,), got a scalar")
+    dim = 0 if input.dim() == 1 else 1
+    if target.is_floating_point():
+        shaped(input.shape, target=target)
+        if ignore_index >= 0:
+            raise ValueError(
+                f"ignore_index is only for classes, got {ignore_index} and probabilities"
+            )
+    else:
+        shaped((*input.shape[:dim], *input.shape[dim + 1 :]), target=target)
+        if target.dtype not in (torch.int64, torch.uint8) or not whole(ignore_index):
+            raise ValueError(
+                f"expected classes as int64 or uint8 and a whole ignore_index, got {target.dtype} "
+                f"and {ignore_index!r}"
+            )
+        same_dtype(input=input, weight=weight)
+    shaped((input.shape[dim],), weight=weight)
 
 
 def mse_loss(
@@ -111,8 +189,14 @@ def mse_loss(
     >>> import torch
     >>> mse_loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 5.0]))
     tensor(4.5000)
+
+    Raises:
+        ValueError: if the shapes do not fit, the numbers are whole, or the reduction is unknown.
     """
-    return _weighted((input - target) ** 2, reduction, weight)
+    dtype = _check_pair(input, target, reduction, weight)
+    if not dtype.is_floating_point:
+        raise ValueError(f"expected floating-point numbers, got {dtype}")
+    return _weighted((widen(input) - widen(target)) ** 2, reduction, weight, dtype)
 
 
 def l1_loss(
@@ -126,5 +210,10 @@ def l1_loss(
     >>> import torch
     >>> l1_loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 5.0]))
     tensor(1.5000)
+
+    Raises:
+        ValueError: if the shapes do not fit, the mean of whole numbers is asked for, or the
+            reduction is unknown.
     """
-    return _weighted((input - target).abs(), reduction, weight)
+    dtype = _check_pair(input, target, reduction, weight)
+    return _weighted((widen(input) - widen(target)).abs(), reduction, weight, dtype)

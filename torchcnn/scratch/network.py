@@ -8,6 +8,7 @@ import copy
 from typing import Any
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from torchcnn.scratch.activations import leaky_relu, relu, sigmoid, tanh
@@ -16,7 +17,24 @@ from torchcnn.scratch.dropout import dropout
 from torchcnn.scratch.linear import linear
 from torchcnn.scratch.normalization import batch_norm
 from torchcnn.scratch.pooling import avg_pool2d, max_pool2d
+from torchcnn.scratch.precision import widen
 from torchcnn.scratch.windows import pad
+
+# torch.fx records these functions as they are, as it records the layers of torch.nn. It must not
+# trace into them, because they check and use the shapes of their arguments.
+for _name in (
+    "linear",
+    "conv2d",
+    "max_pool2d",
+    "avg_pool2d",
+    "dropout",
+    "pad",
+    "relu",
+    "leaky_relu",
+    "sigmoid",
+    "tanh",
+):
+    torch.fx.wrap(_name)
 
 
 class Linear(nn.Linear):
@@ -51,49 +69,67 @@ class AvgPool2d(nn.AvgPool2d):
         return avg_pool2d(x, *window, self.count_include_pad, self.divisor_override)
 
 
-def _batch_norm(layer: Any, x: Tensor) -> Tensor:
+@torch.fx.wrap
+def _batch_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    num_batches_tracked: Tensor | None,
+    training: bool,
+    momentum: float | Tensor | None,
+    eps: float,
+    axes: tuple[int, ...],
+) -> Tensor:
     """Apply `batch_norm` with the parameters, statistics and conventions of a PyTorch layer.
 
     In PyTorch momentum is the weight of the new value, and the moving variance is updated with the
-    unbiased variance of a batch, n / (n - 1) times the one that `batch_norm` uses.
+    unbiased variance of a batch, n / (n - 1) times the one that `batch_norm` uses. `axes` are the
+    numbers of axes that x may have.
     """
+    if x.dim() not in axes:
+        allowed = " or ".join(map(str, axes))
+        raise ValueError(f"expected an input of {allowed} axes, got {tuple(x.shape)}")
+    vectors = x.dim() == 3  # (n, c, l) are treated as images of width 1
+    x = x[..., None] if vectors else x
     shape = (1, x.shape[1], *[1] * (x.dim() - 2))
     ones, zeros = x.new_ones(shape), x.new_zeros(shape)
-    gamma = ones if layer.weight is None else layer.weight.view(shape)
-    beta = zeros if layer.bias is None else layer.bias.view(shape)
-    tracked = layer.running_mean is not None
-    mean = layer.running_mean.view(shape) if tracked else zeros
-    var = layer.running_var.view(shape) if tracked else ones
-    by_batch = layer.training or not tracked
-    momentum = layer.momentum
-    if layer.training and tracked:
-        layer.num_batches_tracked.add_(1)
+    gamma = ones if weight is None else weight.view(shape)
+    beta = zeros if bias is None else bias.view(shape)
+    mean = zeros if running_mean is None else widen(running_mean).view(shape)
+    var = ones if running_var is None else widen(running_var).view(shape)
+    if training and num_batches_tracked is not None:
+        num_batches_tracked.add_(1)
         if momentum is None:  # a cumulative average over all batches so far
-            momentum = 1 / layer.num_batches_tracked.to(x.dtype)
-    momentum = 0.0 if momentum is None else momentum
-    y, new_mean, new_var = batch_norm(by_batch, x, gamma, beta, mean, var, layer.eps, 1 - momentum)
-    if layer.training and tracked:
+            momentum = 1 / num_batches_tracked.to(var.dtype)
+    share: Any = 0.0 if momentum is None else momentum
+    by_batch = training or running_mean is None
+    y, new_mean, new_var = batch_norm(by_batch, x, gamma, beta, mean, var, eps, 1 - share)
+    if training and running_mean is not None and running_var is not None:
         with torch.no_grad():
-            n, old = x.numel() / x.shape[1], (1 - momentum) * var
-            layer.running_mean.copy_(new_mean.flatten())
-            layer.running_var.copy_((old + (new_var - old) * (n / (n - 1))).flatten())
-    return y
+            n, old = x.numel() / x.shape[1], (1 - share) * var
+            running_mean.copy_(new_mean.flatten())
+            running_var.copy_((old + (new_var - old) * (n / (n - 1))).flatten())
+    return y[..., 0] if vectors else y
 
 
 class BatchNorm1d(nn.BatchNorm1d):
     """Applies `batch_norm`: (n, c) -> (n, c), or (n, c, l) -> (n, c, l)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() == 3:  # treated as images of width 1
-            return _batch_norm(self, x[..., None])[..., 0]
-        return _batch_norm(self, x)
+        statistics = (self.running_mean, self.running_var, self.num_batches_tracked)
+        options = (self.training, self.momentum, self.eps)
+        return _batch_norm(x, self.weight, self.bias, *statistics, *options, axes=(2, 3))
 
 
 class BatchNorm2d(nn.BatchNorm2d):
     """Applies `batch_norm`: (n, c, h, w) -> (n, c, h, w)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return _batch_norm(self, x)
+        statistics = (self.running_mean, self.running_var, self.num_batches_tracked)
+        options = (self.training, self.momentum, self.eps)
+        return _batch_norm(x, self.weight, self.bias, *statistics, *options, axes=(4,))
 
 
 class ZeroPad2d(nn.ZeroPad2d):
@@ -170,6 +206,7 @@ def from_scratch(net: nn.Module) -> nn.Module:
     that training one trains both. The keys of `state_dict` are the same. Logits and gradients are
     the same up to rounding, and so is dropout on a CPU with the same seed. Operations between the
     layers, such as sums and concatenations, are the network's own code and are not replaced.
+    `torch.fx` traces the result in its present mode, training or not, which it then stays in.
 
     >>> import torch
     >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU())

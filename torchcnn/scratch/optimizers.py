@@ -29,10 +29,17 @@ def sgd(
     differ when the learning rate changes: in Keras's, past gradients keep their learning rate.
 
     Raises:
-        ValueError: if `velocities` are missing with momentum.
+        ValueError: if `lr`, `momentum` or `weight_decay` is negative, `batch_size` is below 1, or
+            there is not one velocity for each parameter.
     """
+    params = list(params)
+    _not_negative(lr=lr, momentum=momentum, weight_decay=weight_decay)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if momentum and velocities is None:
         raise ValueError("momentum needs velocities, a tensor of zeros for each parameter")
+    if velocities is not None and len(velocities) != len(params):
+        raise ValueError(f"expected {len(params)} velocities, got {len(velocities)}")
     with torch.no_grad():
         for i, p in enumerate(params):
             if p.grad is None:
@@ -70,11 +77,20 @@ def adam(
     In the first steps it has up to 30 times the effect of the same `eps` without `eps_hat`.
 
     Raises:
-        ValueError: if `step` is below 1.
+        ValueError: if `step` is below 1, `lr`, `eps` or `weight_decay` is negative, a beta is not
+            in [0, 1), or there is not one mean and one square for each parameter.
     """
+    params = list(params)
     if step < 1:
         raise ValueError(f"step is counted from 1, got {step}")
+    _not_negative(lr=lr, eps=eps, weight_decay=weight_decay)
     b1, b2 = betas
+    if not (0 <= b1 < 1 and 0 <= b2 < 1):
+        raise ValueError(f"betas must lie in [0, 1), got {betas}")
+    if not len(params) == len(means) == len(squares):
+        raise ValueError(
+            f"expected {len(params)} means and squares, got {len(means)} and {len(squares)}"
+        )
     with torch.no_grad():
         for p, m, s in zip(params, means, squares, strict=True):
             if p.grad is None:
@@ -85,3 +101,10 @@ def adam(
             root = math.sqrt(1 - b2**step)
             added = eps / root if eps_hat else eps
             p -= lr / (1 - b1**step) * m / (torch.sqrt(s) / root + added)
+
+
+def _not_negative(**options: float) -> None:
+    """Check options that must be at least 0."""
+    for name, value in options.items():
+        if value < 0:
+            raise ValueError(f"{name} must be at least 0, got {value}")

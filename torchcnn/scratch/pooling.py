@@ -1,11 +1,51 @@
 """Pooling by hand, which reduces every window to one number."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from torchcnn.scratch.arguments import floating, whole
+from torchcnn.scratch.precision import widen
 from torchcnn.scratch.windows import Pair, pad, pair, shifts
+
+
+def pool_options(
+    kernel_size: Pair, stride: Pair | None, padding: Pair, dilation: Pair = 1
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Return (height, width) of the kernel, the stride, the padding and the dilation of a pooling.
+
+    Raises:
+        ValueError: if one of them is not a whole number or too small, or the padding is more than
+            half of the kernel, so that a window would lie entirely in the padding.
+    """
+    kernel = pair(kernel_size, "kernel_size", 1)
+    steps = kernel if stride is None or stride == () else pair(stride, "stride", 1)
+    padded, spread = pair(padding, "padding", 0), pair(dilation, "dilation", 1)
+    if any(2 * p > k for p, k in zip(padded, kernel, strict=True)):
+        raise ValueError(f"padding must be at most half of a window, got {padding} for {kernel}")
+    return kernel, steps, padded, spread
+
+
+def pool_output_size(
+    size: Sequence[int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int] = (1, 1),
+    ceil: bool = False,
+) -> tuple[int, int]:
+    """Return the size (h', w') of the output for images of `size` (h, w).
+
+    Raises:
+        ValueError: if the window does not fit the images.
+    """
+    numbers = zip(size, kernel, stride, padding, dilation, strict=True)
+    h, w = (_outputs(*along, ceil) for along in numbers)
+    if h < 1 or w < 1:
+        raise ValueError(f"a window of {kernel} does not fit an image of {tuple(size)}")
+    return h, w
 
 
 def _outputs(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> int:
@@ -30,24 +70,23 @@ def _pool_windows(
     value: float,
 ) -> Tensor:
     """Return the windows of images padded with `value`: (n, c, h, w) -> (kh kw, n, c, h', w')."""
+    counts = pool_output_size(X.shape[2:], kernel, stride, padding, dilation, ceil)
     sides: list[int] = []
     for axis in (1, 0):  # width first, in the order of `pad`
         k, s, p, d = (numbers[axis] for numbers in (kernel, stride, padding, dilation))
-        if s < 1:
-            raise ValueError(f"the stride must be at least 1, got {stride}")
-        if not 0 <= 2 * p <= d * (k - 1) + 1:
-            raise ValueError(
-                f"padding must be at most half of a window, got {padding} for {kernel}"
-            )
-        size = X.shape[2 + axis]
-        count = _outputs(size, k, s, p, d, ceil)
-        if count < 1:
-            image = tuple(X.shape[2:])
-            raise ValueError(f"a window of {kernel} does not fit an image of {image}")
-        sides += [p, (count - 1) * s + d * (k - 1) + 1 - size - p]
+        sides += [p, (counts[axis] - 1) * s + d * (k - 1) + 1 - X.shape[2 + axis] - p]
     left, right, top, bottom = sides
     X = pad(X, (left, right, top, bottom), value)
     return torch.stack(shifts(X, kernel, stride, dilation))
+
+
+def _check(input: Tensor) -> None:
+    """Check that a tensor can be pooled."""
+    if input.dim() != 4 or 0 in input.shape[1:] or input.dtype == torch.bool:
+        raise ValueError(
+            f"expected images (n, c, h, w) or (c, h, w) of numbers, which only n may leave empty, "
+            f"got {tuple(input.shape)}, {input.dtype}"
+        )
 
 
 def max_pool2d(
@@ -74,14 +113,16 @@ def max_pool2d(
               [13., 15.]]]])
 
     Raises:
-        ValueError: if the window does not fit the image, or the padding exceeds half of the window.
+        ValueError: if the window does not fit the image, the padding exceeds half of the window,
+            a size, stride or dilation is below 1, or these are not images.
     """
     if input.dim() == 3:
         found = max_pool2d(input[None], kernel_size, stride, padding, dilation, ceil_mode, True)
         return (found[0][0], found[1][0]) if return_indices else found[0][0]
-    kernel, (ph, pw), (dh, dw) = pair(kernel_size), pair(padding), pair(dilation)
-    sh, sw = pair(kernel_size if stride in (None, ()) else stride)
-    X = _pool_windows(input, kernel, (sh, sw), (ph, pw), (dh, dw), ceil_mode, -math.inf)
+    _check(input)
+    options = pool_options(kernel_size, stride, padding, dilation)
+    kernel, (sh, sw), (ph, pw), (dh, dw) = options
+    X = _pool_windows(input, *options, ceil_mode, -math.inf)
     Y, place = X.max(0)
     if not return_indices:
         return Y
@@ -115,19 +156,22 @@ def avg_pool2d(
               [10.5000, 12.5000]]]])
 
     Raises:
-        ValueError: if the window does not fit the image, the padding exceeds half of the window, or
-            the divisor is 0.
+        ValueError: if the window does not fit the image, the padding exceeds half of the window, a
+            size or stride is below 1, the divisor is not a whole number or 0, or these are not
+            images.
     """
     if input.dim() == 3:
         options = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
         return avg_pool2d(input[None], *options)[0]
-    if divisor_override == 0:
-        raise ValueError("divisor_override must not be 0")
-    kernel, padded = pair(kernel_size), pair(padding)
-    steps = pair(kernel_size if stride in (None, ()) else stride)
-    X = _pool_windows(input, kernel, steps, padded, (1, 1), ceil_mode, 0.0).sum(0)
+    if divisor_override is not None and (divisor_override == 0 or not whole(divisor_override)):
+        raise ValueError(f"divisor_override must not be 0, but a number, got {divisor_override!r}")
+    _check(input)
+    kernel, steps, padded, spread = pool_options(kernel_size, stride, padding)
+    # The means of whole numbers are fractions.
+    dtype = input.dtype if input.is_floating_point() else torch.get_default_dtype()
+    X = widen(_pool_windows(input, kernel, steps, padded, spread, ceil_mode, 0.0)).sum(0)
     if divisor_override is not None:
-        return X / divisor_override
+        return (X / divisor_override).to(dtype)
     counts = []  # the number of pixels in each window that count, along height and along width
     for size, k, s, p, count in zip(
         input.shape[2:], kernel, steps, padded, X.shape[2:], strict=True
@@ -135,9 +179,19 @@ def avg_pool2d(
         start = torch.arange(count, device=X.device) * s - p
         first, end = (start, size + p) if count_include_pad else (start.clamp(min=0), size)
         counts.append((start + k).clamp(max=end) - first)
-    return X / (counts[0][:, None] * counts[1])
+    return (X / (counts[0][:, None] * counts[1])).to(dtype)
 
 
 def global_avg_pool2d(input: Tensor) -> Tensor:
-    """Return the mean of each channel: (n, c, h, w) -> (n, c, 1, 1). Source: arXiv:1312.4400."""
-    return input.mean((2, 3), keepdim=True)
+    """Return the mean of each channel: (n, c, h, w) -> (n, c, 1, 1). Source: arXiv:1312.4400.
+
+    An unbatched image (c, h, w) is accepted too.
+
+    Raises:
+        ValueError: if these are not images, or not floating-point.
+    """
+    if isinstance(input, Tensor):  # what torch.fx traces with has neither axes nor a dtype
+        if input.dim() not in (3, 4):
+            raise ValueError(f"expected images (n, c, h, w) or (c, h, w), got {tuple(input.shape)}")
+        floating(input)
+    return input.mean((-2, -1), keepdim=True)

@@ -2,30 +2,45 @@
 
 from torch import Tensor
 
+from torchcnn.scratch.arguments import whole
+
 Pair = int | tuple[int, ...]  # one value for both axes, or (height, width)
 
 
-def pair(value: Pair) -> tuple[int, int]:
-    """Return (height, width) from a number or from a tuple of one or two numbers."""
-    numbers = (value,) if isinstance(value, int) else tuple(value)
+def pair(value: Pair, name: str, least: int) -> tuple[int, int]:
+    """Return (height, width) from a number or from a tuple of one or two numbers.
+
+    Raises:
+        ValueError: if `value` is something else, or a number is below `least`.
+    """
+    numbers = value if isinstance(value, tuple | list) else (value,)
+    if len(numbers) not in (1, 2) or not all(whole(i) and i >= least for i in numbers):
+        raise ValueError(
+            f"the {name} must be a whole number or a pair of them, at least {least}, got {value!r}"
+        )
     return numbers[0], numbers[-1]
 
 
 def pad(X: Tensor, sides: tuple[int, int, int, int], value: float = 0.0) -> Tensor:
-    """Pad images with `value`: (n, c, h, w) -> (n, c, top + h + bottom, left + w + right).
+    """Pad images with `value`: (..., h, w) -> (..., top + h + bottom, left + w + right).
 
     `sides` is (left, right, top, bottom), in the order of `torch.nn.functional.pad`; a negative
     number crops that side.
+
+    Raises:
+        ValueError: if more is cropped than there is.
     """
     left, right, top, bottom = sides
-    X = X[:, :, max(-top, 0) :, max(-left, 0) :]
-    X = X[:, :, : X.shape[2] - max(-bottom, 0), : X.shape[3] - max(-right, 0)]
+    h, w = X.shape[-2:]
+    if top + h + bottom < 0 or left + w + right < 0:
+        raise ValueError(f"an image of {(h, w)} cannot be padded by {sides}: too much is cropped")
+    X = X[..., max(-top, 0) : h - max(-bottom, 0), max(-left, 0) : w - max(-right, 0)]
     left, right, top, bottom = (max(side, 0) for side in sides)
     if not (left or right or top or bottom):
         return X
-    n, c, h, w = X.shape
-    Y = X.new_full((n, c, top + h + bottom, left + w + right), value)
-    Y[:, :, top : top + h, left : left + w] = X
+    h, w = X.shape[-2:]
+    Y = X.new_full((*X.shape[:-2], top + h + bottom, left + w + right), value)
+    Y[..., top : top + h, left : left + w] = X
     return Y
 
 

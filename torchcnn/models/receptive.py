@@ -1,0 +1,300 @@
+"""Receptive fields: which pixels of the image an output depends on, along height and width."""
+
+import math
+import operator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torchcnn.layers import (
+    BatchNorm,
+    FlattenLayer,
+    GlobalAvgPool2d,
+    SameAvgPool2d,
+    SameConv2d,
+    SameMaxPool2d,
+    same_padding,
+)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What the outputs along one axis depend on.
+
+    Output o depends on the pixels `first[o]` to `last[o]` of the image, and the output one period,
+    `len(first)`, after o on those `advance` pixels further on. Only upsampling makes a period
+    longer than 1. Pixels are counted from the first one of the image, as if it had no edges. The
+    whole image is -inf to inf; an output that depends on no pixel has inf to -inf.
+    """
+
+    advance: int = 1
+    first: tuple[float, ...] = (0,)
+    last: tuple[float, ...] = (0,)
+
+    @property
+    def field(self) -> float:
+        """The largest number of pixels from the first to the last that an output depends on."""
+        return float(max(0, *(b - a + 1 for a, b in zip(self.first, self.last, strict=True))))
+
+    @property
+    def stride(self) -> float:
+        """The distance of two outputs in pixels, which upsampling makes a fraction."""
+        stride = Fraction(self.advance, len(self.first))
+        return int(stride) if stride.denominator == 1 else float(stride)
+
+    def _through(
+        self, sources: Callable[[int], Iterable[int]], period: int, advance: int
+    ) -> "Axis":
+        """Return the axis after a layer whose output o is computed from the inputs `sources(o)`."""
+        seen = [[self._pixels(i) for i in sources(o)] for o in range(period)]
+        first = tuple(min((a for a, _ in inputs), default=math.inf) for inputs in seen)
+        last = tuple(max((b for _, b in inputs), default=-math.inf) for inputs in seen)
+        return Axis(advance, first, last)
+
+    def _pixels(self, output: int) -> tuple[float, float]:
+        periods, o = divmod(output, len(self.first))
+        return self.first[o] + periods * self.advance, self.last[o] + periods * self.advance
+
+    def window(self, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> "Axis":
+        """Return the axis after a convolution or pooling, with `padding` before the first pixel."""
+        common = math.gcd(len(self.first), stride)
+        return self._through(
+            lambda o: [stride * o - padding + dilation * a for a in range(kernel)],
+            len(self.first) // common,
+            self.advance * stride // common,
+        )
+
+    def transposed(self, kernel: int, stride: int, padding: int, dilation: int) -> "Axis":
+        """Return the axis after a transposed convolution.
+
+        Input i is added to the outputs o = s i + d a - p, for all kernel elements a. Output o is
+        therefore computed from the inputs i = (o + p - d a) / s that are whole numbers.
+        """
+
+        def sources(o: int) -> list[int]:
+            reached = [o + padding - dilation * a for a in range(kernel)]
+            return [i // stride for i in reached if i % stride == 0]
+
+        return self._through(sources, len(self.first) * stride, self.advance)
+
+    def everything(self) -> "Axis":
+        """Return the axis after a layer whose outputs depend on the whole image."""
+        whole = (math.inf,) * len(self.first)
+        return Axis(self.advance, tuple(-i for i in whole), whole)
+
+    def joined(self, other: "Axis") -> "Axis | None":
+        """Return the axis of outputs that depend on two; None if their strides differ."""
+        if math.inf in (self.field, other.field):
+            return max(self, other, key=lambda axis: axis.stride).everything()
+        if self.stride != other.stride:
+            return None
+        period = math.lcm(len(self.first), len(other.first))
+        seen = [(self._pixels(o), other._pixels(o)) for o in range(period)]
+        first, last = (
+            tuple(pick(a[end], b[end]) for a, b in seen) for end, pick in ((0, min), (1, max))
+        )
+        return Axis(self.advance * period // len(self.first), first, last)
+
+
+Axes = tuple[Axis, Axis]  # height and width
+
+
+def join(*branches: Axes) -> Axes | None:
+    """Return the axes of outputs that depend on several branches; None if their strides differ."""
+    axes = branches[0]
+    for branch in branches[1:]:
+        h, w = (one.joined(other) for one, other in zip(axes, branch, strict=True))
+        if h is None or w is None:
+            return None
+        axes = h, w
+    return axes
+
+
+def _windows(axes: Axes, kernel: Any, stride: Any, padding: Any, dilation: Any = 1) -> Axes:
+    """Return the axes after windows; each option is a number or a pair (height, width)."""
+    options = (_pair(option) for option in (kernel, stride, padding, dilation))
+    h, w = (axis.window(*numbers) for axis, *numbers in zip(axes, *options, strict=True))
+    return h, w
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    """Return (height, width) from a number or a pair."""
+    numbers = tuple(value) if isinstance(value, tuple | list) else (value,)
+    return numbers[0], numbers[-1]
+
+
+# --- layers -------------------------------------------------------------------------------------
+
+_MIXED = (nn.MultiheadAttention, nn.GLU)  # which torch.nn counts among the activations
+_IN_PLACE = (nn.Identity, nn.Flatten, nn.Unflatten, nn.ChannelShuffle, BatchNorm, FlattenLayer)
+_IN_PLACE_FILES = ("activation", "batchnorm", "dropout", "instancenorm", "normalization")
+
+
+def after_layer(layer: nn.Module, axes: Axes, x: Tensor, y: Any) -> Axes | None:
+    """Return the axes after a layer with the input x and the output y; None if it is not known.
+
+    Normalisation counts as if its statistics were constants, as they are in eval mode in a batch
+    norm.
+    """
+    options: Any = layer
+    files = {kind.__module__.removeprefix("torch.nn.modules.") for kind in type(layer).__mro__}
+    if isinstance(layer, nn.Softmax | nn.LogSoftmax | nn.Softmin):
+        return _softmax(axes, x, options.dim)
+    if isinstance(layer, nn.Linear):
+        return everything(axes) if x.dim() == 2 or _is_whole(axes) else None
+    in_place = files.intersection(_IN_PLACE_FILES) and not isinstance(layer, _MIXED)
+    if in_place or isinstance(layer, _IN_PLACE):
+        return axes if _in_place(axes, x, y) else None
+    if x.dim() != 4:
+        return None
+    if isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+        dilation = getattr(layer, "dilation", 1)
+        padding = _padding_before(layer, x)
+        return _windows(axes, options.kernel_size, options.stride, padding, dilation)
+    if isinstance(layer, nn.ConvTranspose2d):
+        numbers = (options.kernel_size, options.stride, options.padding, options.dilation)
+        h, w = (axis.transposed(*along) for axis, *along in zip(axes, *numbers, strict=True))
+        return h, w
+    if isinstance(layer, GlobalAvgPool2d):
+        return everything(axes)
+    if isinstance(layer, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
+        return _adaptive(axes, x, y)
+    return _padded(axes, options.padding) if "padding" in files else None
+
+
+def _padding_before(layer: Any, x: Tensor) -> tuple[int, int]:
+    """Return how many pixels a convolution or pooling adds at the top and on the left."""
+    kernel, stride = _pair(layer.kernel_size), _pair(layer.stride)
+    dilation = _pair(layer.dilation) if isinstance(layer, nn.Conv2d) else (1, 1)
+    if isinstance(layer, SameConv2d | SameMaxPool2d | SameAvgPool2d):
+        numbers = zip(x.shape[2:], kernel, stride, dilation, strict=True)
+        top, left = (same_padding(*along)[0] for along in numbers)
+        return top, left
+    if layer.padding == "same":
+        return dilation[0] * (kernel[0] - 1) // 2, dilation[1] * (kernel[1] - 1) // 2
+    return (0, 0) if layer.padding == "valid" else _pair(layer.padding)
+
+
+def _padded(axes: Axes, sides: Any) -> Axes:
+    """Return the axes after padding by `sides`, (left, right, top, bottom, ...)."""
+    return _windows(axes, 1, 1, (sides[2] if len(sides) > 2 else 0, sides[0]))
+
+
+def _adaptive(axes: Axes, x: Tensor, y: Any) -> Axes | None:
+    """Return the axes after a pooling to the size of y: one pixel, or windows of equal size."""
+    y, found = y[0] if isinstance(y, tuple) else y, []
+    for axis, size, count in zip(axes, x.shape[2:], y.shape[2:], strict=True):
+        if count != 1 and size % count:
+            return None
+        step = size // count
+        found.append(axis.everything() if count == 1 else axis.window(step, step))
+    return found[0], found[1]
+
+
+def _softmax(axes: Axes, x: Tensor, dim: int | None) -> Axes | None:
+    """Return the axes after a softmax along `dim`, over the channels or over a whole vector."""
+    if x.dim() == 4 and dim in (1, -3):
+        return axes
+    return everything(axes) if x.dim() == 2 and dim in (1, -1) else None
+
+
+def everything(axes: Axes) -> Axes:
+    """Return the axes after a layer whose outputs depend on the whole image."""
+    return axes[0].everything(), axes[1].everything()
+
+
+def _is_whole(axes: Axes) -> bool:
+    return all(math.isinf(axis.field) for axis in axes)
+
+
+def _in_place(axes: Axes, x: Tensor, y: Any) -> bool:
+    """Return whether the values of y are where those of x were, or no longer have a place."""
+    for t in y if isinstance(y, tuple | list) else (y,):
+        same = x.dim() >= 4 and t.shape[-2:] == x.shape[-2:]
+        if not (same or t.dim() < 4 or t.shape[-2:] == (1, 1) or _is_whole(axes)):
+            return False
+    return True
+
+
+# --- functions and methods ----------------------------------------------------------------------
+
+
+def _everywhere(*names: str) -> set[Any]:
+    """Return the methods (by name), operators and functions of torch that have these names."""
+    places = (torch, F, operator)
+    found = {getattr(place, name) for place in places for name in names if hasattr(place, name)}
+    return found | set(names)
+
+
+_ELEMENTWISE = _everywhere(
+    *("add", "sub", "mul", "div", "truediv", "neg", "pow", "abs", "exp", "log", "sqrt", "clamp"),
+    *("iadd", "isub", "imul", "itruediv", "add_", "sub_", "mul_", "div_", "maximum", "minimum"),
+    *("relu", "relu_", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish"),
+    *("sigmoid", "tanh", "softplus", "hardtanh", "hardsigmoid", "hardswish", "logsigmoid"),
+    *("dropout", "dropout2d", "batch_norm", "layer_norm", "group_norm", "instance_norm"),
+    *("cat", "concat", "chunk", "split", "flatten", "reshape", "view", "squeeze", "unsqueeze"),
+    *("unflatten", "contiguous", "clone", "detach", "to", "float", "local_response_norm"),
+)
+_MAX_POOLS, _AVG_POOLS = _everywhere("max_pool2d"), _everywhere("avg_pool2d")
+_ADAPTIVE_POOLS = _everywhere("adaptive_avg_pool2d", "adaptive_max_pool2d")
+_SOFTMAXES = _everywhere("softmax", "log_softmax")
+_REDUCTIONS = _everywhere("mean", "sum", "amax")
+
+
+def after_function(
+    function: Any, args: Any, kwargs: dict[str, Any], axes: Axes, inputs: list[Any], y: Any
+) -> Axes | None:
+    """Return the axes after a function or method with the output y; None if it is not known.
+
+    `inputs` are the arguments that depend on the image, and `axes` are theirs, joined.
+    """
+    if function in _ELEMENTWISE:
+        return axes if all(_in_place(axes, x, y) for x in inputs) else None
+    x = inputs[0]
+    if function is operator.getitem:
+        return _indexed(axes, x, args[1], y)
+    if function in _SOFTMAXES:
+        return _softmax(axes, x, _named(args, kwargs, "dim").get("dim"))
+    if x.dim() != 4:
+        return None
+    if function in _ADAPTIVE_POOLS:
+        return _adaptive(axes, x, y)
+    if function in _REDUCTIONS:
+        dim = _named(args, kwargs, "dim").get("dim")
+        dims = sorted(i % 4 for i in dim) if isinstance(dim, tuple | list) else []
+        return everything(axes) if dims == [2, 3] else None
+    if function in _MAX_POOLS | _AVG_POOLS:
+        last = ["dilation"] if function in _MAX_POOLS else []
+        given = _named(args, kwargs, "kernel_size", "stride", "padding", *last)
+        kernel = given["kernel_size"]
+        stride, padding = given.get("stride") or kernel, given.get("padding", 0)
+        return _windows(axes, kernel, stride, padding, given.get("dilation", 1))
+    return _padded(axes, _named(args, kwargs, "pad")["pad"]) if function is F.pad else None
+
+
+def _named(args: Any, kwargs: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Return the arguments by name; `names` are those after the input."""
+    return dict(zip(names, args[1:], strict=False)) | kwargs
+
+
+def _indexed(axes: Axes, x: Any, index: Any, y: Any) -> Axes | None:
+    """Return the axes after x[index]."""
+    if not isinstance(x, Tensor):  # one of several tensors
+        return axes
+    parts: list[Any] = list(index) if isinstance(index, tuple) else [index]
+    if x.dim() == 4 and all(isinstance(i, slice) or i is ... for i in parts):
+        if ... in parts:
+            at = parts.index(...)
+            parts[at : at + 1] = [slice(None)] * (5 - len(parts))
+        parts += [slice(None)] * (4 - len(parts))
+        taken = [i.indices(size) for i, size in zip(parts[2:], x.shape[2:], strict=True)]
+        h, w = (
+            axis.window(1, step, -start) for axis, (start, _, step) in zip(axes, taken, strict=True)
+        )
+        return h, w
+    return axes if _in_place(axes, x, y) else None
