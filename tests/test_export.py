@@ -5,7 +5,6 @@ import zipfile
 
 import pytest
 import torch
-import torch._dynamo  # loads Triton, which must come before TensorFlow in one process
 
 from torchcnn import list_models
 from torchcnn.export import FORMATS, main

@@ -6,7 +6,10 @@ from torchcnn.models import create_model, list_models
 from torchcnn.models.analysis import receptive_field, summary
 from torchcnn.run.checkpoint import load_model
 from torchcnn.scratch import batch_norm, corr2d, data_iter, linreg, sgd, squared_loss
+from torchcnn.system import load_triton
 from torchcnn.training.loop import evaluate_accuracy, train_ch5
+
+load_triton()  # before TensorFlow, or else neither can be used beside the other
 
 __version__ = "0.1.0"
 

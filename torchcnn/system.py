@@ -1,7 +1,11 @@
-"""What the machine has, and what torchrun tells its processes about each other."""
+"""What the machine has, what torchrun tells its processes, and how libraries share a process."""
 
 import os
 import re
+import sys
+from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -43,3 +47,25 @@ def world_size() -> int:
 def is_elastic() -> bool:
     """Whether torchrun started this process; it restarts all ranks after one has died."""
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def load_triton() -> None:
+    """Load Triton if TensorFlow is installed too, so that both work in one process.
+
+    PyTorch loads Triton in the first step of an optimizer. Triton and TensorFlow each bring an
+    LLVM. On Linux, if TensorFlow is loaded first, Triton is linked to the LLVM of TensorFlow, and
+    the process dies of a segmentation fault. It is therefore loaded here: normally before
+    TensorFlow, and otherwise with a flag of the linker that makes it use its own LLVM.
+    """
+    if "triton" in sys.modules or not (sys.modules.get("tensorflow") or find_spec("tensorflow")):
+        return
+    deep = getattr(os, "RTLD_DEEPBIND", 0) if "tensorflow" in sys.modules else 0
+    flags = sys.getdlopenflags() if deep else 0
+    if deep:
+        sys.setdlopenflags(flags | deep)
+    try:
+        with suppress(ImportError):  # PyTorch does without Triton where it is not installed
+            import_module("triton")
+    finally:
+        if deep:
+            sys.setdlopenflags(flags)

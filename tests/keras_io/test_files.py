@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import warnings
 import zipfile
 
 import numpy as np
@@ -15,6 +16,9 @@ from torchcnn.keras_io import load_keras_weights
 
 h5py = pytest.importorskip("h5py", reason="h5py is not installed: pip install h5py")
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:activations and poolings were not compared:UserWarning"
+)
 SHAPES = {"dense": [(784, 128), (128,)], "dense_1": [(128, 10), (10,)]}
 
 
@@ -80,6 +84,54 @@ def test_a_file_written_by_hand_loads(write, tmp_path):
     hidden = np.maximum(x.flatten(1).numpy() @ arrays["dense", 0] + arrays["dense", 1], 0)
     y = hidden @ arrays["dense_1", 0] + arrays["dense_1", 1]
     torch.testing.assert_close(net(x).detach(), torch.from_numpy(y), rtol=0, atol=1e-10)
+
+
+def test_one_warning_says_that_there_is_no_graph(tmp_path):
+    net = create_model("mlp")
+    path = write_h5(tmp_path / "m.weights.h5")
+    with pytest.warns(UserWarning) as warned:
+        load_keras_weights(net, path)
+    messages = [str(warning.message) for warning in warned]
+    assert messages == [f"activations and poolings were not compared: {path} has no graph"]
+    assert warned[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_keras_weights(net, write_keras(tmp_path / "m.keras"))
+
+
+def test_a_rescaling_without_weights_does_not_disturb(tmp_path):
+    net, twin = create_model("mlp"), create_model("mlp")
+
+    def change(file):
+        file.create_group("layers/rescaling/vars").attrs["name"] = "rescaling"
+
+    load_keras_weights(net, write_h5(tmp_path / "m.weights.h5"))
+    load_keras_weights(twin, write_h5(tmp_path / "n.weights.h5", change))
+    assert torch.equal(net.head.weight, twin.head.weight)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_other_floating_point_dtypes_are_converted(dtype, tmp_path):
+    """HDF5 has no bfloat16: Keras writes two bytes of no type."""
+    net, kernels = create_model("mlp"), {}
+
+    def change(file):
+        for name in ("dense", "dense_1"):
+            for i in "01":
+                path = f"layers/{name}/vars/{i}"
+                values = torch.from_numpy(file[path][()]).to(getattr(torch, dtype))
+                kernels[name, i] = values.float()
+                del file[path]
+                if dtype == "bfloat16":
+                    values = values.view(torch.int16).numpy().view("V2")
+                    file[path] = values
+                    file[path].attrs["dtype"] = dtype
+                else:
+                    file[path] = values.numpy()
+
+    load_keras_weights(net, write_h5(tmp_path / "m.weights.h5", change))
+    assert torch.equal(net.head.weight.T, kernels["dense_1", "0"])
+    assert torch.equal(net.hidden[0].bias, kernels["dense", "1"])
 
 
 def test_flatten_is_permuted_from_hwc_to_chw(tmp_path):
@@ -188,6 +240,10 @@ HOSTILE_H5 = {
                          "no dense layer for its layers/dense_2"),
     "an unknown layer": (lambda f: f.create_dataset("layers/gru/vars/0", (3, 3, 3), "f4"),
                          "layers/gru is no convolution, dense layer, batch norm"),
+    "one byte of no type": (replace("layers/dense_1/vars/0", np.zeros((128, 10), "V1")),
+                            r"a kernel of \|V1, not of a floating-point dtype"),
+    "two fields of a byte": (replace("layers/dense_1/vars/0", np.zeros((128, 10), "i1,i1")),
+                             "not of a floating-point dtype"),
     "whole numbers": (replace("layers/dense_1/vars/0", np.zeros((128, 10), "i4")), "of int32"),
     "text": (replace("layers/dense_1/vars/1", np.array([b"x"] * 10)), "floating-point"),
     "an external link": (external_link, "a link to another place"),
@@ -224,7 +280,11 @@ HOSTILE_KERAS = {
                      r"its b has kernel \(128, 12\), where the network's head has"),
     "another order": ({"config": mlp_config(layer("Dense", "c", after="b", use_bias=True)),
                        "shapes": SHAPES | {"dense_2": [(10, 10), (10,)]}},
-                      "its c has no counterpart"),
+                      "its activation of b has no counterpart"),
+    "another activation": ({"config": json.loads(json.dumps(mlp_config()).replace("relu", "tanh"))},
+                           "its activation of a is a tanh, where the network's hidden.1 is a ReLU"),
+    "a list for an activation": ({"config": json.loads(
+        json.dumps(mlp_config()).replace('"relu"', "[1]"))}, "damaged"),
     "a traversal": ({"names": ("../config.json", "model.weights.h5")}, "leads out of the archive"),
     "an absolute path": ({"names": ("config.json", "/model.weights.h5")}, "leads out"),
     "no weights": ({"names": ("config.json", "other.h5")}, "has no model.weights.h5"),

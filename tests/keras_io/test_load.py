@@ -6,7 +6,6 @@ The backend is that of KERAS_BACKEND: TensorFlow by default, torch is tested too
 import numpy as np
 import pytest
 import torch
-import torch._dynamo  # loads Triton, which must come before TensorFlow in one process
 import torch.nn.functional as F
 from torch import nn
 
@@ -19,7 +18,10 @@ from keras.src.backend.common import dtypes  # noqa: E402
 from keras_networks import NETWORKS  # noqa: E402  after the check that Keras is there
 
 # Keras's own: on TensorFlow it hands its variables to NumPy in a way that NumPy 2 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:activations and poolings were not compared:UserWarning"),
+]
 LINEAGE = sorted(NETWORKS)
 
 

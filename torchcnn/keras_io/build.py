@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import Node
 
-from torchcnn.keras_io.graphs import conv_padding, keras_name, kind_of, torch_ops
 from torchcnn.keras_io.layout import keras_views
+from torchcnn.keras_io.networks import conv_padding, keras_name, kind_of, torch_ops
 from torchcnn.layers import (
     BatchNorm,
     FlattenLayer,
@@ -28,9 +28,6 @@ LAST = "channels_last"  # given explicitly, because a user's keras.json may set 
 
 def _keras() -> Any:
     """Import Keras."""
-    # This loads Triton, which aborts the process if it is loaded after TensorFlow.
-    import torch._dynamo  # noqa: F401
-
     try:
         import keras
     except ImportError as error:
@@ -77,6 +74,8 @@ def to_keras(net: nn.Module, input_size: tuple[int, int, int] | None = None) -> 
     for name, weights in views.items():
         layer = model.get_layer(keras_name(name))
         for variable, view in zip(layer.weights, weights.values(), strict=True):
+            if view.dtype == torch.bfloat16:  # NumPy does not have it
+                view = view.float()
             variable.assign(view.cpu().reshape(tuple(variable.shape)).numpy())
     return model
 

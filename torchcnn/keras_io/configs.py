@@ -1,30 +1,29 @@
 """Read a Keras model's configuration as a reduced graph, without building the model."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 from torchcnn.keras_io.files import KINDS, Config, KerasFile, KerasLayer, Refused, layer_paths
-from torchcnn.keras_io.graphs import Facts, Op, new_channels, padding_name, through, unpadded
+from torchcnn.keras_io.graphs import (
+    Facts,
+    Op,
+    activation,
+    new_channels,
+    padding_name,
+    pool_facts,
+    pooling,
+    through,
+    unpadded,
+)
 
-# Layers without weights that, in inference, do not affect where the weights of others belong.
+# Layers that change no value in inference.
 THROUGH = {
-    "Activation",
-    "ReLU",
-    "LeakyReLU",
-    "ELU",
-    "Softmax",
-    "Relu",
-    "Sigmoid",
-    "Tanh",
     "Identity",
     "Dropout",
     "SpatialDropout2D",
     "GaussianNoise",
     "GaussianDropout",
-    "MaxPooling2D",
-    "AveragePooling2D",
-    "GlobalAveragePooling2D",
-    "GlobalMaxPooling2D",
     "Flatten",
     "RandomFlip",
     "RandomRotation",
@@ -33,6 +32,10 @@ THROUGH = {
     "RandomContrast",
     "RandomBrightness",
 }
+# The activations, as layers and, with other capitals, as operations (`keras.ops.relu`).
+ACTIVATIONS = {"LeakyReLU", "LeakyRelu", "ELU", "Elu", "Softmax", "Relu", "Sigmoid", "Tanh"}
+POOLINGS = {"MaxPooling2D": "max_pool", "AveragePooling2D": "avg_pool"}
+GLOBAL = {"GlobalAveragePooling2D": "global_avg", "GlobalMaxPooling2D": "global_max"}
 JOINS = {"Add": "add", "Concatenate": "concat"}
 MODELS = {"Sequential", "Functional", "Model"}
 WITH_WEIGHTS = {"Conv2D": "conv", "Dense": "dense", "BatchNormalization": "norm"}
@@ -92,14 +95,13 @@ class KerasGraph:
             return self.permute(config["dims"], name, source)
         if kind == "Reshape" and sum(n != 1 for n in config["target_shape"]) == 1:
             return through(name, source)  # reshapes to a vector, or to an image of one pixel
-        if kind in THROUGH:
-            return through(name, source)
         if kind == "ZeroPadding2D":
             (top, bottom), (left, right) = config["padding"]
             return Op("pad", name, {"zeros": (top, bottom, left, right)}, inputs)
         if kind not in WITH_WEIGHTS:
-            raise Refused(f"its layer {name} is a {kind}, which is not supported")
-        return self.op_with_weights(layer, name, path, source)
+            return _weightless(kind, config, name, source)
+        op = self.op_with_weights(layer, name, path, source)
+        return _activation(config.get("activation"), f"activation of {name}", op)
 
     def op_with_weights(self, layer: Config, name: str, path: str, source: Op) -> Op:
         """Return the node of a convolution, dense layer or batch norm."""
@@ -152,6 +154,65 @@ class KerasGraph:
         first, last = path.split("/")[0], path.split("/")[-1]
         similar = [p for p in self.layers if (p.split("/")[0], p.split("/")[-1]) == (first, last)]
         return self.layers[similar[0]] if len(similar) == 1 else None
+
+
+def _weightless(kind: str, config: Config, name: str, source: Op) -> Op:
+    """Return the node of an activation or a pooling; layers that change no value have none."""
+    if kind in THROUGH:
+        return through(name, source)
+    if kind in ACTIVATIONS:
+        return activation(kind, config, name, source)
+    if kind == "Activation":
+        return _activation(config["activation"], name, source)
+    if kind == "ReLU":
+        return _relu(config, name, source)
+    if kind in POOLINGS:
+        window = _pair(config["pool_size"])
+        strides = window if config.get("strides") is None else _pair(config["strides"])
+        facts = pool_facts(window, strides, config["padding"].lower())
+        return pooling(POOLINGS[kind], name, facts, source)
+    if kind in GLOBAL:
+        return Op(GLOBAL[kind], name, inputs=[source])
+    if kind == "Rescaling":
+        scale, offset = config["scale"], config.get("offset", 0)
+        known = isinstance(scale, float | int) and math.isclose(scale, 1 / 255, rel_tol=1e-6)
+        if known and offset == 0 and source.kind == "input":
+            return source  # bytes become numbers from 0 to 1, which networks here take
+        raise Refused(
+            f"its layer {name} is a Rescaling with scale {scale} and offset {offset}: images go in "
+            "as [0, 1] here, so only the scale 1/255, right behind the input, can be left out"
+        )
+    raise Refused(f"its layer {name} is a {kind}, which is not supported")
+
+
+def _activation(given: Any, name: str, source: Op) -> Op:
+    """Return the node of an activation, which is given by its name or by a layer's config."""
+    if given is None or given == "linear":
+        return through(name, source)
+    if isinstance(given, str):
+        return activation(given, {}, name, source)
+    kind, config = given.get("class_name", "lambda"), given.get("config")
+    if isinstance(config, str):  # a function of the user's
+        return activation(config, {}, name, source)
+    return _relu(config, name, source) if kind == "ReLU" else activation(kind, config, name, source)
+
+
+def _relu(config: Config, name: str, source: Op) -> Op:
+    """Return the node of a layer `ReLU`, whose options make other activations of it."""
+    most, slope, threshold = (
+        config.get(key) or 0 for key in ("max_value", "negative_slope", "threshold")
+    )
+    match most, slope, threshold:
+        case 0, 0, 0:
+            return activation("relu", {}, name, source)
+        case 6, 0, 0:
+            return activation("relu6", {}, name, source)
+        case 0, _, 0:
+            return activation("leaky_relu", {"negative_slope": slope}, name, source)
+    raise Refused(
+        f"its layer {name} is a ReLU with max_value {most}, negative_slope {slope} and threshold "
+        f"{threshold}, which is not supported"
+    )
 
 
 def _pair(value: Any) -> tuple[int, ...]:

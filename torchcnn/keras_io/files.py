@@ -26,6 +26,12 @@ KINDS = {
     "channels": "padding of channels",
     "after": "layer after a padding",
     "swapped": "permutation",
+    "max_pool": "max pooling",
+    "avg_pool": "average pooling",
+    "global_avg": "global average pooling",
+    "global_max": "global max pooling",
+    "relu": "ReLU",
+    "leakyrelu": "leaky ReLU",
 }
 
 # Layers that are not supported, but whose weights have the same number of axes as a supported one.

@@ -1,28 +1,24 @@
-"""Reduce a network to a graph that can be compared with the graph of a Keras model.
+"""Graphs of a network's layers in one form for both frameworks, so that they can be compared.
 
-Only layers with weights, paddings, and the operations that join branches become nodes.
+Dropout, flattening and other layers that change no value in inference are no nodes.
 """
 
-import operator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import nn
-from torch.fx import Graph, Node
-
-from torchcnn.keras_io.files import KerasLayer, Refused
-from torchcnn.layers import BatchNorm, SameConv2d
+from torchcnn.keras_io.files import KerasLayer
 
 Facts = dict[str, Any]  # properties that must agree, under the names that error messages use
+Zeros = tuple[int, ...]  # a padding: (top, bottom, left, right)
+NO_ZEROS: Zeros = (0, 0, 0, 0)
 
 
 @dataclass(eq=False)
 class Op:
     """A node of a reduced graph."""
 
-    kind: str  # a key of `files.KINDS`
+    kind: str  # a key of `files.KINDS`, or the name of an activation in small letters
     name: str
     facts: Facts = field(default_factory=dict)
     inputs: list["Op"] = field(default_factory=list)
@@ -46,55 +42,26 @@ def listed(output: Op) -> list[tuple[Op, list[int]]]:
     """
     position: dict[Op, int] = {}
     rows: list[tuple[Op, list[int]]] = []
-
-    def visit(op: Op) -> None:
-        if op in position:
-            return
+    stack = [output]  # not a recursion, because networks may be deeper than Python's limit
+    while stack:
+        op = stack[-1]
         inputs = op.inputs
         if op.kind == "add":
             inputs = sorted(inputs, key=lambda i: (-i.depth, i.signature))
-        for i in inputs:
-            visit(i)
+        new = next((i for i in inputs if i not in position), None)
+        if new is not None:
+            stack.append(new)
+            continue
+        stack.pop()
         position[op] = len(rows)
         rows.append((op, [position[i] for i in inputs]))
-
-    visit(output)
     return rows
 
 
-# --- PyTorch ------------------------------------------------------------------------------------
+# --- paddings -----------------------------------------------------------------------------------
 
 
-def kind_of(module: nn.Module) -> str:
-    """Return conv, dense or norm for a layer whose weights Keras has too, else an empty string."""
-    if isinstance(module, nn.Conv2d):
-        return "conv"
-    if isinstance(module, nn.Linear):
-        return "dense"
-    return "norm" if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | BatchNorm) else ""
-
-
-def keras_name(name: str) -> str:
-    """Return a valid Keras name, without dots: stage1.0.conv1 -> stage1_0_conv1."""
-    return name.replace(".", "_")
-
-
-def conv_padding(conv: nn.Conv2d, before: tuple[int, ...] = (0, 0, 0, 0)) -> str | tuple[int, ...]:
-    """Return the padding of a convolution: "same" as in Keras, or (top, bottom, left, right).
-
-    `before` is a padding of zeros that the input has already, from a layer in front.
-    """
-    if isinstance(conv, SameConv2d) or conv.padding == "same":
-        return padding_name("same", conv.kernel_size, conv.stride, conv.dilation, before)
-    own: Any = (0, 0) if conv.padding == "valid" else conv.padding
-    (h, w), (top, bottom, left, right) = own, before
-    zeros = (top + h, bottom + h, left + w, right + w)
-    return padding_name("valid", conv.kernel_size, conv.stride, conv.dilation, zeros)
-
-
-def padding_name(
-    padding: str, kernel: Any, stride: Any, dilation: Any, zeros: tuple[int, ...]
-) -> Any:
+def padding_name(padding: str, kernel: Any, stride: Any, dilation: Any, zeros: Zeros) -> Any:
     """Return one description for all paddings with the same effect.
 
     Symmetric zeros that keep the size at stride 1 are "same", and "same" never pads a 1×1 kernel.
@@ -108,11 +75,11 @@ def padding_name(
     return "same" if tuple(stride) == (1, 1) and zeros == half else zeros
 
 
-def unpadded(source: Op) -> tuple[Op, tuple[int, ...]]:
+def unpadded(source: Op) -> tuple[Op, Zeros]:
     """Return the input of a padding node and the zeros that it adds; other nodes add none."""
     if source.kind == "pad":
         return source.inputs[0], source.facts["zeros"]
-    return source, (0, 0, 0, 0)
+    return source, NO_ZEROS
 
 
 def through(name: str, source: Op) -> Op:
@@ -120,108 +87,82 @@ def through(name: str, source: Op) -> Op:
     return Op("after", name, inputs=[source]) if source.kind == "pad" else source
 
 
-# Functions and methods that may stand between layers, because they do not affect the weights.
-WEIGHTLESS = {
-    F.relu,
-    torch.relu,
-    torch.sigmoid,
-    torch.tanh,
-    F.max_pool2d,
-    F.avg_pool2d,
-    F.adaptive_avg_pool2d,
-    F.dropout,
-    "relu",
-    "sigmoid",
-    "tanh",
-    "mean",
-}
-
-
-def torch_ops(net: nn.Module, graph: Graph) -> Op:
-    """Return the output node of a network's reduced graph.
-
-    Raises:
-        Refused: if the network computes something that has no known counterpart in Keras.
-    """
-    ops: dict[Node, Op] = {}
-    called: set[nn.Module] = set()
-    for node in graph.nodes:
-        inputs = [ops[n] for n in node.all_input_nodes]
-        if node.op == "placeholder":
-            ops[node] = Op("input", node.name)
-        elif node.op == "call_module":
-            module = net.get_submodule(str(node.target))
-            if kind_of(module) and module in called:
-                raise Refused(f"the network calls its layer {node.target} twice")
-            called.add(module)
-            ops[node] = _torch_op(str(node.target), module, inputs)
-        elif node.op == "output" and len(inputs) == 1:
-            ops[node] = inputs[0]
-        else:
-            ops[node] = _torch_function(node, inputs)
-    return ops[next(iter(reversed(graph.nodes)))]
-
-
-def _torch_function(node: Node, inputs: list[Op]) -> Op:
-    """Return the node of a function or a tensor method."""
-    args: Any = node.args
-    dim = node.kwargs.get("dim", args[1] if len(args) > 1 else 0)
-    if node.target in (operator.add, torch.add) and len(inputs) == 2:
-        return Op("add", node.name, inputs=inputs)
-    if node.target is torch.cat and dim == 1:
-        return Op("concat", node.name, inputs=inputs)
-    if len(inputs) == 1:
-        if node.target is F.pad and len(args[1]) == 6 and not any(args[1][:4]):
-            return new_channels(node.name, tuple(args[1][4:]), inputs[0])
-        flattens = node.target in (torch.flatten, "flatten") and args[1:] == (1,)
-        slices = node.target is operator.getitem and args[1][:2] == (slice(None),) * 2
-        if flattens or slices or node.target in WEIGHTLESS:
-            return through(node.name, inputs[0])
-    what = getattr(node.target, "__name__", node.target)
-    raise Refused(f"the network computes {what} between its layers, unknown to Keras")
-
-
 def new_channels(name: str, zeros: tuple[int, int], source: Op) -> Op:
     """Return the node that adds channels of zeros before and after the existing ones."""
     return Op("channels", name, {"zeros": zeros}, [source]) if any(zeros) else source
 
 
-def _torch_op(name: str, module: Any, inputs: list[Op]) -> Op:
-    """Return the node of a layer."""
-    kind = kind_of(module)
-    if isinstance(module, nn.ZeroPad2d):
-        left, right, top, bottom = module.padding
-        return Op("pad", name, {"zeros": (top, bottom, left, right)}, inputs)
-    if not kind and any(True for _ in module.parameters()):
-        raise Refused(
-            f"layer {name} is a {type(module).__name__}; weights are known only for "
-            "convolutions, dense layers and batch norms"
-        )
-    if isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) != (1, -1):
-        raise Refused(f"layer {name} must flatten every axis but the first")
-    if not kind:
-        return through(name, inputs[0])
-    (source,) = inputs
-    if kind == "conv" and module.padding_mode != "zeros":
-        raise Refused(f"layer {name} pads with {module.padding_mode!r}, but Keras pads with zeros")
-    if kind == "conv":
-        source, zeros = unpadded(source)
-        facts = {
-            "kernel": _kernel_shape(module),
-            "bias": module.bias is not None,
-            "strides": module.stride,
-            "dilation": module.dilation,
-            "padding": conv_padding(module, zeros),
-        }
-    elif kind == "dense":
-        kernel = (module.in_features, module.out_features)
-        facts = {"kernel": kernel, "bias": module.bias is not None}
-    else:
-        features = module.gamma.numel() if isinstance(module, BatchNorm) else module.num_features
-        facts = {"features": int(features), "epsilon": float(module.eps)}
-    return Op(kind, name, facts, [source])
+# --- activations and poolings -------------------------------------------------------------------
+
+# The options of activations: the fact, the names in PyTorch and Keras, and Keras's default.
+OPTIONS: dict[str, tuple[str, tuple[str, ...], Any]] = {
+    "leakyrelu": ("slope", ("negative_slope", "alpha"), 0.2),
+    "elu": ("alpha", ("alpha",), 1.0),
+    "gelu": ("approximate", ("approximate",), False),
+}
+ALIASES = {"swish": "silu", "hardsilu": "hardswish"}
+MONOTONIC = {"relu", "leakyrelu", "sigmoid", "tanh"}
 
 
-def _kernel_shape(conv: nn.Conv2d) -> tuple[int, ...]:
-    """Return the shape of a convolution's kernel in Keras: (h, w, in / groups, out)."""
-    return (*conv.kernel_size, conv.in_channels // conv.groups, conv.out_channels)
+def activation(function: str, options: Mapping[str, Any], name: str, source: Op) -> Op:
+    """Return the node of an activation.
+
+    Args:
+        function: its name in PyTorch or Keras, such as `LeakyReLU` or `leaky_relu`.
+        options: what may contain its options, such as `negative_slope`.
+    """
+    kind = function.lower().replace("_", "")
+    kind = ALIASES.get(kind, kind)
+    facts: Facts = {}
+    if kind in OPTIONS:
+        fact, keys, default = OPTIONS[kind]
+        value = next((options[key] for key in keys if key in options), default)
+        # Keras 2 writes the float32 that is nearest to 0.1 with all its digits.
+        facts[fact] = float(f"{value:.6g}") if isinstance(value, float | int) else value
+    if facts.get("slope", 0) < 0 or kind not in MONOTONIC:
+        return Op(kind, name, facts, [source])
+    # Before or after a max pooling, a monotonic function gives the same: here it always is before.
+    pools = []
+    while source.kind == "max_pool":
+        pools.append(source)
+        (source,) = source.inputs
+    op = Op(kind, name, facts, [source])
+    for pool in reversed(pools):
+        op = Op("max_pool", pool.name, pool.facts, [op])
+    return op
+
+
+def pooling(kind: str, name: str, facts: Facts, source: Op) -> Op:
+    """Return the node of a max or average pooling, whose facts are those of `pool_facts`."""
+    if facts["window"] != (1, 1):
+        return Op(kind, name, facts, [source])
+    strides, padding = facts["strides"], facts["padding"]
+    if strides == (1, 1) and padding == NO_ZEROS:
+        return through(name, source)
+    before = source.facts
+    # A window of one pixel only takes some of the pixels. Behind a pooling, it is a larger stride:
+    # `to_keras` writes a pooling with symmetric padding in this way.
+    if source.kind in ("max_pool", "avg_pool") and padding == NO_ZEROS:
+        window, zeros = before["window"], before["padding"]
+        if zeros == "same" and before["strides"] == (1, 1):
+            sides = [((k - 1) // 2, k - 1 - (k - 1) // 2) for k in window]
+            zeros = (*sides[0], *sides[1])
+        if zeros != "same" and not before["ceil_mode"]:
+            strides = tuple(a * b for a, b in zip(before["strides"], strides, strict=True))
+            merged = before | {"strides": strides, "padding": zeros}
+            return Op(source.kind, source.name, merged, source.inputs)
+    return Op("max_pool", name, facts, [source])
+
+
+def pool_facts(
+    window: Any, strides: Any, padding: str, zeros: Zeros = NO_ZEROS, **others: Any
+) -> Facts:
+    """Return what describes a pooling; `others` are options that only PyTorch's layers have."""
+    return {
+        "window": window,
+        "strides": strides,
+        "padding": padding_name(padding, window, strides, (1, 1), zeros),
+        "dilation": (1, 1),
+        "ceil_mode": False,
+        "divisor_override": None,
+    } | others

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from torchcnn.keras_io.files import Refused
-from torchcnn.keras_io.graphs import kind_of
+from torchcnn.keras_io.networks import kind_of
 from torchcnn.layers import BatchNorm
 
 

@@ -1,16 +1,18 @@
 """Load weights from a Keras model or from a file that Keras wrote."""
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from torchcnn.keras_io.configs import input_channels
 from torchcnn.keras_io.files import Refused, open_keras
 from torchcnn.keras_io.layout import keras_views
-from torchcnn.keras_io.match import match
+from torchcnn.keras_io.match import has_graph, match
 from torchcnn.models.analysis import layer_graph
 
 
@@ -23,11 +25,17 @@ def load_keras_weights(net: nn.Module, source: Any) -> None:
     neither Keras nor any code in the file is executed.
 
     If the source contains a graph (functional and sequential models), it must equal the graph of
-    the network, strides, paddings and epsilons included; layers without weights, such as
-    activations and poolings, are not compared. Sources without a graph (subclassed models, files
-    of weights) are matched by the order in which their layers were created and are listed, and
-    refused if that is ambiguous. The input of a dense layer that follows the image directly is
-    taken for a square image of 1 or 3 channels, unless the file gives its shape.
+    the network, with its activations, poolings, strides, paddings and epsilons. Dropout is not
+    compared. A ReLU, sigmoid or tanh may stand before or after a max pooling, which is the same. A
+    softmax or sigmoid at the end of the Keras model is left out, because networks here return
+    logits, and so is a `Rescaling` of its input by 1/255, because images here go in as [0, 1].
+
+    Sources without a graph (subclassed models, files of weights) are matched by the order in which
+    their layers were created and are listed, and refused if that is ambiguous; a warning says that
+    activations and poolings were not compared. The input of a dense layer that follows the image
+    directly is taken for a square image of 1 or 3 channels, unless the file gives its shape.
+
+    Weights of another floating-point dtype, bfloat16 included, are converted to the network's.
 
     Args:
         net: the network to load into.
@@ -42,7 +50,7 @@ def load_keras_weights(net: nn.Module, source: Any) -> None:
     name = str(source) if isinstance(source, str | Path) else f"the {type(source).__name__}"
     try:
         with open_keras(source, sum(p.numel() for p in net.parameters())) as file:
-            pairs = match(net, graph, file)
+            pairs, compared = match(net, graph, file), has_graph(file)
             views = keras_views(net, graph, input_channels(file))
             new = [
                 (view, _values(array, key, view, layer.path))
@@ -59,6 +67,10 @@ def load_keras_weights(net: nn.Module, source: Any) -> None:
         if isinstance(source, str | Path):
             problem = "is damaged, or not a file of Keras"
         raise ValueError(f"{name} {problem} ({cause})") from error
+    if not compared:
+        warnings.warn(
+            f"activations and poolings were not compared: {name} has no graph", stacklevel=2
+        )
     for view, values in new:
         view.copy_(values)
 
@@ -68,6 +80,8 @@ def _values(array: Any, key: str, view: Tensor, path: str) -> Tensor:
     shape = (math.prod(view.shape[:2]), view.shape[2]) if view.dim() == 3 else tuple(view.shape)
     if array.shape != shape:
         raise Refused(f"its {path} has a {key} of the shape {array.shape}, allowed is {shape}")
+    if array.dtype == np.dtype("V2"):  # two bytes of no type: bfloat16, which HDF5 does not have
+        return torch.from_numpy(array[()].view(np.int16)).view(torch.bfloat16).view(view.shape)
     if array.dtype.kind != "f":
         raise Refused(f"its {path} has a {key} of {array.dtype}, not of a floating-point dtype")
     return torch.from_numpy(array[()]).view(view.shape)

@@ -13,14 +13,22 @@ import torch
 from torch import nn
 from torch.fx import Graph, Node
 
-from torchcnn.keras_io.configs import MODELS, KerasGraph
+from torchcnn.keras_io.configs import MODELS, WITH_WEIGHTS, KerasGraph
 from torchcnn.keras_io.files import KINDS, KerasFile, KerasLayer, Refused
-from torchcnn.keras_io.graphs import Op, keras_name, listed, torch_ops
+from torchcnn.keras_io.graphs import Op, listed
+from torchcnn.keras_io.networks import keras_name, torch_ops
 
 Pair = tuple[str, KerasLayer]  # the name of a PyTorch layer, and the Keras layer that it matches
 SortKey = Callable[[KerasLayer], int]
 
+PROBABILITIES = {"softmax", "sigmoid"}  # what a Keras model may end in, and a network may lack
+
 NUMBER = re.compile(r"(?:conv2d|dense|batch_normalization)(?:_(\d+))?")  # Keras's default names
+
+
+def has_graph(file: KerasFile) -> bool:
+    """Return whether a file holds the graph of its layers, not their weights alone."""
+    return file.config is not None and file.config.get("class_name") in MODELS
 
 
 def match(net: nn.Module, graph: Graph, file: KerasFile) -> list[Pair]:
@@ -30,11 +38,13 @@ def match(net: nn.Module, graph: Graph, file: KerasFile) -> list[Pair]:
         Refused: if the networks differ, or the file does not determine which layer is which.
     """
     output = torch_ops(net, graph)
-    ours = {op.name: op for op, _ in listed(output) if op.facts and op.kind != "pad"}
+    ours = {op.name: op for op, _ in listed(output) if op.kind in WITH_WEIGHTS.values()}
     theirs = {layer.name: layer for layer in file.layers}
-    if file.config and file.config.get("class_name") in MODELS:
+    if file.config and has_graph(file):
         reader = KerasGraph(file)
         keras_output = reader.model(file.config, Op("input", "its input"), "")
+        if keras_output.kind in PROBABILITIES and keras_output.kind != output.kind:
+            (keras_output,) = keras_output.inputs  # networks here return logits
         same = _same(output, keras_output)
         return [(op.name, keras_op.weights) for op, keras_op in same if keras_op.weights]
     for layer in file.layers:
@@ -53,14 +63,19 @@ def _difference(their_name: str, theirs: str, our_name: str, ours: str) -> Refus
     return Refused(f"its {their_name} {theirs}, where the network's {our_name} {ours}")
 
 
+def _a(kind: str) -> str:
+    """Return what an error message calls a node of this kind, with its article."""
+    noun = KINDS.get(kind, kind)
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
 def _same(ours: Op, theirs: Op) -> Iterator[tuple[Op, Op]]:
     """Yield the nodes of two equal graphs in pairs; raise `Refused` at the first that differ."""
     our_rows, their_rows = listed(ours), listed(theirs)
     for (op, inputs), (keras_op, keras_inputs) in zip(our_rows, their_rows, strict=False):
         if op.kind != keras_op.kind:
-            raise _difference(
-                keras_op.name, f"is a {KINDS[keras_op.kind]}", op.name, f"is a {KINDS[op.kind]}"
-            )
+            kinds = _a(op.kind), _a(keras_op.kind)
+            raise _difference(keras_op.name, f"is {kinds[1]}", op.name, f"is {kinds[0]}")
         for fact, value in op.facts.items():
             keras_value = keras_op.facts[fact]
             if keras_value != value:
@@ -86,9 +101,7 @@ def compare(op: Op, layer: KerasLayer) -> None:
         Refused: if the kind of layer, the shape or the presence of a bias differs.
     """
     if op.kind != layer.kind:
-        raise _difference(
-            layer.path, f"is a {KINDS[layer.kind]}", op.name, f"is a {KINDS[op.kind]}"
-        )
+        raise _difference(layer.path, f"is {_a(layer.kind)}", op.name, f"is {_a(op.kind)}")
     shape = layer.weights[0].shape
     wanted = (op.facts["features"],) if op.kind == "norm" else op.facts["kernel"]
     if shape != wanted:
