@@ -1,6 +1,7 @@
 """Your own images: folders of pictures, from the first to a trained network's answer."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -13,7 +14,7 @@ from torchcnn.data import decode
 from torchcnn.data import folder as image_folder
 from torchcnn.data.augment import crop, resize
 from torchcnn.data.decode import LazyImages
-from torchcnn.data.folder import load_folder
+from torchcnn.data.folder import FolderOptions, load_folder
 from torchcnn.data.loader import Batches
 from torchcnn.run.checkpoint import load_checkpoint
 
@@ -39,7 +40,7 @@ def make(root, count=10, parts=("",)):
 
 
 def test_a_folder_with_two_parts(tmp_path):
-    data = load_folder(make(tmp_path / "d", 3, ("train", "test")), 12, seed=0)
+    data = load_folder(make(tmp_path / "d", 3, ("train", "test")), FolderOptions(12))
     assert data.classes == ("blue", "red") and data.name == str(tmp_path / "d")
     assert data.train_images.shape == data.test_images.shape == (6, 3, 12, 12)
     assert data.train_images.dtype == torch.uint8
@@ -49,24 +50,34 @@ def test_a_folder_with_two_parts(tmp_path):
     assert torch.equal(data.train_images[4], expected)
 
 
-def test_a_folder_without_parts_is_split_class_by_class_by_the_seed(tmp_path):
+def test_a_folder_without_parts_is_split_class_by_class_by_the_names(tmp_path):
     root = make(tmp_path, 10)
-    a, b, c = (load_folder(root, 8, seed) for seed in (1, 1, 2))
+    data = load_folder(root, FolderOptions(8))
+    both = data.train_labels.bincount() + data.test_labels.bincount()
+    assert both.tolist() == [10, 10] and min(data.test_labels.bincount()) > 0
+    every = torch.cat((data.train_images, data.test_images)).flatten(1).tolist()
+    assert len(set(map(tuple, every))) == 20  # none is in both
+    before = set(data.train_names)
+    picture(root / "red" / "new.png", RED)
+    assert before <= set(load_folder(root, FolderOptions(8)).train_names)
+
+
+def test_a_run_of_version_3_is_split_as_it_was(tmp_path):
+    """8 and 2 of each class, drawn by the seed."""
+    root = make(tmp_path, 10)
+    a, b, c = (load_folder(root, FolderOptions(8, seed=seed)) for seed in (1, 1, 2))
     assert a.train_labels.bincount().tolist() == [8, 8]
-    assert a.test_labels.bincount().tolist() == [2, 2]
     assert torch.equal(a.train_images, b.train_images)
     assert not torch.equal(a.train_images, c.train_images)
-    every = torch.cat((a.train_images, a.test_images)).flatten(1).tolist()
-    assert len(set(map(tuple, every))) == 20  # none is in both
 
 
 def test_grey_if_all_are_grey(tmp_path):
     for name in "ab":
         for i in range(2):
             picture(tmp_path / name / f"{i}.png", seed=i)
-    assert load_folder(tmp_path, 8, 0).train_images.shape[1] == 1
+    assert load_folder(tmp_path, FolderOptions(8)).train_images.shape[1] == 1
     picture(tmp_path / "a" / "2.png", RED)
-    assert load_folder(tmp_path, 8, 0).train_images.shape[1] == 3
+    assert load_folder(tmp_path, FolderOptions(8)).train_images.shape[1] == 3
 
 
 def test_from_a_folder_to_a_trained_network_and_its_answers(tmp_path, capsys):
@@ -108,36 +119,178 @@ def test_what_is_wrong_with_a_folder_is_named(change, message, tmp_path, capsys)
     assert not (tmp_path / "r").exists()
 
 
-@pytest.mark.parametrize("parts", [("train", "val"), ("test", "val")])
-def test_a_folder_with_one_part_of_two_is_no_folder_of_classes(parts, tmp_path):
+def labels_of(data):
+    val = None if data.val_labels is None else data.val_labels.tolist()
+    return data.train_labels.tolist(), val, data.test_labels.tolist()
+
+
+@pytest.mark.parametrize("names", [("Train", "Test"), ("TRAIN", "test"), ("training", "Testing")])
+def test_parts_are_found_in_any_case(names, tmp_path):
+    root = make(tmp_path, 2, names)
+    (root / "notes").mkdir()
+    data = load_folder(root, FolderOptions(8))
+    assert data.classes == ("blue", "red")
+    assert labels_of(data) == ([0, 0, 1, 1], None, [0, 0, 1, 1])
+    assert "passed over the folders notes" in data.note
+
+
+@pytest.mark.parametrize("val", ["val", "Valid", "validation"])
+def test_a_part_to_validate_on_is_used(val, tmp_path):
+    data = load_folder(make(tmp_path / "a", 2, ("train", val, "test")), FolderOptions(8))
+    assert labels_of(data) == ([0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 1, 1])
+    data = load_folder(make(tmp_path / "b", 2, ("train", val)), FolderOptions(8))
+    assert labels_of(data) == ([0, 0, 1, 1], [0, 0, 1, 1], [])
+    assert "there is no test part" in data.note
+
+
+@pytest.mark.parametrize("parts", [("train",), ("test", "val"), ("test",)])
+def test_parts_without_their_counterpart_are_refused(parts, tmp_path):
     root = make(tmp_path, 2, parts)
-    with pytest.raises(ValueError, match=rf"holds {parts[0]}/<class>/\*, but not both"):
-        load_folder(root, 8, 0)
-    for name in ("red", "blue"):  # but a class may have that name
-        for path in (root / parts[0] / name).iterdir():
-            path.rename(path.parent.parent / f"{name}{path.name}")
-        (root / parts[0] / name).rmdir()
-    assert load_folder(root, 8, 0).classes == parts
+    with pytest.raises(ValueError, match=rf"holds {parts[0]}/<class>/\*.*; there must be train"):
+        load_folder(root, FolderOptions(8))
+    if len(parts) == 2:  # a class may have such a name, if it holds pictures
+        for part in parts:
+            for name in ("red", "blue"):
+                for path in (root / part / name).iterdir():
+                    path.rename(path.parent.parent / f"{name}{path.name}")
+                (root / part / name).rmdir()
+        assert load_folder(root, FolderOptions(8)).classes == parts
+
+
+def test_parts_of_other_names_are_refused_with_a_hint(tmp_path):
+    root = make(tmp_path, 2, ("lern", "pruef"))
+    with pytest.raises(ValueError, match=r"lern, pruef, each with only the folders blue, red: if"):
+        load_folder(root, FolderOptions(8))
+
+
+def test_hidden_files_companions_and_what_is_no_file_are_passed_over(tmp_path):
+    """Copies in hidden folders would be trained and tested on; a pipe would be waited for."""
+    root = make(tmp_path / "d", 3)
+    plain = load_folder(root, FolderOptions(8))
+    for place in (".ipynb_checkpoints", "__MACOSX", "@eaDir"):
+        picture(root / "red" / place / "0.png", RED)
+        picture(root / place / "0.png", RED)
+    picture(root / "red" / "._0.png", RED)
+    (root / "red" / "Thumbs.db").write_bytes(b"x")
+    (root / "red" / "notes.txt").write_text("x")
+    os.mkfifo(root / "red" / "pipe.png")
+    (root / "red" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (root / "red" / "loop").symlink_to(root / "red")
+    data = load_folder(root, FolderOptions(8))
+    assert torch.equal(data.train_images, plain.train_images) and data.classes == plain.classes
+    assert "; passed over 5 files (2 hidden, 2 no regular file, 1 .txt)" in data.note
+
+
+def test_pictures_of_any_format_and_depth_are_found(tmp_path):
+    for i, ext in enumerate([".ppm", ".jfif", ".PNG", ".tga", ".jp2"]):
+        picture(tmp_path / "a" / "deep" / f"{i}{ext}", RED)
+        picture(tmp_path / "b" / f"{i}{ext}", BLUE)
+    data = load_folder(tmp_path, FolderOptions(8))
+    assert len(data.train_labels) + len(data.test_labels) == 10
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "film.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0")
+    with pytest.raises(ValueError, match=r"no pictures in c; pictures end in .*\.jfif .*\.png .*"):
+        load_folder(tmp_path, FolderOptions(8))
+
+
+def test_a_folder_that_was_moved_is_taken_for_the_same(tmp_path, capsys):
+    root, folder = make(tmp_path / "d", 10), tmp_path / "r"
+    train.main([*STREAMED, "--data", str(root), "--epochs", "1", "--out", str(folder)])
+    root.rename(tmp_path / "moved")
+    with pytest.raises(SystemExit):
+        train.main(["--resume", str(folder), "--epochs", "2"])
+    assert "no folder" in (error := capsys.readouterr().err) and "--data says where" in error
+    flags = ["--resume", str(folder), "--epochs", "2", "--data"]
+    other = make(tmp_path / "other", 10)
+    picture(other / "red" / "0.png", BLUE, (50, 50))  # of the same name, but not the same
+    with pytest.raises(SystemExit):
+        train.main([*flags, str(other)])
+    assert "begun with other pictures than" in capsys.readouterr().err
+    train.main([*flags, str(tmp_path / "moved")])
+    assert load_checkpoint(folder / "last.pt")["config"]["data"] == str(tmp_path / "moved")
+    evaluate.main(["--checkpoint", str(folder)])
+    assert "note:" not in capsys.readouterr().out
+    evaluate.main(["--checkpoint", str(folder), "--data", str(other)])
+    assert "note: these are not the images of the run" in capsys.readouterr().out
+
+
+def test_a_run_without_a_test_part(tmp_path, capsys):
+    root, folder = make(tmp_path / "d", 6, ("train", "val")), tmp_path / "r"
+    flags = [*STREAMED, "--data", str(root), "--epochs", "2"]
+    train.main([*flags, "--out", str(folder)])
+    out = capsys.readouterr().out
+    assert re.search(
+        r"^val acc .* \(best.pt, epoch \d\); there are no test images; the run", out, re.M
+    )
+    result = json.loads((folder / "result.json").read_text())
+    best = max(r["val_acc"] for r in load_checkpoint(folder / "last.pt")["history"])
+    assert result["val_acc"] == best and "test_acc" not in result
+    evaluate.main(["--checkpoint", str(folder)])
+    out = capsys.readouterr().out
+    assert "12 validation images of" in out and f"validation acc {best:.4f}" in out
+    with pytest.raises(SystemExit) as stop:
+        train.main([*flags, "--val-fraction", "0", "--out", str(tmp_path / "s")])
+    assert stop.value.code == 2
+    assert "--val-fraction 0 needs a test part" in capsys.readouterr().err
+
+
+def test_the_centre_of_a_picture_is_kept_by_the_run(tmp_path, capsys):
+    """A picture whose sides are another colour: the run, evaluate and predict crop them."""
+    for name, colour in (("red", RED), ("blue", BLUE)):
+        for i in range(8):
+            pixels = np.full((20, 60, 3), 128, np.uint8)
+            pixels[:, 20:40] = colour
+            (tmp_path / "d" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / "d" / name / f"{i}.png")
+    folder = tmp_path / "r"
+    flags = [*STREAMED, "--data", str(tmp_path / "d"), "--epochs", "3", "--resize", "crop"]
+    train.main([*flags, "--out", str(folder)])
+    assert load_checkpoint(folder / "last.pt")["config"]["resize"] == "crop"
+    capsys.readouterr()
+    sure = {}
+    for name, options in (("whole", []), ("centre", [])):
+        path = tmp_path / "d" / "red" / "0.png"
+        if name == "centre":
+            Image.open(path).crop((20, 0, 40, 20)).save(tmp_path / "c.png")
+            path = tmp_path / "c.png"
+        predict.main(["--checkpoint", str(folder), str(path), "--json", *options])
+        sure[name] = json.loads(capsys.readouterr().out)[0]["top"]
+    for a, b in zip(sure["whole"], sure["centre"], strict=True):
+        assert a["class"] == b["class"]
+        assert a["probability"] == pytest.approx(b["probability"], abs=0.01)  # blurred at its edges
+
+
+def test_the_batch_of_few_pictures_is_cut(tmp_path, capsys):
+    root = make(tmp_path / "d", 50)
+    flags = ["--arch", "resnet20", "--data", str(root), "--device", "cpu", "--epochs", "1"]
+    train.main([*flags, "--out", str(tmp_path / "r")])
+    out = capsys.readouterr().out
+    n = int(re.search(r"images: (\d+) to train", out)[1])
+    size = int(
+        re.search(r"batch_size +(\d+) \(for so few images, in place of the .* 128\)", out)[1]
+    )
+    assert 70 < n < 90 and 4 <= size <= n * 0.9 / 10
+    train.main([*flags, "--batch-size", "60", "--out", str(tmp_path / "s")])
+    assert "batch_size       60\n" in capsys.readouterr().out
 
 
 def test_a_test_class_that_is_not_trained_is_refused(tmp_path):
     root = make(tmp_path, 2, ("train", "test"))
     picture(root / "test" / "green" / "0.png")
     with pytest.raises(ValueError, match=r"test holds green, which .*train does not"):
-        load_folder(root, 8, 0)
+        load_folder(root, FolderOptions(8))
 
 
 def test_a_folder_that_memory_does_not_hold_is_read_as_it_is_needed(tmp_path):
     """The same batches, to the bit, from any start and for any rank."""
     root = make(tmp_path, 10)
-    stored, streamed = (
-        load_folder(root, 12, 0),
-        load_folder(root, 12, 0, max_bytes=16 * 3 * 12 * 12),
-    )
+    stored = load_folder(root, FolderOptions(12))
+    streamed = load_folder(root, FolderOptions(12, max_bytes=16 * 3 * 12 * 12))
     assert (
         isinstance(streamed.train_images, LazyImages) and "decoded in every pass" in streamed.note
     )
-    assert streamed.train_images.shape == stored.train_images.shape == (16, 3, 12, 12)
+    n = len(stored.train_labels)
+    assert streamed.train_images.shape == stored.train_images.shape == (n, 3, 12, 12)
     for start, share in ((0, (0, 1)), (2, (0, 1)), (1, (1, 2))):
         passes = []
         for data in (stored, streamed):
@@ -145,7 +298,7 @@ def test_a_folder_that_memory_does_not_hold_is_read_as_it_is_needed(tmp_path):
                               size=12, augment=[crop], share=share)  # fmt: skip
             batches.start = start
             passes.append(list(batches))
-        assert len(passes[0]) == 4 - start
+        assert len(passes[0]) == -(-n // 4) - start
         for (x, y), (x_streamed, y_streamed) in zip(*passes, strict=True):
             assert torch.equal(x, x_streamed) and torch.equal(y, y_streamed)
 
@@ -232,14 +385,6 @@ def test_grey_and_colour_are_not_taken_for_each_other(tmp_path, capsys):
     assert "takes images of 1 channels; those of" in capsys.readouterr().err
 
 
-def test_damaged_exif_is_named_too(tmp_path):
-    """Pillow raises struct.error for it, and TypeError."""
-    image = Image.fromarray(np.zeros((4, 4, 3), np.uint8))
-    image.save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01")
-    with pytest.raises(ValueError, match=r"a\.jpg cannot be decoded as a picture"):
-        decode.read_image(tmp_path / "a.jpg", 3)
-
-
 def test_transparency_is_laid_on_black(tmp_path):
     pixels = np.zeros((1, 3, 4), np.uint8)
     pixels[0] = (200, 100, 50, 255), (200, 100, 50, 0), (200, 100, 50, 51)
@@ -249,4 +394,4 @@ def test_transparency_is_laid_on_black(tmp_path):
 
 
 def test_a_seed_may_be_as_large_as_the_flag_allows(tmp_path):
-    load_folder(make(tmp_path, 2), 8, seed=2**63 - 1)
+    load_folder(make(tmp_path, 2), FolderOptions(8, seed=2**63 - 1))

@@ -5,7 +5,7 @@ import torch
 
 from torchcnn import load_data_fashion_mnist
 from torchcnn.data import loader
-from torchcnn.data.loader import Batches, hold_out, mix_seed
+from torchcnn.data.loader import Batches
 
 
 def numbered(n, size=2):
@@ -66,20 +66,6 @@ def test_resizing_once_or_batchwise_gives_the_same(monkeypatch):
 def test_batches_refuse(images, labels, batch_size, message):
     with pytest.raises(ValueError, match=message):
         Batches(images, labels, batch_size)
-
-
-def test_hold_out_splits_and_follows_the_seed():
-    train, held_out = hold_out(100, 0.1, seed=3)
-    assert (len(train), len(held_out)) == (90, 10)
-    assert sorted(train.tolist() + held_out.tolist()) == list(range(100))
-    assert torch.equal(held_out, hold_out(100, 0.1, seed=3)[1])
-    assert not torch.equal(held_out, hold_out(100, 0.1, seed=4)[1])
-
-
-def test_mix_seed_tells_its_arguments_apart():
-    seeds = {mix_seed(a, b) for a in range(20) for b in range(20)}
-    seeds |= {mix_seed(5), mix_seed(5, 0, 0), mix_seed(2**32 + 5), mix_seed(0, 2**32 + 5)}
-    assert len(seeds) == 404 and all(0 <= seed < 2**64 for seed in seeds)
 
 
 def test_load_data_fashion_mnist_is_the_tutorials(real_fashion_mnist):

@@ -71,6 +71,11 @@ class Config:
         default=False,
         action="store_true",
     )
+    decoding: bool = option(
+        "compare the decoding of a large photo with Pillow's instead",
+        default=False,
+        action="store_true",
+    )
     rounds: int = option(
         "measured rounds, after one warm-up round", default=7, type=cli.at_least_one
     )
@@ -163,6 +168,11 @@ def report_json(results: dict[str, Measured], about: dict[str, object]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     with cli.one_line_errors(PROG):
         config = Config(**cli.parse(Config, PROG, argv))
+        if config.decoding:
+            from torchcnn.benchmark.decoding import compare
+
+            print(compare(config.rounds))
+            return
         device = cli.pick_device(config.device)
         if config.roofline and config.layers == "scratch":
             raise ValueError("--roofline is only for torch's layers; leave out --layers scratch")

@@ -45,6 +45,7 @@ def peak_of(work: Callable[[], object], device: torch.device) -> float | None:
     Memory that the process has freed before is used again without being counted, so the result
     is meaningful only in a new process. See `peak_in_new_process`.
     """
+
     peak = PeakMemory(device)
     peak.restart()
     before = peak.read()

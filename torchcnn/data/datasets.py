@@ -14,8 +14,8 @@ import socket
 import struct
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +62,10 @@ class ImageData:
     test_images: Tensor
     test_labels: Tensor
     note: str = ""  # where it was found, or why it was chosen
+    val_images: Tensor | None = None  # if the data set has a part to validate on
+    val_labels: Tensor | None = None
+    train_names: Sequence[str] | None = None  # of pictures in a folder
+    digests: dict[str, str] = field(default_factory=dict)  # of the pictures of each part
 
 
 def load_data(name: str = "auto", root: str | Path = "data") -> ImageData:

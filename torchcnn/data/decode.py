@@ -1,6 +1,8 @@
 """Pictures on disk, decoded: any that Pillow can read, one by one or in batches while training."""
 
+import functools
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,39 +13,128 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from torchcnn.data.augment import resize
+from torchcnn.data import augment
 from torchcnn.system import cores
 
+warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)  # it is not needed
 
-def read_image(path: str | Path, channels: int, size: int | None = None) -> Tensor:
-    """Read a picture as (channels, h, w) uint8, or resized to a square of `size` pixels.
+# Pillow only identifies these formats, or starts another program to decode them.
+NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+ENOUGH = 3  # times the size that is asked for; what is larger is reduced first
+TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF orientation -> Pillow's Transpose
+
+
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """The names of the formats that are read, as Pillow has them."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(sorted(set(Image.OPEN) - NOT_DECODED))
+
+
+@functools.cache
+def extensions() -> frozenset[str]:
+    """The extensions of the files that are read, in lower case: .png, .jpg, ..."""
+    from PIL import Image
+
+    known = set(formats())
+    return frozenset(ext for ext, name in Image.registered_extensions().items() if name in known)
+
+
+def read_image(
+    path: str | Path, channels: int, size: int | None = None, resize: str = "squeeze"
+) -> Tensor:
+    """Read a picture as (channels, h, w) uint8, or as a square of `size` pixels.
 
     With 1 channel the picture is grey, with 3 it is red, green and blue. Transparent pixels are
-    drawn on black, and the orientation that a camera noted is applied.
+    drawn on black, and the orientation that a camera noted is applied. Pictures that are more than
+    three times as large as needed are reduced while they are decoded, the rest is done as for all
+    images, by `torchcnn.data.augment.resize`.
+
+    Args:
+        resize: "squeeze" changes the aspect ratio; "crop" resizes the shorter side and cuts out the
+            centre, as torchvision's `Resize` and `CenterCrop` do.
 
     Raises:
-        ValueError: another number of channels, or a file that is no picture; the message names it.
+        ValueError: another number of channels, or a file that is no picture, or one whose range of
+            values is not known; the message names it.
         FileNotFoundError: there is no such file.
     """
     if channels not in (1, 3):
         raise ValueError(f"a picture has 1 or 3 channels, not {channels}")
 
     def decode(file: Any) -> Any:
-        from PIL import Image, ImageOps
+        from PIL import Image
 
-        image = ImageOps.exif_transpose(file)
-        if image.mode.startswith("I"):  # 16 bits, of which Pillow would keep the lower 8
-            deep = np.asarray(image).astype(np.int64)
-            image = Image.fromarray((deep.clip(0, 65535) // 257).astype(np.uint8))
+        turn = TURNS.get(_orientation(file))
+        if size is not None:
+            file.draft(None, (ENOUGH * size, ENOUGH * size))  # JPEG: decodes a fraction of it
+        image = _in_8_bits(file)
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
-        return image.convert("L" if channels == 1 else "RGB")
+        image = image.convert("L" if channels == 1 else "RGB")
+        if turn is not None:
+            image = image.transpose(Image.Transpose(turn))
+        return image if size is None else _reduce(image, size, resize)
 
     image = open_image(path, decode)
     pixels = torch.from_numpy(np.array(image)).view(image.height, image.width, channels)
     pixels = pixels.permute(2, 0, 1).contiguous()
-    return pixels if size is None else resize(pixels[None], size)[0]
+    return pixels if size is None else _to_square(pixels, size, resize)
+
+
+def _reduce(image: Any, size: int, resize: str) -> Any:
+    """Average blocks of pixels of a picture that is much larger than needed."""
+    sides = image.size if resize == "squeeze" else [min(image.size)] * 2
+    factors = tuple(max(1, side // (ENOUGH * size)) for side in sides)
+    return image.reduce(factors) if max(factors) > 1 else image
+
+
+def _to_square(pixels: Tensor, size: int, resize: str) -> Tensor:
+    """Resize a picture to a square: (c, h, w) uint8 -> (c, size, size) uint8."""
+    if resize == "squeeze":
+        return augment.resize(pixels[None], size)[0]
+    h, w = pixels.shape[1:]
+    short = min(h, w)
+    h, w = size * h // short, size * w // short
+    top, left = round((h - size) / 2), round((w - size) / 2)
+    resized = augment.resize(pixels[None], (h, w))[0]
+    return resized[:, top : top + size, left : left + size].contiguous()
+
+
+def _orientation(file: Any) -> int:
+    """How a camera was held; damaged EXIF data, of which nothing else is read, has no say."""
+    try:
+        return file.getexif().get(0x0112, 1)
+    except Exception:
+        return 1
+
+
+def _in_8_bits(image: Any) -> Any:
+    """Scale pixels of more than 8 bits by the range of their kind.
+
+    Raises:
+        ValueError: their range is not known, or they are not in it.
+    """
+    from PIL import Image
+
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image
+    pixels, top = np.asarray(image), 1.0
+    if image.mode.startswith("I"):
+        tags = getattr(image, "tag_v2", {})  # of TIFF: 258 is bits per sample, 339 their kind
+        bits = tags.get(258, (16,))[0] if image.format in ("PNG", "PPM", "TIFF") else 16
+        signed = tags.get(339, (1,))[0] == 2
+        if bits > 16:
+            raise ValueError(f"{bits}-bit integers have no known range; save it in 8 or 16 bits")
+        top = float(2 ** (bits - signed) - 1)
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (low >= 0 and high <= top):
+        kind = "floating-point" if image.mode == "F" else "integer"
+        raise ValueError(f"{kind} pixels must be from 0 to {top:g}, got {low:g} to {high:g}")
+    return Image.fromarray((pixels * (255 / top) + 0.5).astype(np.uint8))
 
 
 def open_image(path: str | Path, use: Callable[[Any], Any]) -> Any:
@@ -56,7 +147,7 @@ def open_image(path: str | Path, use: Callable[[Any], Any]) -> Any:
     from PIL import Image
 
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=formats()) as file:
             return use(file)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no picture {path}") from None
@@ -68,13 +159,13 @@ class LazyImages(Dataset[Tensor]):
     """Pictures that stay on disk, with the interface of an (n, channels, size, size) uint8 tensor.
 
     An integer index returns a decoded picture; a tensor of indices or a slice returns those
-    pictures as `LazyImages`.
+    pictures as `LazyImages`. `resize` is that of `read_image`.
     """
 
     dtype = torch.uint8
 
-    def __init__(self, paths: Sequence[Path], channels: int, size: int) -> None:
-        self.paths, self.channels, self.size = paths, channels, size
+    def __init__(self, paths: Sequence[Path], channels: int, size: int, resize: str) -> None:
+        self.paths, self.channels, self.size, self.resize = paths, channels, size, resize
         self.shape = torch.Size((len(paths), channels, size, size))
 
     def __len__(self) -> int:
@@ -82,9 +173,10 @@ class LazyImages(Dataset[Tensor]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, int):
-            return read_image(self.paths[index], self.channels, self.size)
+            return read_image(self.paths[index], self.channels, self.size, self.resize)
         chosen = torch.arange(len(self))[index].tolist()
-        return LazyImages([self.paths[i] for i in chosen], self.channels, self.size)
+        paths = [self.paths[i] for i in chosen]
+        return LazyImages(paths, self.channels, self.size, self.resize)
 
     def __getitems__(self, indices: list[int]) -> Tensor | Exception:
         """A batch, for `DataLoader`; errors are returned, because workers wrap what they raise."""
@@ -132,8 +224,9 @@ def decode_batches(
 
 def _ignore_signals(_: int) -> None:
     """Leave signals, which the whole group of processes gets, to the main process."""
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _identity(batch: Any) -> Any:

@@ -4,7 +4,6 @@ A batch is made by indexing, resizing if a size is given, augmentation, and a di
 are no worker processes, and no copy of the data set in float.
 """
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,21 +15,10 @@ from torch import Tensor
 from torchcnn.data.augment import Augmentation, Mix, resize
 from torchcnn.data.datasets import load_data
 from torchcnn.data.decode import LazyImages, decode_batches
+from torchcnn.data.split import mix_seed
 
 RESIZE_ONCE_BYTES = 2**30  # up to this size the resized set is kept; else each batch is resized
 FETCH_BYTES = 2**18  # of uint8 are fetched by one call: for small batches calls are the cost
-
-
-def mix_seed(*numbers: int) -> int:
-    """Return one 64-bit seed that follows from several numbers, such as (seed, epoch)."""
-    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest(), "big")
-
-
-def hold_out(count: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split range(count) at random; return the indices to train on and those held out, sorted."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(mix_seed(seed)))
-    held_out = round(count * fraction)
-    return order[held_out:].sort().values, order[:held_out].sort().values
 
 
 class Batches:
