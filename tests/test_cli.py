@@ -1,5 +1,8 @@
 """Flags, devices, errors."""
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -72,6 +75,12 @@ def test_auto_takes_cuda_then_mps_then_cpu(monkeypatch, cuda, mps):
         (OSError(28, "No space left on device"), 2),
         (FloatingPointError("nan"), 2),
         (torch.OutOfMemoryError("CUDA out of memory"), 2),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), 2),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"), 2),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), 2),
+        (RuntimeError("CUDA error: no kernel image is available for execution on the device"), 2),
+        (RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable"), 2),
+        (RuntimeError("The NVIDIA driver on your system is too old (found version 1)"), 2),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2),
         (KeyboardInterrupt(), 130),
     ],
@@ -84,7 +93,8 @@ def test_what_a_user_can_mend_is_one_line(error, code, capsys):
 
 
 def test_our_own_mistakes_keep_their_traceback():
-    for error in (AssertionError("ours"), RuntimeError("size mismatch")):
+    illegal = RuntimeError("CUDA error: an illegal memory access was encountered")
+    for error in (AssertionError("ours"), RuntimeError("size mismatch"), illegal):
         with pytest.raises(type(error)), cli.one_line_errors("prog"):
             raise error
 
@@ -96,3 +106,52 @@ def test_keywords_of_python_are_read_as_flags():
         cli.read_keywords(Config, {"size": 3})
     with pytest.raises(ValueError, match="--batch-size: got 0, allowed is a whole number from 1"):
         cli.read_keywords(Config, {"batch_size": 0})
+
+
+def test_what_helps_is_said(capsys):
+    with pytest.raises(SystemExit), cli.one_line_errors("prog"):
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")
+    assert "; a smaller --batch-size, or --accumulate, needs less memory" in capsys.readouterr().err
+
+
+def test_a_user_that_is_not_there_is_named(capsys):
+    with pytest.raises(SystemExit):
+        cli.parse(Paths, "prog", ["--out", "~nosuchuser/x"])
+    assert "got ~nosuchuser/x, there is no such user" in capsys.readouterr().err
+
+
+@dataclass(kw_only=True)
+class Paths:
+    """What it does."""
+
+    out: str = cli.option("a path", default="", type=cli.path)
+
+
+PRINTS = """if True:
+    import sys
+    from torchcnn import cli
+    with cli.one_line_errors("prog"):
+        for i in range(int(sys.argv[1])):
+            print("卷积 bad\\udc80byte", i, flush=i % 2)
+        open(sys.argv[2], "w").write("done")
+"""
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_a_console_that_cannot_print_a_name_shows_escapes(encoding, tmp_path):
+    done = subprocess.run([sys.executable, "-c", PRINTS, "1", tmp_path / "d"], capture_output=True,
+                          env=os.environ | {"PYTHONIOENCODING": encoding})  # fmt: skip
+    assert done.returncode == 0 and done.stderr == b""
+    name = "卷积" if encoding == "utf-8" else "\\u5377\\u79ef"
+    assert done.stdout.decode(encoding) == f"{name} bad\\udc80byte 0\n"
+
+
+def test_a_reader_that_leaves_ends_nothing(tmp_path):
+    """As `| head -1` does: the command goes on, without a word."""
+    with subprocess.Popen([sys.executable, "-c", PRINTS, "100000", tmp_path / "d"],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:  # fmt: skip
+        process.stdout.readline()
+        process.stdout.close()
+        error = process.stderr.read()
+    assert process.returncode == 0 and error == b""
+    assert (tmp_path / "d").read_text() == "done"

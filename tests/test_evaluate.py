@@ -3,14 +3,12 @@
 import json
 import re
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from torchcnn import evaluate, predict, train
 from torchcnn.data.datasets import load_data
-from torchcnn.data.decode import read_image
 from torchcnn.run.checkpoint import load_model
 from torchcnn.run.report import by_class, confusion_text
 
@@ -104,29 +102,3 @@ def test_what_cannot_be_judged_is_refused(run, tmp_path, capsys):
     assert "there is no checkpoint" in fails(evaluate.main, ["--checkpoint", tmp_path], capsys)
     assert "damaged" in fails(evaluate.main, ["--checkpoint", tmp_path / "a.png"], capsys)
     assert "--device tpu is not" in fails(evaluate.main, [*checkpoint, "--device", "tpu"], capsys)
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
-def test_every_kind_of_picture_becomes_bytes(mode, tmp_path):
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (5, 8), np.uint8))
-    path = tmp_path / ("m.tiff" if mode == "CMYK" else "m.png")
-    image.convert(mode).save(path)
-    for channels in (1, 3):
-        x = read_image(path, channels)
-        assert x.shape == (channels, 5, 8) and x.dtype == torch.uint8
-        assert read_image(path, channels, 4).shape == (channels, 4, 4)
-
-
-def test_the_pixels_of_a_picture_are_its_own(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 255, (5, 8, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "m.png")
-    assert np.array_equal(read_image(tmp_path / "m.png", 3).permute(1, 2, 0).numpy(), pixels)
-    turned = Image.Exif()
-    turned[0x0112] = 6  # the camera was held on its side: turn by 90 degrees
-    Image.fromarray(pixels).save(tmp_path / "e.png", exif=turned)
-    expected = np.rot90(pixels, -1)
-    assert np.array_equal(read_image(tmp_path / "e.png", 3).permute(1, 2, 0).numpy(), expected)
-    Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257).save(tmp_path / "16.png")  # 16 bits
-    assert np.array_equal(read_image(tmp_path / "16.png", 1)[0].numpy(), pixels[:, :, 0])
-    with pytest.raises(ValueError, match="has 1 or 3 channels, not 2"):
-        read_image(tmp_path / "m.png", 2)

@@ -124,6 +124,8 @@ def test_no_module_hides_a_public_name():
 ACROSS = {  # of more than one module
     "scratch/test_operators.py",
     "scratch/test_scratch.py",
+    "test_fuzz.py",
+    "test_import_order.py",
     "test_notebooks.py",
     "test_package.py",
     "test_tutorials.py",

@@ -23,9 +23,6 @@ from torchcnn.models import MODELS
 from torchcnn.run.checkpoint import load_checkpoint, load_model
 from torchcnn.run.folder import lock
 from torchcnn.run.log import Run
-from torchcnn.training.config import Config
-from torchcnn.training.distributed import World
-from torchcnn.training.loaders import make_loaders
 from torchcnn.training.trainer import Trainer
 
 
@@ -155,25 +152,6 @@ def test_the_test_set_is_read_with_the_weights_that_were_selected(tmp_path, monk
     assert result["test_acc"] == accuracies["best.pt"] != accuracies["last.pt"]
 
 
-def test_selection_never_sees_the_test_set():
-    """Training and validation batches are two parts of the training images, without overlap."""
-    n = 200
-    numbered = torch.arange(n).view(n, 1, 1, 1).to(torch.uint8)
-    part = data.ImageData("x", ("a",), numbered, torch.zeros(n), 255 - numbered[:9], torch.zeros(9))
-    for val_fraction, held_out in ((0.1, 20), (0.0, 9)):
-        config = Config(epochs=1, batch_size=64, lr=1.0, optimizer="sgd", input_size=1,
-                              val_fraction=val_fraction)  # fmt: skip
-        seen = [
-            torch.cat([(x * 255).round().int().flatten() for x, _ in batches]).tolist()
-            for batches in make_loaders(config, part, torch.device("cpu"), World())
-        ]
-        assert len(seen[1]) == held_out
-        if val_fraction:
-            assert sorted(seen[0] + seen[1]) == list(range(n))
-        else:
-            assert sorted(seen[0]) == list(range(n)) and seen[1] == list(range(255, 246, -1))
-
-
 def without_times(history):
     vary = {"time", "seconds", "images_per_second", "step_losses"}
     return [{k: v for k, v in record.items() if k not in vary} for record in history]
@@ -281,7 +259,6 @@ def test_the_seed_is_what_tells_runs_apart(finished_run, tmp_path):
         (["--arch", "densenet", "--input-size", "28"], "the least input size is 29"),
         (["--data", "sample", "--batch-size", "1"], "cannot train on a batch of 1"),
         (["--data", "sample", "--batch-size", "4499"], "cannot train on a batch of 1"),
-        (["--data", "sample", "--val-fraction", "0.00001"], "holds out 0 of 5000 images"),
         (["--data", "fashion-mnist", "--root", "nowhere"], "cannot be downloaded"),
         (["--data", "cifar10"], "CIFAR10 is not under data and cannot be downloaded"),
         (["--resume", "nowhere"], "there is no checkpoint nowhere/last.pt"),
@@ -435,6 +412,11 @@ class Own(nn.Module):
         return self.head(self.body(x))
 
 
+class Pair(Own):
+    def forward(self, x):
+        return super().forward(x), x
+
+
 PYTHON = {"data": "sample", "device": "cpu", "epochs": 1, "batch_size": 500}
 
 
@@ -498,11 +480,62 @@ def test_a_module_of_your_own_is_trained_resumed_and_loaded(tmp_path, capsys):
             ValueError,
             r"must return logits \(20, 10\) for images",
         ),
-        ({"net": Own(), "data": "sample", "input_size": 20}, ValueError, "Own cannot train on a"),
+        (
+            {"net": Own(), "data": "sample", "input_size": 20},
+            ValueError,
+            "Own cannot train on images",
+        ),
         ({"net": Own(), "arch": "lenet"}, ValueError, "arch cannot be given with a module"),
+        ({"net": "lenet"}, ValueError, "net is a torch.nn.Module, got 'lenet'"),
+        ({"net": Own}, ValueError, "net is a torch.nn.Module, got <class"),
+        ({"net": Own().requires_grad_(False)}, ValueError, "Own has no parameters to train"),
+        ({"net": Pair(), "data": "sample"}, ValueError, "must return logits .* got a tuple"),
+        ({"net": Own().to("meta"), "data": "sample"}, ValueError, "Own cannot train on images"),
     ],
 )
 def test_what_python_gets_wrong_is_refused_too(flags, error, message, tmp_path):
     with pytest.raises(error, match=message):
         train.train(out=tmp_path / "r", **flags)
     assert not (tmp_path / "r").exists()
+
+
+def test_none_is_not_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = train.train(arch="softmax_regression", out=None, resume=None, root=None, **PYTHON)
+    assert result.path.parts[0] == "runs" and not (tmp_path / "None").exists()
+
+
+def test_frozen_and_idle_parameters_resume_too(tmp_path):
+    def module():
+        torch.manual_seed(0)
+        net = Own()
+        net.body[1].requires_grad_(False)
+        net.idle = nn.Linear(3, 3)
+        return net
+
+    train.train(net=module(), out=tmp_path / "a", **(PYTHON | {"epochs": 2}))
+    train.train(net=module(), out=tmp_path / "b", **PYTHON)
+    train.train(net=module(), resume=tmp_path / "b", epochs=2)
+    a, b = (load_checkpoint(tmp_path / name / "last.pt")["weights"] for name in "ab")
+    assert same(a, b)
+
+
+@pytest.mark.parametrize(
+    "group", [{"betas": 5}, {"eps": "x"}, {"lr": "fast"}, {"weight_decay": 3.0}, {"amsgrad": True}]
+)
+def test_options_of_another_optimizer_are_refused(group, finished_run, capsys, tmp_path):
+    shutil.copytree(finished_run, tmp_path / "r")
+    checkpoint = load_checkpoint(tmp_path / "r" / "last.pt")
+    checkpoint["optimizer"]["param_groups"][0] |= group
+    torch.save(checkpoint, tmp_path / "r" / "last.pt")
+    error = refused(capsys, tmp_path, "--resume", "r", "--epochs", "9")
+    assert "the optimizer's options are not those of the run" in error
+
+
+def test_a_run_that_could_not_be_opened_is_not_locked(finished_run, tmp_path, monkeypatch):
+    shutil.copytree(finished_run, tmp_path / "r")
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="full") as kept:
+        patch.setattr(Run, "_open_tensorboard", lambda _: (_ for _ in ()).throw(OSError("full")))
+        train.train(resume="r", epochs=4)
+    assert kept  # the exception, and what it holds
+    train.train(resume="r", epochs=4)

@@ -10,9 +10,8 @@ from torchcnn import create_model
 from torchcnn.data.datasets import load_data
 from torchcnn.data.loader import Batches
 from torchcnn.layers.sync_batch_norm import sync_batch_norm
-from torchcnn.training.distributed import World, join
+from torchcnn.training.distributed import World, gather_steps, join
 from torchcnn.training.loop import train_steps
-from torchcnn.training.trainer import gather_steps
 
 
 def train(arch: str, sync_bn: bool, world: World) -> dict[str, list[float]]:

@@ -1,11 +1,13 @@
 """What the commands share: a dataclass becomes flags, a device its name, an error one line."""
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, field, fields
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -41,11 +43,32 @@ count = number(int, "a whole number from 0 to 2147483647", lambda n: 0 <= n < 2*
 fraction = number(float, "a number from 0 to below 1", lambda x: 0 <= x < 1)
 seed = number(int, "a whole number from 0 to below 2**63", lambda n: 0 <= n < 2**63)
 
-# RuntimeErrors whose cause lies outside this package: they are reported in one line.
-OUTSIDE = re.compile(
-    "can't allocate memory|out of memory|shared memory|DataLoader worker|Connection (closed|reset)|"
-    r"[Tt]imed out|NCCL error|No working C\+\+ compiler"
-)
+
+def path(text: str) -> str:
+    """Parse a path; a `~user` in it must exist."""
+    try:
+        Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"got {text}, there is no such user") from error
+    return text
+
+
+# What a RuntimeError says if its cause lies outside this package, and what helps. Such errors are
+# reported in one line; all others keep their traceback.
+LESS_MEMORY = "a smaller --batch-size, or --accumulate, needs less memory"
+OUTSIDE = {
+    "out of memory|can't allocate memory": LESS_MEMORY,
+    "STATUS_ALLOC_FAILED|STATUS_NOT_INITIALIZED": LESS_MEMORY,
+    "unable to find an engine|CUDNN_STATUS_INTERNAL_ERROR": LESS_MEMORY,
+    "no kernel image is available": "this build of torch does not support this GPU",
+    "busy or unavailable": "another process has the GPU to itself",
+    "driver version is insufficient": "the GPU's driver is older than this build of torch",
+    "driver on your system is too old": "the GPU's driver is older than this build of torch",
+    "no NVIDIA driver": "--device cpu needs none",
+    "shared memory|DataLoader worker": "",
+    "Connection (closed|reset)|[Tt]imed out|NCCL error": "",
+    r"No working C\+\+ compiler": "--compile needs one on a CPU",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -98,13 +121,14 @@ def read_value(f: Field, value: Any) -> Any:
 
 
 def read_keywords(config_class: type, keywords: dict[str, Any]) -> dict[str, Any]:
-    """Convert keyword arguments of Python as if they had been typed as flags.
+    """Convert keyword arguments of Python as if they had been typed as flags; None is not given.
 
     Raises:
         TypeError: there is no such flag.
         ValueError: its flag does not take a value.
     """
     known = {f.name: f for f in fields(config_class)}
+    keywords = {name: value for name, value in keywords.items() if value is not None}
     if unknown := keywords.keys() - known.keys():
         names = ", ".join(sorted(unknown))
         raise TypeError(f"unexpected keyword arguments: {names}; there are {', '.join(known)}")
@@ -112,13 +136,16 @@ def read_keywords(config_class: type, keywords: dict[str, Any]) -> dict[str, Any
 
 
 def check_stored(config_class: type, values: Any, source: object) -> None:
-    """Check a stored configuration: every field is there, with a value that its flag takes.
+    """Check a stored configuration: each value is one that its flag takes.
+
+    A flag that has a default may be missing, as one is that was introduced since.
 
     Raises:
         ValueError: a value is missing, unknown, or not one that its flag would take.
     """
     known = {f.name: f for f in fields(config_class)}
-    if not isinstance(values, dict) or values.keys() != known.keys():
+    needed = {f.name for f in fields(config_class) if f.default is MISSING}
+    if not isinstance(values, dict) or not needed <= values.keys() <= known.keys():
         raise ValueError(f"{source} holds no configuration that this version can read")
     for name, value in values.items():
         try:
@@ -148,19 +175,64 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+class _Console:
+    """A stream whose reader may leave: what is written after that is dropped.
+
+    Characters that the console cannot show are written as escapes.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        return self._unless_broken(lambda: self.stream.write(text), len(text))
+
+    def flush(self) -> None:
+        self._unless_broken(self.stream.flush, None)
+
+    def _unless_broken(self, action: Callable[[], Any], otherwise: Any) -> Any:
+        try:
+            return action()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            return otherwise
+
+
+@contextmanager
+def console() -> Iterator[None]:
+    """Let a command go on when the reader of its output leaves, as `| head` does."""
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (_Console(stream) for stream in streams)
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        sys.stdout, sys.stderr = streams
+
+
 @contextmanager
 def one_line_errors(prog: str) -> Iterator[None]:
     """End the command with one line on stderr and exit code 2 for an error that a user can mend.
 
     An interrupted command ends with the interruption's `exit_code`, or with 130.
     """
-    try:
-        yield
-    except KeyboardInterrupt as interrupt:
-        sys.exit(getattr(interrupt, "exit_code", 130))
-    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
-        text = " ".join(str(error).split())
-        if isinstance(error, RuntimeError) and not OUTSIDE.search(text):
-            raise  # a fault of this package keeps its traceback
-        print(f"{prog}: {text}", file=sys.stderr)
-        sys.exit(2)
+    with console():
+        try:
+            yield
+        except KeyboardInterrupt as interrupt:
+            sys.exit(getattr(interrupt, "exit_code", 130))
+        except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
+            text = " ".join(str(error).split())
+            if isinstance(error, RuntimeError):
+                hints = [hint for cause, hint in OUTSIDE.items() if re.search(cause, text)]
+                if not hints:
+                    raise  # a fault of this package keeps its traceback
+                text += f"; {hints[0]}" * bool(hints[0])
+            print(f"{prog}: {text}", file=sys.stderr)
+            sys.exit(2)

@@ -22,10 +22,12 @@ PROG = "python -m torchcnn.export"
 class Config:
     """Write the network of a run in a format that others load, and check it by loading it."""
 
-    checkpoint: str = option("a run's best.pt or last.pt", required=True)
+    checkpoint: str = option("a run's best.pt or last.pt", required=True, type=cli.path)
     to: str = option("the format", choices=tuple(FORMATS), required=True)
     out: str = option(
-        "the new file: " + ", ".join(f"*{f.suffix}" for f in FORMATS.values()), required=True
+        "the new file: " + ", ".join(f"*{f.suffix}" for f in FORMATS.values()),
+        required=True,
+        type=cli.path,
     )
 
 

@@ -6,18 +6,22 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from torchcnn import cli
-from torchcnn.data.datasets import DATASETS
-from torchcnn.data.folder import load_images
+from torchcnn.data.datasets import DATASETS, ImageData
+from torchcnn.data.folder import FolderOptions, load_images
+from torchcnn.run.checkpoint import FORMAT
 from torchcnn.run.folder import make_folder
-from torchcnn.run.history import EpochProgress, EpochRecord, read_history, read_progress
+from torchcnn.run.history import EpochProgress, EpochRecord, eval_split, read_history, read_progress
 from torchcnn.run.log import Run
 from torchcnn.training import preflight
-from torchcnn.training.config import Config, configure, print_config
-from torchcnn.training.distributed import device_of_rank, join
-from torchcnn.training.loaders import make_loaders
+from torchcnn.training.config import Config
+from torchcnn.training.configure import configure, fit_batch_size, print_config
+from torchcnn.training.distributed import World, device_of_rank, join
+from torchcnn.training.loaders import make_loaders, split
+from torchcnn.training.signals import stops_at_once
 from torchcnn.training.state import TrainState
 from torchcnn.training.trainer import (
     Trainer,
@@ -54,34 +58,61 @@ def train(*, net: nn.Module | None = None, **flags: Any) -> TrainResult:
     config, checkpoint = configure(given, net)
     set_deterministic(config.deterministic)
     device = cli.pick_device(device_of_rank(config.device))
-    with join(device) as world:
+    with stops_at_once(), join(device) as world:
         preflight.check_before_reading(config, world, checkpoint is not None, net)
-        with world.main_first() if config.data in DATASETS else nullcontext():
-            dataset = load_images(config.data, config.root, config.input_size, config.seed, device)
-        model_spec = preflight.check_dataset(config, dataset, checkpoint, world, net)
-        loaders = make_loaders(config, dataset, device, world)
+        version = checkpoint["torchcnn"] if checkpoint else FORMAT
+        dataset = read_images(config, device, world, version)
+        preflight.check_dataset(config, dataset, checkpoint, device, world)
+        parts = split(config, dataset, version)
+        n, classes = len(parts.train[1]), list(dataset.classes)
+        if checkpoint is None:
+            config = fit_batch_size(config, given, n, world.world_size)
+        channels = dataset.train_images.shape[1]
+        model_spec = preflight.make_model_spec(config, channels, len(classes), net)
+        preflight.check_batches(config, model_spec, world.world_size, n, net)
+        loaders = make_loaders(config, parts, len(classes), device, world)
         state = TrainState.create(config, model_spec, device, world.world_size, net)
         history, progress = restore(state, checkpoint, config.out)
 
         # Run: from here on the folder exists and is locked.
-        out = config.out
-        if world.is_main and checkpoint is None:
-            out = str(make_folder(out, f"{config.arch}-{Path(dataset.name).name}"))
-        out = world.broadcast_text(out)
-        shown = str(device) if world.world_size == 1 else device.type
-        config = replace(config, device=shown, data=dataset.name, out=out)
+        config = replace(
+            config,
+            device=str(device) if world.world_size == 1 else device.type,
+            data=dataset.name,
+            out=open_folder(config, dataset.name, world, checkpoint is not None),
+        )
         about = {
+            "torchcnn": version,
             "model": model_spec,
             "config": asdict(config),
-            "classes": list(dataset.classes),
+            "classes": classes,
             "images": len(dataset.train_labels),
+            "digests": dataset.digests,
         }
-        with Run(Path(out), about, history, world.is_main) as run, says_how_to_resume(config, run):
+        run = Run(Path(config.out), about, history, world.is_main)
+        with run, says_how_to_resume(config, run):
             print_config(config, given, dataset.note, world.world_size)
-            print_progress(history, progress)
             trainer = Trainer(config, state, loaders, run, world)
+            if checkpoint:
+                trainer.print_resumed(checkpoint["config"]["epochs"], progress)
             trainer.fit(progress)
             return trainer.test()
+
+
+def read_images(config: Config, device: torch.device, world: World, version: int) -> ImageData:
+    """Read the data set, on the main rank first, so that the others find what it downloads."""
+    seed = config.seed if version == 3 else None
+    options = FolderOptions(config.input_size, config.resize, seed=seed)
+    with world.main_first() if config.data in DATASETS else nullcontext():
+        return load_images(config.data, config.root, device, options)
+
+
+def open_folder(config: Config, data: str, world: World, resumed: bool) -> str:
+    """Make the folder of a new run; return its path on all ranks."""
+    out = config.out
+    if world.is_main and not resumed:
+        out = str(make_folder(out, f"{config.arch}-{Path(data).name}"))
+    return world.broadcast_text(out)
 
 
 def restore(
@@ -96,15 +127,8 @@ def restore(
         return None, None
     state.load_state_dict(checkpoint)
     path = Path(out) / "last.pt"
-    return read_history(path, checkpoint), read_progress(path, checkpoint)
-
-
-def print_progress(history: list[EpochRecord] | None, progress: EpochProgress | None) -> None:
-    if history is not None:
-        where = f"after epoch {len(history)}"
-        if progress:
-            where = f"in epoch {len(history) + 1}, after step {len(progress.images)}"
-        print(f"resuming {where}", flush=True)
+    split = eval_split(checkpoint["config"])
+    return read_history(path, checkpoint, split), read_progress(path, checkpoint)
 
 
 if __name__ == "__main__":

@@ -41,15 +41,31 @@ def test_a_damaged_record_is_refused(damage):
         EpochRecord.from_dict(OLD, 2, "test")
 
 
-def test_the_first_of_the_best_epochs_is_the_best():
-    def record(epoch, acc, split="val"):
-        return EpochRecord.from_dict(
-            {k.replace("val", split): v for k, v in OLD.items()} | {"epoch": epoch,
-             f"{split}_acc": acc}, epoch, split,
-        )  # fmt: skip
+HOSTILE = [
+    {5: 1.0}, {None: 1.0}, {"extra": 10**400}, {"lr": 10**400}, {"lr": True}, {"val_acc": [1]},
+    {"step_losses": torch.tensor(1.0)}, {"step_losses": torch.ones(2, 2)}, {"epoch": 10**400},
+    {"step_losses": torch.ones(3, device="meta")}, {"step_losses": torch.ones(3).to_sparse()},
+    {"step_losses": torch.ones(3, dtype=torch.complex64)}, {"step_losses": torch.ones(3).int()},
+]  # fmt: skip
 
-    assert best_epoch([record(1, 0.5), record(2, 0.7), record(3, 0.7)]) == 2
-    assert best_epoch([record(1, 0.5, "test")]) is None and best_epoch([]) is None
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=str)
+def test_a_hostile_record_is_refused(hostile):
+    with pytest.raises(ValueError, match="epoch 2 of its history"):
+        EpochRecord.from_dict(OLD | hostile, 2, "val")
+
+
+def record(epoch, acc, loss=0.6, split="val"):
+    stored = {k.replace("val", split): v for k, v in OLD.items()}
+    stored |= {"epoch": epoch, f"{split}_acc": acc, f"{split}_loss": loss}
+    return EpochRecord.from_dict(stored, epoch, split)
+
+
+def test_of_equal_epochs_the_one_with_the_lower_loss_is_the_best():
+    history = [record(1, 0.5), record(2, 0.7, 0.5), record(3, 0.7, 0.4), record(4, 0.7, 0.4)]
+    assert best_epoch(history) == 3
+    assert best_epoch(history, version=3) == 2  # as runs of that version chose
+    assert best_epoch([record(1, 0.5, split="test")]) is None and best_epoch([]) is None
 
 
 def test_progress_is_read_with_and_without_what_is_logged():
@@ -61,3 +77,14 @@ def test_progress_is_read_with_and_without_what_is_logged():
     assert asdict(new)["logged"].keys() == {"norm"}
     with pytest.raises(ValueError, match="its unfinished epoch"):
         EpochProgress.from_dict(stored | {"logged": {"norm": torch.ones(3)}})
+    for hostile in (
+        {"images": [2**70, 5]},
+        {"hits": torch.ones(2, dtype=torch.int64, device="meta")},
+        {"losses": torch.ones(2, device="meta")},
+        {"rng": [torch.zeros_like(torch.get_rng_state())]},
+        {"rng": [torch.get_rng_state().to("meta")]},
+        {"logged": {"norm": torch.ones(2, device="meta")}},
+        {"logged": {5: torch.ones(2)}},
+    ):
+        with pytest.raises(ValueError, match="its unfinished epoch"):
+            EpochProgress.from_dict(stored | hostile)

@@ -137,6 +137,20 @@ def test_the_confusion_matrix_has_the_truth_in_its_rows():
     assert confusion.tolist() == [[0, 0, 2], [0, 1, 0], [0, 0, 0]]
 
 
+def test_one_hot_labels_are_trained_and_evaluated(capsys):
+    """The same losses and accuracies as with the labels' numbers."""
+    histories = []
+    for one_hot in (False, True):
+        torch.manual_seed(0)
+        x, y = toy(20)
+        labels = F.one_hot(y, 3).float() if one_hot else y
+        net = flat(nn.Linear(4, 3))
+        batches = batches_of(x, labels, 5)
+        histories.append(train_ch5(net, batches, batches, 5, sgd(net, 0.1), "cpu", 2))
+    for a, b in zip(*histories, strict=True):
+        assert a == pytest.approx(b, rel=1e-6)
+
+
 @pytest.mark.parametrize("function", ["train", "evaluate"])
 def test_no_batch_at_all_is_an_error(function):
     net = flat(nn.Linear(4, 3))

@@ -25,6 +25,7 @@ def describe(content: dict[str, Any], layout: str) -> dict[str, Any]:
             "height": size,
             "width": size,
             "range": [0.0, 1.0],
+            "resize": content["config"].get("resize", "squeeze"),
         },
         # Networks are trained on [0, 1] as it is, so (x - mean) / std changes nothing.
         "mean": [0.0] * channels,

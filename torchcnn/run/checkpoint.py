@@ -12,9 +12,10 @@ from torch import nn
 
 from torchcnn.models.registry import build_model
 
-FORMAT = 3
+FORMAT = 4
+READABLE = (3, FORMAT)  # version 3 split images and chose the best epoch in another way
 CONTENT = {
-    "torchcnn": int,  # FORMAT
+    "torchcnn": int,  # the version of the format in which the run was begun
     "model": dict,  # the model's specification: what `build_model` takes
     "weights": dict,
     "optimizer": dict,
@@ -23,6 +24,7 @@ CONTENT = {
     "config": dict,
     "classes": list,
     "images": int,  # how many there were to train on
+    "digests": dict | int,  # of the pictures of each part, if they lie in a folder
     "history": list,  # an `EpochRecord` each
     "partial": dict | None,  # the `EpochProgress` of an unfinished epoch
 }
@@ -65,7 +67,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         kind = type(error).__name__
         raise ValueError(f"{path} is damaged, or not a checkpoint ({kind})") from error
     version = checkpoint.get("torchcnn") if isinstance(checkpoint, dict) else None
-    if not isinstance(version, int) or version != FORMAT:
+    if not isinstance(version, int) or version not in READABLE:
         raise ValueError(f"{path} is not a checkpoint of torchcnn (format {FORMAT})")
     wrong = [key for key, kind in CONTENT.items() if not isinstance(checkpoint.get(key, 0), kind)]
     if wrong:

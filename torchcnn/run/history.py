@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchcnn.run.checkpoint import load_checkpoint
+from torchcnn.run.checkpoint import FORMAT, load_checkpoint
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,9 @@ class EpochRecord:
         """
         values = dict(stored) if isinstance(stored, dict) else {}
         step_losses = values.pop("step_losses", None)
-        numbers = all(isinstance(value, int | float) for value in values.values())
-        if not isinstance(step_losses, Tensor) or not numbers or values.get("epoch") != epoch:
+        numbers = all(isinstance(k, str) and _is_number(v) for k, v in values.items())
+        plain = _is_plain(step_losses, floating=True) and step_losses.dim() == 1
+        if not numbers or not plain or values.get("epoch") != epoch:
             raise ValueError(f"epoch {epoch} of its history")
         names = ("time", "lr", "train_loss", "train_acc", "seconds", "images_per_second", "epoch")
         try:
@@ -125,36 +126,46 @@ class EpochProgress:
         values: tuple[Any, ...] = tuple(stored.get(name) for name in names)
         losses, correct, images, seconds, rng, cuda_rng = values
         logged = stored.get("logged", {})
-        state = torch.get_rng_state()
         good = (
             isinstance(images, list)
             and len(images) > 0
-            and all(isinstance(n, int) and n > 0 for n in images)
-            and _is_of_steps(losses, images)
-            and _is_of_steps(correct, images)
+            and all(isinstance(n, int) and 0 < n < 2**31 for n in images)
+            and all(_is_plain(x) and x.shape == (len(images),) for x in (losses, correct))
             and losses.is_floating_point()
             and correct.dtype == torch.int64
             and isinstance(seconds, float)
-            and _are_states(rng)
-            and all(one.shape == state.shape for one in rng)
-            and _are_states(cuda_rng)
+            and isinstance(rng, list)
+            and all(_is_plain(state) and _is_rng_state(state) for state in rng)
+            and isinstance(cuda_rng, list)
+            and all(_is_plain(state) and state.dtype == torch.uint8 for state in cuda_rng)
             and isinstance(logged, dict)
-            and all(_is_of_steps(values, images) for values in logged.values())
+            and all(
+                isinstance(name, str) and _is_plain(x, floating=True) and x.shape == losses.shape
+                for name, x in logged.items()
+            )
         )
         if not good:
             raise ValueError("its unfinished epoch")
         return cls(losses, correct, images, seconds, rng, cuda_rng, logged)
 
 
-def _is_of_steps(x: Any, images: list[int]) -> bool:
-    return isinstance(x, Tensor) and x.shape == (len(images),)
+def _is_number(x: Any) -> bool:
+    """Whether `x` is a number that a float can hold."""
+    return isinstance(x, float) or (type(x) is int and abs(x) < 2**63)
 
 
-def _are_states(x: Any) -> bool:
-    """Whether `x` is a list of states of random number generators."""
-    return isinstance(x, list) and all(
-        isinstance(one, Tensor) and one.dtype == torch.uint8 for one in x
-    )
+def _is_plain(x: Any, floating: bool = False) -> bool:
+    """Whether `x` is a dense tensor of real numbers on the CPU."""
+    dense = isinstance(x, Tensor) and x.layout == torch.strided and x.device.type == "cpu"
+    return dense and not x.is_complex() and (x.is_floating_point() or not floating)
+
+
+def _is_rng_state(x: Tensor) -> bool:
+    try:
+        torch.Generator().set_state(x)
+    except (RuntimeError, TypeError):
+        return False
+    return True
 
 
 def eval_split(config: dict[str, Any]) -> str:
@@ -162,20 +173,26 @@ def eval_split(config: dict[str, Any]) -> str:
     return "val" if config["val_fraction"] else "test"
 
 
-def best_epoch(history: list[EpochRecord]) -> int | None:
-    """The first epoch with the highest validation accuracy; None without validation images."""
+def best_epoch(history: list[EpochRecord], version: int = FORMAT) -> int | None:
+    """The epoch with the highest validation accuracy; None without validation images.
+
+    Of equal ones it is that with the lowest loss; in runs of version 3 it is the first.
+    """
     if not history or history[0].split == "test":
         return None
-    return max(history, key=lambda record: record.eval_acc).epoch
+
+    def score(record: EpochRecord) -> tuple[float, float]:
+        return record.eval_acc, 0.0 if version == 3 else -record.eval_loss
+
+    return max(history, key=score).epoch
 
 
-def read_history(path: Path, checkpoint: dict[str, Any]) -> list[EpochRecord]:
+def read_history(path: Path, checkpoint: dict[str, Any], split: str) -> list[EpochRecord]:
     """The records in the checkpoint at `path`.
 
     Raises:
         ValueError: they are damaged.
     """
-    split = eval_split(checkpoint["config"])
     try:
         return [
             EpochRecord.from_dict(stored, epoch, split)
@@ -206,12 +223,13 @@ def check_resumable(path: Path, checkpoint: dict[str, Any]) -> None:
         FileNotFoundError, ValueError: `best.pt` is missing or of another run, the history is
             damaged, or the folder cannot be written to.
     """
-    history = read_history(path / "last.pt", checkpoint)
+    split = eval_split(checkpoint["config"])
+    history = read_history(path / "last.pt", checkpoint, split)
     progress = read_progress(path / "last.pt", checkpoint)
-    best = best_epoch(history)
+    best = best_epoch(history, checkpoint["torchcnn"])
     last_is_best = best == len(history) and progress is None  # then best.pt is written anew
     if best and not last_is_best:
-        others = read_history(path / "best.pt", load_checkpoint(path / "best.pt"))
+        others = read_history(path / "best.pt", load_checkpoint(path / "best.pt"), split)
         if [r.time for r in others] != [r.time for r in history[:best]]:
             raise ValueError(f"{path / 'best.pt'} is not that of epoch {best} of this run")
     if not os.access(path, os.W_OK | os.X_OK):

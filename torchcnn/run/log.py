@@ -15,7 +15,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from torchcnn.run.checkpoint import FORMAT, save_checkpoint
+from torchcnn.run.checkpoint import save_checkpoint
+from torchcnn.run.drawing import drawing, save_figure
 from torchcnn.run.folder import check_out, lock
 from torchcnn.run.history import EpochProgress, EpochRecord, best_epoch, eval_split
 
@@ -25,8 +26,8 @@ class Run:
 
     Args:
         path: the folder; it exists.
-        about: what each checkpoint of the run repeats: "model" (the model's specification),
-            "config", "classes" and "images" (how many there are to train on).
+        about: what each checkpoint of the run repeats: "torchcnn" (the version), "model" (the
+            model's specification), "config", "classes", "images" and "digests".
         history: the epochs that a resumed run has made; None for a new run.
         write: False for all ranks but the main one; they keep the history and write nothing.
 
@@ -46,11 +47,15 @@ class Run:
         if not write:
             return
         self.unlock = lock(path, self)
-        if history is None:
-            check_out(path, about["config"])  # again, now that no other process can write
-        _write_text(path / "config.json", json.dumps(about["config"], indent=2) + "\n")
-        (path / "result.json").unlink(missing_ok=True)  # that of a run before it was resumed
-        self._open_tensorboard()
+        try:
+            if history is None:
+                check_out(path, about["config"])  # again, now that no other process can write
+            _write_text(path / "config.json", json.dumps(about["config"], indent=2) + "\n")
+            (path / "result.json").unlink(missing_ok=True)  # that of a run before it was resumed
+            self._open_tensorboard()
+        except BaseException:
+            self.unlock()
+            raise
 
     def __enter__(self) -> "Run":
         return self
@@ -59,7 +64,7 @@ class Run:
         self.close()
 
     def best_epoch(self) -> int | None:
-        return best_epoch(self.history)
+        return best_epoch(self.history, self.about["torchcnn"])
 
     def add_epoch(self, record: EpochRecord) -> None:
         """Append an epoch to the history and to TensorBoard."""
@@ -79,7 +84,6 @@ class Run:
         if not self.write:
             return
         checkpoint = {
-            "torchcnn": FORMAT,
             **self.about,
             **state,
             "history": [record.to_dict() for record in self.history],
@@ -109,28 +113,39 @@ class Run:
             except Exception as error:
                 print(f"TensorBoard shows no graph of this network: {type(error).__name__}")
 
-    def finish(self, confusion: Tensor, result: dict[str, Any]) -> None:
-        """Write what the test set said: `result.json`, and the confusion matrix in TensorBoard."""
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Write what the test images said to `result.json`."""
+        if self.write:
+            _write_text(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+
+    def log_result(self, confusion: Tensor, result: dict[str, Any]) -> None:
+        """Show the result and the confusion matrix in TensorBoard."""
         if not self.write:
             return
-        from torchcnn.run.plots import plot_confusion
-
-        figure = plot_confusion(confusion, self.about["classes"])
-        self.tensorboard.add_figure("confusion matrix", figure)
         for tag in ("loss", "acc"):
-            self.tensorboard.add_scalar(f"test/{tag}", result[f"test_{tag}"], result["epoch"])
-        _write_text(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+            if f"test_{tag}" in result:
+                self.tensorboard.add_scalar(f"test/{tag}", result[f"test_{tag}"], result["epoch"])
+        with drawing("the confusion matrix"):
+            from torchcnn.run.plots import plot_confusion
+
+            figure = plot_confusion(confusion, self.about["classes"])
+            self.tensorboard.add_figure("confusion matrix", figure)
 
     def close(self) -> None:
+        """Draw the curves, and let others open the run; what fails here is only warned of."""
         if not self.write:
             return
-        if self.history:
-            from torchcnn.run.plots import plot_curves
+        try:
+            if self.history:
+                with drawing("curves.png"):
+                    from torchcnn.run.plots import plot_curves
 
-            curves = plot_curves([record.to_dict() for record in self.history], self.split)
-            curves.savefig(self.path / "curves.png", dpi=150)
-        self.tensorboard.close()
-        self.unlock()
+                    records = [record.to_dict() for record in self.history]
+                    save_figure(plot_curves(records, self.split), self.path / "curves.png")
+            with drawing("TensorBoard's events"):
+                self.tensorboard.close()
+        finally:
+            self.unlock()
 
     def _open_tensorboard(self) -> None:
         # TensorBoard takes this module's existence as the wish not to load TensorFlow, which

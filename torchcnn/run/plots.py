@@ -1,16 +1,25 @@
 """Plots of a run: its curves, the confusion matrix, images with their predictions."""
 
+import functools
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
+
+from torchcnn.text import printable
+
+MAX_LABELS = 40  # with more classes, the axes of a confusion matrix show numbers
+MAX_COUNTS = 20  # with more classes, its cells show no counts
+# A font for each script that class names may have; what none of them has is an empty box.
+FONTS = ["DejaVu Sans", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "SimHei", "Arial Unicode MS"]
 
 
 def plot_curves(history: list[dict[str, Any]], split: str) -> Figure:
     """Plot loss and accuracy by epoch, on the training images and on `split` ("val" or "test").
 
-    `history` has a dict an epoch, with train_loss, train_acc and those of the split.
+    `history` has a dict for each epoch, with train_loss, train_acc and those of the split.
     """
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     epochs = [record["epoch"] for record in history]
@@ -28,20 +37,21 @@ def plot_curves(history: list[dict[str, Any]], split: str) -> Figure:
 def plot_confusion(confusion: Tensor, classes: list[str]) -> Figure:
     """Plot a confusion matrix (k, k): true classes are rows, predicted classes are columns."""
     shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
-    size = max(4.0, 0.6 * len(classes))
+    k = len(classes)
+    size = min(max(4.0, 0.6 * k), 12.0)
     figure = Figure(figsize=(size + 1, size), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-    ticks = range(len(classes))
-    axes.set_xticks(ticks, classes, rotation=45, ha="right")
-    axes.set_yticks(ticks, classes)
+    if k <= MAX_LABELS:
+        names = [shown(name) for name in classes]
+        axes.set_xticks(range(k), names, rotation=45, ha="right", **text_options())
+        axes.set_yticks(range(k), names, **text_options())
     axes.set(xlabel="predicted", ylabel="true")
-    if len(classes) <= 20:
-        for i in ticks:
-            for j in ticks:
-                shade = "white" if shares[i, j] > 0.5 else "black"
-                count = str(int(confusion[i, j]))
-                axes.text(j, i, count, ha="center", va="center", fontsize=8, color=shade)
+    for i in range(k if k <= MAX_COUNTS else 0):
+        for j in range(k):
+            shade = "white" if shares[i, j] > 0.5 else "black"
+            count = str(int(confusion[i, j]))
+            axes.text(j, i, count, ha="center", va="center", fontsize=8, color=shade)
     return figure
 
 
@@ -54,5 +64,22 @@ def plot_images(images: list[Tensor], titles: list[str], heading: str = "") -> F
         axes = figure.add_subplot(rows, 5, place)
         axes.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
         axes.set_axis_off()
-        axes.set_title(title, fontsize=9)
+        axes.set_title(printable(title), fontsize=9, **text_options())
     return figure
+
+
+def shown(name: str) -> str:
+    """A class name for an axis: at most 24 characters of it."""
+    name = printable(name)
+    return name if len(name) <= 24 else name[:23] + "…"
+
+
+def text_options() -> dict[str, Any]:
+    """Text is text: a $ begins no formula."""
+    return {"parse_math": False, "family": installed_fonts()}
+
+
+@functools.cache
+def installed_fonts() -> list[str]:
+    installed = set(get_font_names())
+    return [name for name in FONTS if name in installed]

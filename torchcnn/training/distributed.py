@@ -5,6 +5,7 @@ averages them, and the weights stay equal. A single process has rank 0 and a wor
 every operation does nothing.
 """
 
+import functools
 import gc
 import hashlib
 import os
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from torchcnn.system import world_size
-from torchcnn.training.loop import eval_mode
+from torchcnn.training.loop import Step, eval_mode, logged_columns
 from torchcnn.training.signals import Stopped
 
 
@@ -113,6 +114,30 @@ class World:
             )
 
 
+def gather_steps(steps: list[Step], world: World) -> list[Step]:
+    """Turn the steps of one rank into those of the whole batch, of which all have equal shares."""
+    if world.world_size == 1 or not steps:
+        return steps
+
+    def mean(values: Tensor) -> Tensor:
+        # Gathered and added in the order of the ranks: in a sum of tensors over the ranks, the
+        # order in which three numbers are added depends on their place, and a resumed run differs.
+        return functools.reduce(torch.add, world.all_gather(values)) / world.world_size
+
+    losses = mean(torch.stack([step.loss for step in steps]))
+    correct = world.all_reduce(torch.stack([step.correct for step in steps]))
+    logged = {name: mean(values) for name, values in logged_columns(steps).items()}
+    return [
+        Step(
+            losses[i],
+            correct[i],
+            step.images * world.world_size,
+            {name: values[i] for name, values in logged.items()},
+        )
+        for i, step in enumerate(steps)
+    ]
+
+
 def device_of_rank(name: str) -> str:
     """The device of this rank: a GPU of its own, or the CPU. A single process has any device.
 
@@ -127,6 +152,9 @@ def device_of_rank(name: str) -> str:
     return f"cuda:{os.environ['LOCAL_RANK']}" if cuda else "cpu"
 
 
+_joined: list[bool] = []  # whether this process has joined the others: it can only do so once
+
+
 @contextmanager
 def join(device: torch.device) -> Iterator[World]:
     """Join the ranks that torchrun started, if it started this process; only rank 0 prints."""
@@ -135,6 +163,9 @@ def join(device: torch.device) -> Iterator[World]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    if _joined:
+        raise ValueError("torchrun started this process for one call of train()")
+    _joined.append(True)
     with ExitStack() as stack:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
         world = World(dist.get_rank(), world_size())

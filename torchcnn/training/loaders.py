@@ -8,37 +8,73 @@ from torch import Tensor
 
 from torchcnn.data.augment import AUGMENTATIONS, MIXES
 from torchcnn.data.datasets import ImageData
-from torchcnn.data.loader import Batches, hold_out
+from torchcnn.data.loader import Batches
+from torchcnn.data.split import hold_out, hold_out_at_random
 from torchcnn.training.config import Config
 from torchcnn.training.distributed import World
 
+Images = tuple[Tensor, Tensor]  # with their labels
+
+
+class Parts(NamedTuple):
+    """The images of a run; `val` or `test` is None if there are none."""
+
+    train: Images
+    val: Images | None
+    test: Images | None
+
 
 class Loaders(NamedTuple):
-    """The batches of a run. If no images are held out, `val` is `test`."""
+    """The batches of a run. `val` is `test` if no images are held out; `test` may be None."""
 
     train: Batches
     val: Batches
-    test: Batches
+    test: Batches | None
 
 
-def make_loaders(config: Config, dataset: ImageData, device: torch.device, world: World) -> Loaders:
-    """Split the training images and batch all of them for this rank.
+def split(config: Config, dataset: ImageData, version: int) -> Parts:
+    """Split a data set into the parts of a run.
+
+    Args:
+        version: of the run's checkpoints; runs of version 3 held out images whatever their class.
+
+    Raises:
+        ValueError: there are too few images, or there is nothing to evaluate on.
+    """
+    x, y = dataset.train_images, dataset.train_labels
+    test = (dataset.test_images, dataset.test_labels) if len(dataset.test_labels) else None
+    if not config.val_fraction:
+        if test is None:
+            raise ValueError(f"--val-fraction 0 needs a test part, and {dataset.name} has none")
+        return Parts((x, y), None, test)
+    if dataset.val_images is not None and dataset.val_labels is not None:
+        return Parts((x, y), (dataset.val_images, dataset.val_labels), test)
+    if version == 3:
+        kept, held_out = hold_out_at_random(y, config.val_fraction, config.seed)
+    else:
+        kept, held_out = hold_out(y, config.val_fraction, config.seed, dataset.train_names)
+    if not len(kept) or not len(held_out):
+        held = f"holds out {len(held_out)} of {len(y)} images"
+        raise ValueError(f"--val-fraction {config.val_fraction} {held}")
+    return Parts((x[kept], y[kept]), (x[held_out], y[held_out]), test)
+
+
+def make_loaders(
+    config: Config, parts: Parts, num_classes: int, device: torch.device, world: World
+) -> Loaders:
+    """Batch the parts of a run for this rank.
 
     Raises:
         ValueError: there are fewer images to evaluate on than ranks.
     """
-    x, y = dataset.train_images, dataset.train_labels
-    test = val = eval_loader(config, (dataset.test_images, dataset.test_labels), device, world)
-    if config.val_fraction:
-        kept, held_out = hold_out(len(y), config.val_fraction, config.seed)
-        val = eval_loader(config, (x[held_out], y[held_out]), device, world)
-        x, y = x[kept], y[kept]
+    test = eval_loader(config, parts.test, device, world) if parts.test else None
+    val = eval_loader(config, parts.val, device, world) if parts.val else test
+    assert val is not None  # see `split`
     mix = None
     if config.mix != "off":
-        mix = functools.partial(MIXES[config.mix], num_classes=len(dataset.classes))
+        mix = functools.partial(MIXES[config.mix], num_classes=num_classes)
     train = Batches(
-        x,
-        y,
+        *parts.train,
         config.batch_size,
         shuffle=True,
         seed=config.seed,
@@ -51,15 +87,13 @@ def make_loaders(config: Config, dataset: ImageData, device: torch.device, world
     return Loaders(train, val, test)
 
 
-def eval_loader(
-    config: Config, images_and_labels: tuple[Tensor, Tensor], device: torch.device, world: World
-) -> Batches:
+def eval_loader(config: Config, part: Images, device: torch.device, world: World) -> Batches:
     """Batch images to evaluate on; each image is on one of the ranks.
 
     Raises:
         ValueError: there are fewer images than ranks.
     """
-    images, labels = images_and_labels
+    images, labels = part
     if len(labels) < world.world_size:
         raise ValueError(f"{world.world_size} ranks cannot share {len(labels)} images to evaluate")
     mine = slice(world.rank, None, world.world_size)

@@ -167,7 +167,10 @@ def epoch_result(
             f"the loss became {step_losses[step]} at step {step + 1} of {planned or len(sizes)}"
         )
     mean = float(step_losses.double() @ torch.tensor(sizes).double()) / images
-    logged = {name: _finite_mean(values) for name, values in logged_columns(steps).items()}
+    columns = {name: values.cpu().double() for name, values in logged_columns(steps).items()}
+    # Steps of float16 that overflowed, and were skipped, do not count.
+    finite = {name: values[values.isfinite()] for name, values in columns.items()}
+    logged = {name: float(values.mean()) for name, values in finite.items() if len(values)}
     return EpochResult(mean, acc, images, seconds(), step_losses, logged)
 
 
@@ -175,11 +178,6 @@ def logged_columns(steps: Sequence[Step]) -> dict[str, Tensor]:
     """The numbers that all of the steps have logged: (steps,) each, on their device."""
     names = [name for name in steps[0].logged if all(name in step.logged for step in steps)]
     return {name: torch.stack([step.logged[name] for step in steps]) for name in names}
-
-
-def _finite_mean(values: Tensor) -> float:
-    """The mean; steps of float16 that overflowed, and were skipped, do not count."""
-    return float(values[values.isfinite()].double().mean())
 
 
 def _device_of(net: Network) -> torch.device | None:
@@ -224,8 +222,9 @@ def evaluate(
 ) -> tuple[Tensor, Tensor]:
     """Return the sum of the images' losses, () float64, and the confusion matrix, on the CPU."""
     logits, labels = (t.cpu() for t in predict_logits(net, data_iter, device))
-    loss = F.cross_entropy(logits.double(), labels, reduction="sum")
-    return loss, confusion_matrix(logits, labels)
+    targets = labels if labels.dim() == 1 else labels.double()  # (n, k): a probability a class
+    loss = F.cross_entropy(logits.double(), targets, reduction="sum")
+    return loss, confusion_matrix(logits, labels if labels.dim() == 1 else labels.argmax(1))
 
 
 def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:

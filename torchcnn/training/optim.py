@@ -56,22 +56,29 @@ def make_optimizer(
     return optimizer
 
 
-def check_optimizer(optimizer: torch.optim.Optimizer, trained: bool) -> None:
-    """Check what `load_state_dict` takes on trust: every parameter has a state of its shape.
+def check_optimizer(optimizer: torch.optim.Optimizer, trained: bool, all_used: bool) -> None:
+    """Check what `load_state_dict` takes on trust: the options, and a state for each parameter.
 
     Args:
         trained: whether the optimizer has made a step.
+        all_used: whether every parameter takes part in the network's output.
 
     Raises:
         ValueError: the state does not fit.
     """
-    params = [p for group in optimizer.param_groups for p in group["params"]]
     sgd, momentum = isinstance(optimizer, torch.optim.SGD), optimizer.defaults.get("momentum")
     # Optimizers make their state in their first step; `make_optimizer` gives SGD its momentum
     # before it, and SGD without momentum has no state.
     stateful = bool(momentum) if sgd else trained
-    for p in params:
-        state = optimizer.state.get(p, {})
-        tensors = [v for v in state.values() if isinstance(v, Tensor) and v.dim()]
-        if any(v.shape != p.shape for v in tensors) or (stateful and not tensors):
-            raise ValueError("the optimizer's state does not fit the network")
+    params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    states = [optimizer.state.get(p, {}) for p in params]
+    tensors = [[v for v in s.values() if isinstance(v, Tensor) and v.dim()] for s in states]
+    shapes = all(v.shape == p.shape for p, vs in zip(params, tensors, strict=True) for v in vs)
+    enough = all if all_used else any
+    if not shapes or (stateful and not enough(map(bool, tensors))):
+        raise ValueError("the optimizer's state does not fit the network")
+    for group in optimizer.param_groups:
+        rate = group["lr"]
+        options = {name: group.get(name, value) for name, value in optimizer.defaults.items()}
+        if not isinstance(rate, float) or options | {"lr": 0} != optimizer.defaults | {"lr": 0}:
+            raise ValueError("the optimizer's options are not those of the run")

@@ -44,29 +44,36 @@ def check_dataset(
     config: Config,
     dataset: ImageData,
     checkpoint: dict[str, Any] | None,
+    device: torch.device,
     world: World,
-    net: nn.Module | None = None,
-) -> dict[str, Any]:
-    """Check a data set against the run, the network and the other ranks; return the model's spec.
+) -> None:
+    """Check a data set against the checkpoint that is resumed, and against the other ranks.
 
     Raises:
-        ValueError: the run began with other classes or another number of images, the network
-            cannot train on one of the batches, or the ranks do not all have the same.
+        ValueError: the run began with other classes or pictures, or ranks do not have the same.
     """
     n, classes = len(dataset.train_labels), list(dataset.classes)
     shared = asdict(config) | {"root": "", "out": "", "resume": ""}
+    shared |= {"device": device.type, "data": dataset.name}
     done = None
     if checkpoint:
         partial = checkpoint["partial"]
         done = len(checkpoint["history"]), len(partial["images"]) if partial else 0
-    world.check_same(classes, n, len(dataset.test_labels), done, shared)
-    began_with = (checkpoint["classes"], checkpoint["images"]) if checkpoint else (classes, n)
-    for what, then, now in zip(("classes", "images"), began_with, (classes, n), strict=True):
+    world.check_same(classes, n, len(dataset.test_labels), done, shared, dataset.digests)
+    if not checkpoint:
+        return
+    for what, then, now in (
+        ("classes", checkpoint["classes"], classes),
+        ("images", checkpoint["images"], n),
+    ):
         if then != now:
             raise ValueError(f"the run was begun with the {what} {then}; {dataset.name} has {now}")
-    model_spec = make_model_spec(config, dataset.train_images.shape[1], len(classes), net)
-    check_batches(config, model_spec, world.world_size, n, net)
-    return model_spec
+    digests = checkpoint.get("digests") or {}
+    if digests.get("train") != dataset.digests.get("train", digests.get("train")):
+        raise ValueError(
+            f"the run was begun with other pictures than {dataset.name} has now, as their names or "
+            "sizes show; --data takes the place where the same pictures are now"
+        )
 
 
 def check_batches(
@@ -79,7 +86,7 @@ def check_batches(
     """Run the forward pass for each size of batch on the meta device, which computes nothing.
 
     Args:
-        n: the number of training images, if it is known: the last batch may have fewer.
+        n: the number of images to train on, if it is known: the last batch may have fewer.
         net: a module of your own; it runs on the CPU, on the smallest batch alone.
 
     Raises:
@@ -87,43 +94,53 @@ def check_batches(
     """
     if config.batch_size % world_size:
         raise ValueError(f"--batch-size {config.batch_size} cannot be shared by {world_size} ranks")
-    batches = {min(config.batch_size, 2 * world_size * config.accumulate)}
+    batches = {min(config.batch_size, 2 * world_size * config.accumulate): "a batch"}
     if n is not None:
-        batches = _batch_sizes(config, world_size, n)
-    sizes = sorted(
-        {
-            len(part)
-            for batch in batches
-            for part in torch.arange(batch // world_size).chunk(config.accumulate)
-        }
-    )
+        n = n // world_size * world_size
+        if not n:
+            raise ValueError(f"{world_size} ranks cannot share fewer images")
+        last = f"the last batch of {n} images"
+        batches = {n % config.batch_size: last, min(config.batch_size, n): "a batch"}
+    sizes: dict[int, str] = {}
+    for batch, name in batches.items():
+        share = batch // world_size
+        part = -(-share // config.accumulate)  # as torch.chunk cuts
+        sizes |= {size: name for size in (part, share % part if part else 0) if size}
     channels, side = model_spec["in_channels"], model_spec["input_size"]
-    device = "meta" if net is None else "cpu"
-    with torch.device(device):
-        net = build_model(**model_spec) if net is None else deepcopy(net).to("cpu")
-        for size in sizes if device == "meta" else sizes[:1]:
+    if net is not None:
+        size = min(sizes)
+        check_own_module(net, (size, channels, side, side), model_spec["num_classes"])
+        return
+    with torch.device("meta"):
+        net = build_model(**model_spec).train()
+        for size in sorted(sizes):
             try:
-                y = net.train()(torch.zeros(size, channels, side, side))
-            except (ValueError, RuntimeError) as error:
-                if device == "meta" and not isinstance(error, ValueError):
-                    raise
-                raise ValueError(  # for example, batch norm cannot train on a single value
-                    f"{config.arch} cannot train on a batch of {size}, which --batch-size "
-                    f"{config.batch_size} gives ({error})"
-                ) from error
-            if y.shape != (size, model_spec["num_classes"]):
+                net(torch.empty(size, channels, side, side))
+            except ValueError as error:  # for example, batch norm cannot train on a single value
                 raise ValueError(
-                    f"{config.arch} must return logits {(size, model_spec['num_classes'])} for "
-                    f"images {(size, channels, side, side)}, got {tuple(y.shape)}"
-                )
+                    f"{config.arch} cannot train on a batch of {size}, which is what "
+                    f"--batch-size {config.batch_size} makes of {sizes[size]} ({error})"
+                ) from error
 
 
-def _batch_sizes(config: Config, world_size: int, n: int) -> set[int]:
-    """The sizes of the batches of an epoch, of all ranks together."""
-    held_out = round(n * config.val_fraction)
-    if config.val_fraction and not 0 < held_out < n:
-        raise ValueError(f"--val-fraction {config.val_fraction} holds out {held_out} of {n} images")
-    n = (n - held_out) // world_size * world_size
-    if not n:
-        raise ValueError(f"{world_size} ranks cannot share fewer images")
-    return {min(config.batch_size, n), n % config.batch_size} - {0}
+def check_own_module(net: nn.Module, shape: tuple[int, ...], num_classes: int) -> None:
+    """Make a step with a copy of a module of your own, without the optimizer, on the CPU.
+
+    Raises:
+        ValueError: it cannot train on such images, or does not return logits.
+    """
+    name = type(net).__name__
+    if not any(p.requires_grad for p in net.parameters()):
+        raise ValueError(f"{name} has no parameters to train")
+    try:
+        y = deepcopy(net).to("cpu").train()(torch.zeros(shape))
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} cannot train on images {shape} ({error})") from error
+    expected = (shape[0], num_classes)
+    got = tuple(y.shape) if isinstance(y, torch.Tensor) else f"a {type(y).__name__}"
+    if got != expected:
+        raise ValueError(f"{name} must return logits {expected} for images {shape}, got {got}")
+    try:
+        y.sum().backward()
+    except RuntimeError as error:
+        raise ValueError(f"{name} has no gradients ({error})") from error

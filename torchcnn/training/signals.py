@@ -1,7 +1,14 @@
-"""SIGINT and SIGTERM: the step is finished and saved before the process ends."""
+"""SIGINT, SIGTERM and SIGHUP: a step is finished and saved before the process ends."""
 
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
 
 
 class Stopped(KeyboardInterrupt):
@@ -12,8 +19,30 @@ class Stopped(KeyboardInterrupt):
         self.exit_code = 128 + signum
 
 
+def handle(handler: Callable[[int, Any], None]) -> dict[int, Any]:
+    """Set a handler for these signals; return those that were set before."""
+    if threading.current_thread() is not threading.main_thread():  # Python allows it only there
+        return {}
+    return {s: signal.signal(s, handler) for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN}
+
+
+@contextmanager
+def stops_at_once() -> Iterator[None]:
+    """Within this context these signals raise `Stopped`, as SIGINT raises KeyboardInterrupt."""
+
+    def stop(signum: int, _: object) -> None:
+        raise Stopped(signum)
+
+    before = handle(stop)
+    try:
+        yield
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
 class StopRequest:
-    """Within this context the first SIGINT or SIGTERM is only noted, in `signum`.
+    """Within this context the first of these signals is only noted, in `signum`.
 
     A second one acts at once, but not with `patience`: processes that torchrun started may get a
     signal twice, from outside and from torchrun, which itself kills what takes too long.
@@ -23,9 +52,7 @@ class StopRequest:
         self.signum, self.patience = 0, patience
 
     def __enter__(self) -> "StopRequest":
-        in_main = threading.current_thread() is threading.main_thread()  # only there it is allowed
-        signals = (signal.SIGINT, signal.SIGTERM) if in_main else ()
-        self.before = {s: signal.signal(s, self._note) for s in signals}
+        self.before = handle(self._note)
         return self
 
     def __exit__(self, *_: object) -> None:

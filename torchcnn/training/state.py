@@ -89,7 +89,10 @@ class TrainState:
             self.net.load_state_dict(checkpoint["weights"])
             self.optimizer.load_state_dict(checkpoint["optimizer"])
             trained = bool(checkpoint["history"] or checkpoint["partial"])
-            check_optimizer(self.optimizer, trained)
+            registered = (
+                "arch" in checkpoint["model"]
+            )  # modules of your own may have idle parameters
+            check_optimizer(self.optimizer, trained, all_used=registered)
             if self.scaler.is_enabled():
                 self.scaler.load_state_dict(checkpoint["scaler"])
             if self.ema:

@@ -1,6 +1,5 @@
 """The trainer: epoch after epoch it trains, evaluates, logs and saves; at the end it tests."""
 
-import functools
 import math
 import os
 import time
@@ -17,7 +16,7 @@ from torchcnn.run.checkpoint import load_checkpoint, load_weights
 from torchcnn.run.history import EpochProgress, EpochRecord
 from torchcnn.run.log import Run
 from torchcnn.training.config import Config
-from torchcnn.training.distributed import World
+from torchcnn.training.distributed import World, gather_steps
 from torchcnn.training.loaders import Loaders
 from torchcnn.training.loop import (
     EpochResult,
@@ -41,8 +40,8 @@ class TrainResult(NamedTuple):
     """What a run reached."""
 
     history: list[EpochRecord]
-    test_acc: float
-    test_loss: float
+    test_acc: float | None  # None if there is no test part; the history has the validation's
+    test_loss: float | None
     epoch: int  # whose weights were tested
     checkpoint: str  # that holds them: best.pt or last.pt
     path: Path  # of the run folder
@@ -87,6 +86,24 @@ class Trainer:
                 if signum := self.world.all_reduce_max(self.stop.signum):
                     raise Stopped(signum)
 
+    def print_resumed(self, epochs_before: int, progress: EpochProgress | None) -> None:
+        """Say where the run is resumed, and if the learning rate jumps."""
+        done, steps = len(self.run.history), len(self.loaders.train)
+        made = len(progress.images) if progress else 0
+        where = f"in epoch {done + 1}, after step {made}" if progress else f"after epoch {done}"
+        print(f"resuming {where}", flush=True)
+        config, last = self.config, float(self.state.optimizer.param_groups[0]["lr"])
+        if config.epochs > max(done, epochs_before):
+            step, total = done * steps + made, steps * config.epochs
+            rate = learning_rate(config.schedule, config.lr, step, total, config.warmup)
+            if rate > 1.01 * last:
+                print(
+                    f"the learning rate goes from {last:.2g} up to {rate:.2g}, since the schedule "
+                    f"{config.schedule} is now one of {config.epochs} epochs; --schedule stay "
+                    f"keeps {last:.2g}",
+                    flush=True,
+                )
+
     def train_epoch(self, epoch: int, progress: EpochProgress | None = None) -> EpochResult:
         """Train an epoch, or the rest of one; write `last.pt` when it is due or a signal came."""
         torch.manual_seed(mix_seed(self.config.seed, epoch, 1, self.world.rank))  # for dropout
@@ -100,7 +117,9 @@ class Trainer:
 
         new: list[Step] = []  # of this rank alone
         options = self._options(epoch, done)
-        taken = train_steps(self.net, loader, self.state.optimizer, self.device, options)
+        taken: Iterator[Step] = iter(())
+        if done < len(loader):  # with more ranks than before, an epoch may have a step less
+            taken = train_steps(self.net, loader, self.state.optimizer, self.device, options)
         bar = progress_bar(taken, loader, done, hidden=not self.world.is_main)
         for i, step in enumerate(bar, start=done + 1):
             new.append(step)
@@ -123,7 +142,10 @@ class Trainer:
         return float(loss) / int(confusion.sum()), confusion
 
     def test(self) -> TrainResult:
-        """Evaluate the selected weights on the test set; without validation images, the last."""
+        """Evaluate the selected weights on the test images; without validation images, the last.
+
+        The result is written and printed first; whatever fails after it costs no result.
+        """
         name, epoch = "last.pt", len(self.run.history)
         net = self.state.eval_net
         if best := self.run.best_epoch():
@@ -131,13 +153,18 @@ class Trainer:
             if self.world.is_main:
                 load_weights(load_checkpoint(self.run.path / name), net)
             self.world.broadcast(net)
-        loss, confusion = self.evaluate(self.loaders.test)
+        split = "test" if self.loaders.test else "val"
+        loss, confusion = self.evaluate(self.loaders.test or self.loaders.val)
         acc = accuracy(confusion)
-        result = {"checkpoint": name, "epoch": epoch, "test_loss": loss, "test_acc": acc}
-        self.run.finish(confusion, result)
-        tested = f"test acc {acc:.4f}, loss {loss:.4f} ({name}, epoch {epoch})"
-        print(f"{tested}; the run is in {self.run.path}")
-        return TrainResult(self.run.history, acc, loss, epoch, name, self.run.path)
+        result: dict[str, Any] = {"checkpoint": name, "epoch": epoch}
+        result |= {f"{split}_loss": loss, f"{split}_acc": acc}
+        self.run.write_result(result)
+        hint = "" if self.loaders.test else "; there are no test images"
+        tested = f"{split} acc {acc:.4f}, loss {loss:.4f} ({name}, epoch {epoch}){hint}"
+        print(f"{tested}; the run is in {self.run.path}", flush=True)
+        self.run.log_result(confusion, result)
+        test_acc, test_loss = result.get("test_acc"), result.get("test_loss")
+        return TrainResult(self.run.history, test_acc, test_loss, epoch, name, self.run.path)
 
     def _prepare_net(self) -> None:
         x = next(iter(self.loaders.val))[0]
@@ -226,30 +253,6 @@ class Trainer:
         return steps, progress.seconds
 
 
-def gather_steps(steps: list[Step], world: World) -> list[Step]:
-    """Turn the steps of one rank into those of the whole batch, of which all have equal shares."""
-    if world.world_size == 1 or not steps:
-        return steps
-
-    def mean(values: Tensor) -> Tensor:
-        # Gathered and added in the order of the ranks: in a sum of tensors over the ranks, the
-        # order in which three numbers are added depends on their place, and a resumed run differs.
-        return functools.reduce(torch.add, world.all_gather(values)) / world.world_size
-
-    losses = mean(torch.stack([step.loss for step in steps]))
-    correct = world.all_reduce(torch.stack([step.correct for step in steps]))
-    logged = {name: mean(values) for name, values in logged_columns(steps).items()}
-    return [
-        Step(
-            losses[i],
-            correct[i],
-            step.images * world.world_size,
-            {name: values[i] for name, values in logged.items()},
-        )
-        for i, step in enumerate(steps)
-    ]
-
-
 def set_deterministic(deterministic: bool) -> None:
     """Ask torch for deterministic algorithms, or not; on a CPU all of those used here are."""
     if deterministic:
@@ -265,7 +268,8 @@ def says_how_to_resume(config: Config, run: Run) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         epoch = min(len(run.history) + 1, config.epochs)
-        print(f"stopped in epoch {epoch}; resume with --resume {run.path}", flush=True)
+        if (run.path / "last.pt").exists():
+            print(f"stopped in epoch {epoch}; resume with --resume {run.path}", flush=True)
         raise
     except FloatingPointError as error:
         raise FloatingPointError(

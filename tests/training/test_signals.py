@@ -1,0 +1,63 @@
+"""A signal ends a run cleanly wherever it comes."""
+
+import os
+import signal
+
+import pytest
+
+from torchcnn import train
+from torchcnn.training.signals import SIGNALS, Stopped, StopRequest, stops_at_once
+from torchcnn.training.trainer import Trainer
+
+FLAGS = ["--data", "sample", "--device", "cpu", "--batch-size", "1000", "--epochs", "1"]
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_in_the_final_test_says_how_to_resume(name, code, tmp_path, monkeypatch, capsys):
+    test = Trainer.test
+
+    def interrupted(self):
+        os.kill(os.getpid(), getattr(signal, name))
+        return test(self)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(Trainer, "test", interrupted)
+        train.main([*FLAGS, "--out", str(tmp_path / "r")])
+    assert stop.value.code == code
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"stopped in epoch 1; resume with --resume {tmp_path / 'r'}"
+    assert not (tmp_path / "r" / "result.json").exists()
+    train.main(["--resume", str(tmp_path / "r")])
+    assert (tmp_path / "r" / "result.json").exists()
+
+
+def test_the_first_signal_is_noted_and_the_second_acts():
+    before = [signal.getsignal(s) for s in SIGNALS]
+    with stops_at_once():
+        with StopRequest(patience=False) as request, pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert request.signum == signal.SIGTERM
+            os.kill(os.getpid(), signal.SIGTERM)
+        with StopRequest(patience=True) as request:
+            for _ in range(3):
+                os.kill(os.getpid(), signal.SIGTERM)
+        assert request.signum == signal.SIGTERM
+    assert [signal.getsignal(s) for s in SIGNALS] == before
+
+
+def test_an_error_while_closing_does_not_mask_the_first(tmp_path, monkeypatch, capsys):
+    from torch.utils.tensorboard import SummaryWriter
+
+    def broken(*_):
+        raise OSError("the disk is full")
+
+    def fails(self):
+        monkeypatch.setattr(SummaryWriter, "close", broken)
+        raise ValueError("the first error")
+
+    monkeypatch.setattr(Trainer, "test", fails)
+    with pytest.raises(SystemExit) as stop:
+        train.main([*FLAGS, "--out", str(tmp_path / "r")])
+    first, last = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and "TensorBoard's events could not be" in first
+    assert last == "python -m torchcnn.train: the first error"
