@@ -11,7 +11,8 @@ from torchcnn.run.checkpoint import load_checkpoint
 from torchcnn.training.config import Config
 from torchcnn.training.configure import fit_batch_size
 
-FLAGS = ["--data", "sample", "--device", "cpu", "--batch-size", "500"]
+FLAGS = ["--arch", "softmax_regression", "--data", "sample", "--device", "cpu"]
+FLAGS += ["--batch-size", "500"]
 
 
 def rates(path):

@@ -230,6 +230,7 @@ def test_bf16_and_channels_last_reach_the_convolutions(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.nn.functional, "conv2d", watched)
     flags = ["--data", "sample", "--device", "cpu", "--epochs", "1", "--batch-size", "1000"]
+    flags += ["--input-size", "16"]
     for name, more, expected in (
         ("plain", [], (torch.float32, False)),
         ("fast", ["--amp", "bf16", "--channels-last"], (torch.bfloat16, True)),

@@ -9,7 +9,7 @@ from torchcnn import train
 from torchcnn.training.signals import SIGNALS, Stopped, StopRequest, stops_at_once
 from torchcnn.training.trainer import Trainer
 
-FLAGS = ["--data", "sample", "--device", "cpu", "--batch-size", "1000", "--epochs", "1"]
+FLAGS = ["--arch", "softmax_regression", "--data", "sample", "--device", "cpu", "--epochs", "1"]
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])

@@ -191,8 +191,9 @@ def test_a_float16_run_that_has_only_overflowed_goes_on(tmp_path, monkeypatch):
     scaler = functools.partial(torch.amp.GradScaler, init_scale=2.0**60)
     monkeypatch.setattr(torch.amp, "GradScaler", scaler)
     folder = str(tmp_path / "r")
-    train.main([*FLAGS, "--amp", "fp16", "--optimizer", "sgd", "--lr", "0.1", "--momentum", "0.9",
-                "--epochs", "1", "--out", folder])  # fmt: skip
+    half = ["--arch", "mlp", "--amp", "fp16"]
+    sgd = ["--optimizer", "sgd", "--lr", "0.1", "--momentum", "0.9"]
+    train.main([*FLAGS, *half, *sgd, "--epochs", "1", "--out", folder])
     assert load_checkpoint(tmp_path / "r" / "last.pt")["scaler"]["scale"] == 2.0**55  # 5 steps
     train.main(["--resume", folder, "--epochs", "2"])
 
@@ -219,8 +220,8 @@ FLAGS = ["--data", "sample", "--device", "cpu", "--batch-size", "1000", "--epoch
 
 def test_a_float16_run_goes_on_with_its_scale(tmp_path, monkeypatch):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    train.main([*FLAGS, "--amp", "fp16", "--out", str(whole)])
-    train.main([*FLAGS, "--amp", "fp16", "--epochs", "1", "--out", str(stopped)])
+    train.main([*FLAGS, "--arch", "mlp", "--amp", "fp16", "--out", str(whole)])
+    train.main([*FLAGS, "--arch", "mlp", "--amp", "fp16", "--epochs", "1", "--out", str(stopped)])
     train.main(["--resume", str(stopped), "--epochs", "2"])
     a, b = (load_checkpoint(run / "last.pt") for run in (whole, stopped))
     assert a["scaler"] == b["scaler"] and a["scaler"]["_growth_tracker"] == 10

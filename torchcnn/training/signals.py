@@ -20,10 +20,15 @@ class Stopped(KeyboardInterrupt):
 
 
 def handle(handler: Callable[[int, Any], None]) -> dict[int, Any]:
-    """Set a handler for these signals; return those that were set before."""
+    """Set a handler for these signals; return those that were set before.
+
+    SIGHUP stays ignored where it is, as `nohup` asks for.
+    """
     if threading.current_thread() is not threading.main_thread():  # Python allows it only there
         return {}
-    return {s: signal.signal(s, handler) for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN}
+    hangup = getattr(signal, "SIGHUP", None)
+    kept = {hangup} if hangup and signal.getsignal(hangup) == signal.SIG_IGN else set()
+    return {s: signal.signal(s, handler) for s in SIGNALS if s not in kept}
 
 
 @contextmanager
