@@ -23,6 +23,7 @@ from torchcnn.models import MODELS
 from torchcnn.run.checkpoint import load_checkpoint, load_model
 from torchcnn.run.folder import lock
 from torchcnn.run.log import Run
+from torchcnn.training import loaders
 from torchcnn.training.trainer import Trainer
 
 
@@ -66,7 +67,7 @@ def test_the_larger_networks_train(arch, tmp_path, monkeypatch, capsys):
     whole = data.load_data("sample")
     part = data.ImageData("sample", whole.classes, whole.train_images[:20], whole.train_labels[:20],
                           whole.test_images[:10], whole.test_labels[:10])  # fmt: skip
-    monkeypatch.setattr(train, "load_images", lambda *_: part)
+    monkeypatch.setattr(loaders, "load_images", lambda *_: part)
     run("--arch", arch, "--epochs", 1, "--batch-size", 8, "--out", "r")
     assert (tmp_path / "r" / "best.pt").exists()
 
@@ -389,7 +390,7 @@ def test_every_network_trains_by_the_command(arch, tmp_path, monkeypatch):
     whole = data.load_data("sample")
     part = data.ImageData("sample", whole.classes, whole.train_images[:20], whole.train_labels[:20],
                           whole.test_images[:10], whole.test_labels[:10])  # fmt: skip
-    monkeypatch.setattr(train, "load_images", lambda *_: part)
+    monkeypatch.setattr(loaders, "load_images", lambda *_: part)
     size = TRAIN_AT.get(arch, 32)
     # SGD: to write Adam's state would take longer than to train.
     run("--arch", arch, "--epochs", 1, "--batch-size", 6, "--input-size", size, "--out", "r",

@@ -1,13 +1,15 @@
 """From a data set to the batches of a run: to train on, to validate on, to test on."""
 
 import functools
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from torchcnn.data.augment import AUGMENTATIONS, MIXES
-from torchcnn.data.datasets import ImageData
+from torchcnn.data.datasets import DATASETS, ImageData
+from torchcnn.data.folder import FolderOptions, load_images
 from torchcnn.data.loader import Batches
 from torchcnn.data.split import hold_out, hold_out_at_random
 from torchcnn.training.config import Config
@@ -30,6 +32,14 @@ class Loaders(NamedTuple):
     train: Batches
     val: Batches
     test: Batches | None
+
+
+def read_images(config: Config, device: torch.device, world: World, version: int) -> ImageData:
+    """Read the data set, on the main rank first, so that the others find what it downloads."""
+    seed = config.seed if version == 3 else None
+    options = FolderOptions(config.input_size, config.resize, seed=seed)
+    with world.main_first() if config.data in DATASETS else nullcontext():
+        return load_images(config.data, config.root, device, options)
 
 
 def split(config: Config, dataset: ImageData, version: int) -> Parts:

@@ -76,6 +76,20 @@ def check_dataset(
         )
 
 
+def check_network(
+    config: Config, dataset: ImageData, n: int, world: World, net: nn.Module | None = None
+) -> dict[str, Any]:
+    """Check that the network can train on the `n` training images; return the model's spec.
+
+    Raises:
+        ValueError: as `check_batches` does.
+    """
+    channels, classes = dataset.train_images.shape[1], len(dataset.classes)
+    model_spec = make_model_spec(config, channels, classes, net)
+    check_batches(config, model_spec, world.world_size, n, net)
+    return model_spec
+
+
 def check_batches(
     config: Config,
     model_spec: dict[str, Any],

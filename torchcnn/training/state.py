@@ -1,6 +1,7 @@
 """The state of training: a network and all that changes with it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from torchcnn.layers.sync_batch_norm import sync_batch_norm
 from torchcnn.models.registry import build_model
 from torchcnn.run.checkpoint import fits
+from torchcnn.run.history import EpochProgress, EpochRecord, eval_split, read_history, read_progress
 from torchcnn.scratch import from_scratch
 from torchcnn.training.config import Config
 from torchcnn.training.ema import MovingAverage
@@ -97,3 +99,19 @@ class TrainState:
                 self.scaler.load_state_dict(checkpoint["scaler"])
             if self.ema:
                 self.ema.load_state_dict(checkpoint["average"])
+
+
+def restore(
+    state: TrainState, checkpoint: dict[str, Any] | None, out: str
+) -> tuple[list[EpochRecord] | None, EpochProgress | None]:
+    """Load a checkpoint into the state; return the history and the progress of an unfinished epoch.
+
+    Raises:
+        ValueError: it does not fit.
+    """
+    if checkpoint is None:
+        return None, None
+    state.load_state_dict(checkpoint)
+    path = Path(out) / "last.pt"
+    split = eval_split(checkpoint["config"])
+    return read_history(path, checkpoint, split), read_progress(path, checkpoint)
