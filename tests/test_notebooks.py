@@ -17,13 +17,14 @@ part = dataclasses.replace(whole, **{name: getattr(whole, name)[:500] for name i
 torchcnn.data.datasets.load_data = lambda name: part
 """
 KERAS = "two_frameworks"
+QUICK = ("convolution", "batch_norm")  # in the default suite
 
 
 @pytest.mark.parametrize(
     "path",
     [
         pytest.param(
-            path, id=path.stem, marks=pytest.mark.slow if path.stem[3:] in (*TRAIN, KERAS) else ()
+            path, id=path.stem, marks=pytest.mark.slow if path.stem[3:] not in QUICK else ()
         )
         for path in NOTEBOOKS
     ],

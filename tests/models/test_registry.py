@@ -357,7 +357,7 @@ def test_a_network_without_norms_refuses_one(name):
         create_model(name, norm_layer=BatchNorm)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", WHOLE_REGISTRY)
 def test_the_least_size_is_the_one_that_the_error_names(name):
     """The error for a size that is too small names the least size, and that size works."""
     with torch.device("meta"):

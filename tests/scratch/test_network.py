@@ -19,7 +19,7 @@ from torchcnn.models import MODELS
 from torchcnn.training.loop import predict_logits, train_epoch
 
 # A smaller member of the same family is in the default suite.
-LARGE = HEAVY | {"vgg11", "tf_vgg13", "tf_vgg16", "tf_resnet18_pool"}
+LARGE = HEAVY | {"vgg11", "tf_vgg13", "tf_vgg16", "tf_resnet18", "tf_resnet18_pool"}
 BY_HAND = [pytest.param(n, marks=pytest.mark.slow if n in LARGE else ()) for n in MODELS]
 
 
