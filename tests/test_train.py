@@ -65,7 +65,7 @@ def test_the_command_as_a_newcomer_types_it(tmp_path):
 def test_the_larger_networks_train(arch, tmp_path, monkeypatch, capsys):
     """A small part of the sample; the whole sample is the slow suite's."""
     whole = data.load_data("sample")
-    part = data.ImageData("sample", whole.classes, whole.train_images[:20], whole.train_labels[:20],
+    part = data.ImageData("sample", whole.classes, whole.train_images[:32], whole.train_labels[:32],
                           whole.test_images[:10], whole.test_labels[:10])  # fmt: skip
     monkeypatch.setattr(loaders, "load_images", lambda *_: part)
     run("--arch", arch, "--epochs", 1, "--batch-size", 8, "--out", "r")
@@ -388,7 +388,7 @@ TRAIN_AT = {"alexnet": 67, "nin": 67, "tf_nin": 67, "tf_alexnet_half": 64, "tf_s
 def test_every_network_trains_by_the_command(arch, tmp_path, monkeypatch):
     """A few steps on a part of the sample, at a size that a CPU can bear."""
     whole = data.load_data("sample")
-    part = data.ImageData("sample", whole.classes, whole.train_images[:20], whole.train_labels[:20],
+    part = data.ImageData("sample", whole.classes, whole.train_images[:32], whole.train_labels[:32],
                           whole.test_images[:10], whole.test_labels[:10])  # fmt: skip
     monkeypatch.setattr(loaders, "load_images", lambda *_: part)
     size = TRAIN_AT.get(arch, 32)
