@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 
 from torchcnn import cli
@@ -17,7 +18,9 @@ from torchcnn.run.drawing import drawing, save_figure
 from torchcnn.run.report import by_class, confusion_text, plot_mistakes
 from torchcnn.training.config import Config as TrainConfig
 from torchcnn.training.config import data_name
+from torchcnn.training.fastest import autocast
 from torchcnn.training.loop import accuracy, confusion_matrix, predict_logits
+from torchcnn.training.trainer import set_up_device
 
 PROG = "python -m torchcnn.evaluate"
 
@@ -52,6 +55,7 @@ def evaluate(config: Config) -> None:
     classes = checkpoint["classes"]
     cli.check_stored(TrainConfig, checkpoint["config"], config.checkpoint)
     run = TrainConfig(**checkpoint["config"])
+    set_up_device(device, run.deterministic)
     seed = run.seed if checkpoint["torchcnn"] == 3 else None
     options = FolderOptions(run.input_size, run.resize, seed=seed)
     data = load_images(config.data or run.data, config.root or run.root, device, options)
@@ -62,7 +66,9 @@ def evaluate(config: Config) -> None:
     if not len(labels) and data.val_images is not None and data.val_labels is not None:
         part, images, labels = "validation", data.val_images, data.val_labels
     batches = Batches(images, labels, run.batch_size, size=run.input_size, device=device)
-    logits, labels = (t.cpu() for t in predict_logits(net.to(device), batches))
+    same_device = torch.device(run.device).type == device.type
+    with autocast(run.amp if same_device else "off", device):  # as the run itself evaluated
+        logits, labels = (t.cpu() for t in predict_logits(net.to(device), batches))
     confusion = confusion_matrix(logits, labels)
     loss, correct = float(F.cross_entropy(logits.double(), labels)), int(confusion.diag().sum())
     print(f"{len(labels):,} {part} images of {data.name} ({data.note})")

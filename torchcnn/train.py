@@ -16,6 +16,7 @@ from torchcnn.training import preflight
 from torchcnn.training.config import Config
 from torchcnn.training.configure import configure, fit_batch_size, print_config
 from torchcnn.training.distributed import World, device_of_rank, join
+from torchcnn.training.fastest import decide
 from torchcnn.training.loaders import make_loaders, read_images, split
 from torchcnn.training.signals import stops_at_once
 from torchcnn.training.state import TrainState, restore
@@ -23,7 +24,7 @@ from torchcnn.training.trainer import (
     Trainer,
     TrainResult,
     says_how_to_resume,
-    set_deterministic,
+    set_up_device,
 )
 
 PROG = "python -m torchcnn.train"
@@ -52,8 +53,8 @@ def train(*, net: nn.Module | None = None, **flags: Any) -> TrainResult:
     # Prepare: whatever can fail, fails here, before there is a run folder.
     given = cli.read_keywords(Config, flags)
     config, checkpoint = configure(given, net)
-    set_deterministic(config.deterministic)
     device = cli.pick_device(device_of_rank(config.device))
+    set_up_device(device, config.deterministic)
     with stops_at_once(), join(device) as world:
         preflight.check_before_reading(config, world, checkpoint is not None, net)
         version = checkpoint["torchcnn"] if checkpoint else FORMAT
@@ -64,6 +65,7 @@ def train(*, net: nn.Module | None = None, **flags: Any) -> TrainResult:
             config = fit_batch_size(config, given, len(parts.train[1]), world.world_size)
         model_spec = preflight.check_network(config, dataset, len(parts.train[1]), world, net)
         loaders = make_loaders(config, parts, len(dataset.classes), device, world)
+        config, reasons = decide(config, model_spec, device, world, net)
         state = TrainState.create(config, model_spec, device, world.world_size, net)
         history, progress = restore(state, checkpoint, config.out)
 
@@ -74,7 +76,7 @@ def train(*, net: nn.Module | None = None, **flags: Any) -> TrainResult:
         about = {"torchcnn": version, "model": model_spec, "config": asdict(config)}
         run = Run(Path(out), about | about_dataset(dataset), history, world.is_main)
         with run, says_how_to_resume(config, run):
-            print_config(config, given, dataset.note, world.world_size)
+            print_config(config, given, reasons | {"data": dataset.note}, world.world_size)
             trainer = Trainer(config, state, loaders, run, world)
             if checkpoint:
                 trainer.print_resumed(checkpoint["config"]["epochs"], progress)

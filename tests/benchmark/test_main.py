@@ -1,19 +1,20 @@
 """The command of the benchmark: what it prints, and what it refuses."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from torchcnn.benchmark import __main__ as benchmark
-from torchcnn.benchmark import ways
+from torchcnn.benchmark import speed, ways
 
 
 @pytest.fixture
 def run(capsys, monkeypatch):
     """Run the command without other processes, and return what it prints."""
     monkeypatch.setattr(ways, "TUTORIAL_WORKERS", 0)
-    monkeypatch.setattr(benchmark, "peak_in_new_process", lambda work, device: 12.5)
+    monkeypatch.setattr(speed, "peak_in_new_process", lambda work, device: 12.5)
 
     def printed(flags):
         benchmark.main(["--data", "sample", "--device", "cpu", *flags.split()])
@@ -40,13 +41,14 @@ def test_it_compares_three_ways_round_by_round(run):
 def test_several_networks_as_json_at_another_size(run):
     sizes = "--images 8 --rounds 2 --batch-size 4 --input-size 28 --small-input"
     result = json.loads(run(f"--arch mlp,resnet18 {sizes} --json"))
+    assert result["torch"] == torch.__version__ and result["cores"] >= 1 and result["cpu"]
     assert result["rounds"] == 2 and list(result["networks"]) == ["mlp", "resnet18"]
     for network in result["networks"].values():
         speeds, memory = network["images_per_second"], network["peak_mib"]
         assert list(speeds) == ["tutorial", "torchcnn", "bound"]
         assert list(memory) == ["tutorial", "torchcnn"]
         assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in speeds.values())
-        assert network["roofline"] is None
+        assert network["roofline"] is None and network["chose"] == {}
 
 
 def test_it_compares_the_layers(run, monkeypatch):
@@ -62,10 +64,43 @@ def test_it_compares_the_layers(run, monkeypatch):
     ]
 
 
+@pytest.mark.parametrize("versus", ["keras", "lightning"])
+def test_it_compares_with_another_framework(run, monkeypatch, versus):
+    """Which does not run here: see test_versus."""
+    opened = []
+
+    def open_way(framework, task):
+        opened.append((framework, task.arch))
+        return nullcontext(ways.make_way("torch", task))
+
+    monkeypatch.setattr(speed, "open_way", open_way)
+    monkeypatch.setattr(benchmark.versus, "versions", lambda framework: {framework: "3.0"})
+    flags = f"--versus {versus} --arch tf_lenet5 --images 64 --rounds 1"
+    about, _, head, row = run(flags).splitlines()
+    assert about.startswith(f"torch {torch.__version__}, {versus} 3.0, cpu, ")
+    assert about.endswith("n = 1 round; images/s, median, and ratios, median (min to max)")
+    expected = [versus, "torchcnn", *["torchcnn, auto"] * (versus == "keras")]
+    expected += [f"{way} / {versus}" for way in expected[1:]]
+    expected += ["torchcnn, auto chose"] * (versus == "keras")
+    assert columns(head) == ["batch", "pixels", *expected]
+    assert row.startswith("tf_lenet5 ")
+    result = json.loads(run(flags + " --json"))
+    assert result[versus] == "3.0"
+    assert opened == [(versus, "tf_lenet5")] * 2
+    assert list(result["networks"]["tf_lenet5"]["images_per_second"]) == list(ways.WAYS[versus])
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         (["--roofline", "--layers", "scratch"], "--roofline is only for torch's layers"),
+        (["--roofline", "--versus", "keras"], "leave out --versus keras"),
+        (["--layers", "scratch", "--versus", "keras"], "are two comparisons"),
+        (["--versus", "jax"], "invalid choice: 'jax'"),
+        (["--seeds", "2"], "--seeds is only for --to-accuracy"),
+        (["--to-accuracy", "--rounds", "2"], "--to-accuracy does not take --rounds"),
+        (["--to-accuracy", "--versus", "keras"], "--to-accuracy does not take --versus"),
+        (["--to-accuracy", "--seeds", "0"], "allowed is a whole number from 1"),
         (["--arch", "lenett"], "did you mean lenet"),
         (["--images", "100", "--data", "sample"], "--images must be at least a batch of 256"),
     ],

@@ -8,6 +8,7 @@ import torch
 from torchcnn.benchmark import ways
 from torchcnn.data.datasets import load_data
 from torchcnn.data.loader import Batches
+from torchcnn.training.fastest import Fastest
 
 TASK = ways.Task(
     arch="lenet",
@@ -21,11 +22,42 @@ TASK = ways.Task(
 )
 
 
-@pytest.mark.parametrize("way", [*ways.WAYS["torch"], "torch", "by hand"])
+@pytest.mark.parametrize("way", [*ways.WAYS["tutorial"], "torch", "by hand"])
 def test_each_way_trains_on_as_many_images(way, monkeypatch):
     """Only full batches count: 2 of 256 images."""
     monkeypatch.setattr(ways, "TUTORIAL_WORKERS", 0)
-    assert ways.make_epoch(way, TASK)() == 512
+    images, seconds = ways.make_way(way, TASK).train_epoch()
+    assert images == 512 and seconds > 0
+
+
+def test_auto_trains_as_was_found_to_be_fastest(monkeypatch):
+    """Here bfloat16 and channels-last, whatever this machine would choose."""
+    seen = []
+
+    def fastest(net, batch):
+        net.register_forward_hook(lambda net, x, y: seen.append((net, y.dtype)))
+        assert batch[0].shape == (256, 1, 28, 28)
+        return Fastest("bf16", True, "")
+
+    monkeypatch.setattr(ways, "fastest", fastest)
+    way = ways.make_way("torchcnn, auto", TASK)
+    assert way.chose == "bf16, channels-last"
+    assert way.train_epoch().images == 512
+    (net, dtype), _ = seen
+    assert dtype == torch.bfloat16
+    kernels = [p for p in net.parameters() if p.dim() == 4]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
+    assert not all(p.is_contiguous() for p in kernels)
+
+
+def test_the_other_ways_choose_nothing(monkeypatch):
+    monkeypatch.setattr(ways, "fastest", lambda *_: pytest.fail("nobody asked"))
+    assert ways.make_way("torchcnn", TASK).chose == ""
+
+
+def test_the_network_is_the_same_each_time():
+    first, again = (ways.prepare(TASK).net.state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
 
 
 def test_the_bound_repeats_the_first_batch():
@@ -50,4 +82,8 @@ def test_the_tutorials_images_equal_those_of_this_package():
 
 def test_less_than_a_batch_is_refused():
     with pytest.raises(ValueError, match="--images must be at least a batch of 256"):
-        ways.make_epoch("torchcnn", dataclasses.replace(TASK, images=255))
+        ways.make_way("torchcnn", dataclasses.replace(TASK, images=255))
+
+
+def test_without_a_number_all_images_train():
+    assert len(ways.prepare(dataclasses.replace(TASK, images=0)).labels) == 4864  # 19 batches

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch._dynamo  # loads Triton, which must come before TensorFlow in one process
+from torch.profiler import profile
 
 from torchcnn.layers import (
     KerasBatchNorm2d,
@@ -48,6 +49,23 @@ def test_same_layers_equal_tensorflow(kernel, stride):
             torch.testing.assert_close(a, nchw(b), rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("layer", "size", "pads"),
+    [
+        (SameConv2d(3, 4, 5), 8, 0),  # 2 pixels at each side, which the convolution itself adds
+        (SameMaxPool2d(3, 1), 8, 0),
+        (SameConv2d(3, 4, 3, 2), 9, 0),
+        (SameConv2d(3, 4, 3, 2), 8, 1),  # one pixel more at the bottom and on the right
+        (SameMaxPool2d(2, 1), 8, 1),
+    ],
+)
+def test_padding_is_a_copy_only_where_it_is_uneven(layer, size, pads):
+    with profile() as profiled:
+        layer(torch.randn(2, 3, size, size))
+    names = [event.name for event in profiled.events()]
+    assert names.count("aten::constant_pad_nd") == pads
+
+
 @pytest.mark.parametrize("dilation", [2, 3])
 def test_same_convolution_with_dilation_equals_tensorflow(dilation):
     conv = SameConv2d(2, 3, 3, dilation=dilation).to(F64)
@@ -63,6 +81,7 @@ def test_gradients_of_same_layers_equal_tensorflow():
     for layer, function in [
         (conv, lambda v: tf.nn.conv2d(v, hwio(conv), 2, "SAME")),
         (SameMaxPool2d(3, 2), lambda v: tf.nn.max_pool2d(v, 3, 2, "SAME")),
+        (SameMaxPool2d(3, 1), lambda v: tf.nn.max_pool2d(v, 3, 1, "SAME")),
         (SameAvgPool2d(3, 2), lambda v: tf.nn.avg_pool2d(v, 3, 2, "SAME")),
     ]:  # fmt: skip
         y = layer(x)

@@ -21,9 +21,10 @@ from torchcnn.data.loader import Batches
 from torchcnn.layers.sync_batch_norm import sync_batch_norm
 from torchcnn.run.checkpoint import load_checkpoint
 from torchcnn.training.config import Config
-from torchcnn.training.distributed import World, device_of_rank
+from torchcnn.training.distributed import World, device_of_rank, with_signal
 from torchcnn.training.loaders import eval_loader
 from torchcnn.training.preflight import check_batches, make_model_spec
+from torchcnn.training.signals import StopRequest
 
 NETWORKS = ["mlp", "tf_lenet5", "lenet+", "tf_inception10+"]  # +: with --sync-bn
 ALONE = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
@@ -56,6 +57,47 @@ def test_two_ranks_and_one_with_the_same_batch_have_the_same_losses(name, two):
     for key in ("losses", "weights", "statistics"):
         assert two[name][key] == pytest.approx(one[key], rel=1e-9, abs=1e-9), key
     assert two[name]["correct"] == one["correct"] and two[name]["images"] == [100] * 10
+
+
+def test_parts_of_a_batch_are_averaged_once_and_are_the_same_step(two):
+    """In float64, four parts; the last batch, of five images a rank, is cut into only three."""
+    one = two_ranks.train("mlp", False, World(), parts=4, batch=110)
+    for key in ("losses", "weights"):
+        assert two["accumulated"][key] == pytest.approx(one[key], rel=1e-9, abs=1e-9), key
+    assert two["accumulated"]["images"] == [110] * 9 + [10]
+
+
+def test_a_step_has_one_exchange_of_gradients_and_one_of_signals(two):
+    """Five steps of four parts, with batch norm; and what is once: a last question whether to stop,
+    and two broadcasts by which DDP lays out its buckets."""
+    assert two["exchanges"] == {"gloo:all_reduce": 5 + 5 + 1, "gloo:broadcast": 2}
+
+
+@pytest.mark.parametrize("kind", ["torch", "scratch", "keras", "own"])
+def test_buffers_are_those_that_broadcasts_in_each_step_would_give(kind, two):
+    """Weights, statistics and moving average, to the last bit, also in mid-epoch."""
+    assert two["buffers"][kind] == {"as_with_broadcasts": True, "equal_only_after_the_epoch": True}
+
+
+def test_buffers_that_a_step_reads_have_to_be_broadcast(two):
+    """So that the test above can fail: a norm of your own that reads them, without broadcasts."""
+    assert not two["buffers"]["own, not broadcast"]["as_with_broadcasts"]
+
+
+def test_a_signal_to_one_rank_stops_both_after_the_next_step(two):
+    """In the last step but one, or in the last, of nine, the epoch is over first."""
+    assert two["stops"] == {"1": [2, 2], "4": [5, 5], "8": [9, 9], "9": [9, 9]}
+
+
+def test_a_signal_stops_a_single_process_after_the_step_in_which_it_comes():
+    def steps():
+        yield "first"
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield "second"
+
+    with StopRequest(patience=False) as stop:
+        given = list(with_signal(steps(), stop, World()))
+    assert given == [("first", 0), ("second", signal.SIGTERM)]
 
 
 def test_without_sync_bn_batch_norm_sees_the_share_alone(two):
@@ -150,6 +192,7 @@ def test_the_names_of_the_weights_stay():
 
 FLAGS = ["-m", "torchcnn.train", "--arch", "tf_baseline", "--input-size", "16", "--epochs", "3",
          "--batch-size", "99", "--augment", "crop,flip", "--mix", "cutmix", "--ema", "0.9",
+         "--accumulate", "2",
          "--data", "sample", "--device", "cpu", "--checkpoint-every", "7"]  # fmt: skip
 
 
@@ -195,19 +238,40 @@ def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on(whole, tmp_path):
     check_same(whole, folder)
 
 
+SIGNALLED = """
+import os, signal, sys
+from torchcnn import train
+from torchcnn.training import trainer
+
+at, train_steps, made = int(sys.argv[1]), trainer.train_steps, []
+
+def signalled_steps(*args):
+    for step in train_steps(*args):
+        made.append(step)
+        if os.environ["RANK"] == "1" and len(made) == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield step
+
+trainer.train_steps = signalled_steps
+train.main(sys.argv[2:])
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
-def test_a_signal_to_one_rank_stops_all_after_the_same_step(whole, tmp_path):
-    folder, flags = tmp_path / "r", [*FLAGS[:-1], "0"]
-    with subprocess.Popen(
-        torchrun(*flags, "--out", folder, ranks=3), text=True, env=environment(),
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-    ) as process:  # fmt: skip
-        for line in process.stdout:
-            if line.startswith("epoch 1,"):
-                os.kill(children(process)[1], signal.SIGTERM)
-            last = line
-    assert process.returncode and re.match(r"stopped in epoch [23]; resume with --resume ", last)
+@pytest.mark.parametrize(("at", "steps"), [(60, 15), (45, 0), (46, 0)])
+def test_a_signal_to_one_rank_stops_all_after_the_same_step(at, steps, whole, tmp_path):
+    """In the 60th step, which is the 14th of the second epoch; in the last two of the first."""
+    folder, script = tmp_path / "r", tmp_path / "main.py"
+    script.write_text(SIGNALLED)
+    done = subprocess.run(
+        torchrun(script, at, *FLAGS[2:-1], "0", "--out", folder, ranks=3), text=True,
+        env=environment(), capture_output=True, timeout=120,
+    )  # fmt: skip
+    last = done.stdout.splitlines()[-1]
+    assert done.returncode and re.match(r"stopped in epoch 2; resume with --resume ", last)
+    checkpoint = load_checkpoint(folder / "last.pt")
+    partial = checkpoint["partial"]
+    assert len(checkpoint["history"]) == 1 and len(partial["images"] if partial else []) == steps
     subprocess.run(torchrun("-m", "torchcnn.train", "--resume", folder, ranks=3), check=True,
                    env=environment(), capture_output=True, timeout=120)  # fmt: skip
     check_same(whole, folder)

@@ -1,5 +1,6 @@
 """The loop: right numbers, any batches, and none of the tutorials' faults."""
 
+import functools
 import math
 import re
 
@@ -7,16 +8,27 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchcnn import BatchNorm, create_model, evaluate_accuracy, load_data_fashion_mnist, train_ch5
-from torchcnn.data.augment import AUGMENTATIONS
+from torchcnn.data.augment import AUGMENTATIONS, MIXES
 from torchcnn.data.datasets import load_data
 from torchcnn.data.loader import Batches
 from torchcnn.training.config import Config
 from torchcnn.training.distributed import World
+from torchcnn.training.ema import MovingAverage
 from torchcnn.training.loaders import make_loaders
-from torchcnn.training.loop import confusion_matrix, eval_mode, predict_logits, train_epoch
+from torchcnn.training.loop import (
+    StepOptions,
+    confusion_matrix,
+    epoch_result,
+    eval_mode,
+    predict_logits,
+    train_epoch,
+    train_steps,
+)
+from torchcnn.training.optim import OPTIMIZERS, make_optimizer
 from torchcnn.training.preflight import make_model_spec
 from torchcnn.training.state import TrainState
 
@@ -74,22 +86,89 @@ def test_training_is_in_train_mode_whatever_came_before():
     assert net.training and net[1].moving_mean.any()
 
 
-def test_no_step_reads_from_the_device():
-    """On the meta device there is nothing to read: whatever tries raises. Only the end may."""
+def meta_steps(mix=None, optimizer="sgd", layer=None):
+    """Steps of all kinds, with batches, on the meta device: whatever reads a number there raises.
+
+    Fused optimizers do not run on it; the test after the next has those.
+    """
+    images, labels = torch.zeros(20, 1, 12, 12, dtype=torch.uint8), torch.zeros(20).long()
+    batches = Batches(
+        images, labels, 6, shuffle=True, size=8, augment=list(AUGMENTATIONS.values()),
+        mix=mix and functools.partial(MIXES[mix], num_classes=10), device="meta",
+    )  # fmt: skip
     with torch.device("meta"):
-        net = flat(nn.BatchNorm1d(4), nn.Linear(4, 3))
-        batches = [(torch.empty(5, 1, 2, 2), torch.empty(5, dtype=torch.int64))] * 7
-    given = []
+        layers = [nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), BatchNorm(3), nn.Flatten(), nn.Dropout()]
+        net = nn.Sequential(*layers, nn.Linear(3 * 6 * 6, 10), layer or nn.Identity())
+    settings = {"momentum": 0.9, "nesterov": True} if optimizer == "sgd" else {}
+    return train_steps(
+        net,
+        batches,
+        OPTIMIZERS[optimizer](net.parameters(), lr=0.1, weight_decay=0.1, **settings),
+        options=StepOptions(
+            learning_rates=[0.1] * 4,
+            label_smoothing=0.1,
+            clip=1.0,
+            accumulation_steps=2,
+            ema=MovingAverage(net, 0.9),
+        ),
+    )
 
-    def counted():
-        for batch in batches:
-            given.append(batch)
-            yield batch
-        given.append("end")
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("mix", [None, *MIXES])
+def test_no_step_reads_from_the_device(mix, optimizer):
+    """Augmentation, mixing, clipping, accumulation, moving average; only an epoch's end reads."""
+    steps = list(meta_steps(mix, optimizer))
+    assert len(steps) == 4 and all(step.loss.is_meta and step.correct.is_meta for step in steps)
     with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
-        train_epoch(net, counted(), sgd(net))
-    assert len(given) == 7 + 1
+        epoch_result(steps, lambda: 1.0)
+
+
+READS = {
+    "item": lambda x: x.sum().item(),
+    "if": lambda x: 1 if x.sum() > 0 else 0,
+    "cpu": lambda x: x.cpu(),
+    "tolist": lambda x: x.tolist(),
+    "nonzero": lambda x: x.nonzero(),
+    "mask": lambda x: x[x > 0],
+}
+
+
+class Reads(nn.Module):
+    def __init__(self, read):
+        super().__init__()
+        self.read = read
+
+    def forward(self, x):
+        self.read(x.detach())
+        return x
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_a_step_that_reads_from_the_device_is_noticed(read):
+    """The test above can fail: such a layer raises in the first step."""
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+        next(meta_steps(layer=Reads(read)))
+
+
+class NoReads(TorchDispatchMode):
+    """Raises where a number is read: `_local_scalar_dense` is what `.item()` calls."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            raise RuntimeError(f"a step reads by {function}")
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_no_step_of_a_fused_optimizer_reads_a_number(optimizer):
+    net, batches = flat(nn.BatchNorm1d(4), nn.Linear(4, 3)), batches_of(*toy(12), 4)
+    options = StepOptions(clip=1.0, accumulation_steps=2, ema=MovingAverage(net, 0.9))
+    fused = make_optimizer(net, optimizer, lr=0.1, momentum=0.9 * (optimizer == "sgd"))
+    with NoReads():
+        assert len(list(train_steps(net, batches, fused, options=options))) == 3
+        with pytest.raises(RuntimeError, match="a step reads by aten"):
+            next(train_steps(net.append(Reads(READS["item"])), batches, fused))
 
 
 def test_evaluation_sets_the_mode_once_and_gives_it_back():

@@ -201,7 +201,7 @@ def test_a_float16_run_that_has_only_overflowed_goes_on(tmp_path, monkeypatch):
 @pytest.mark.parametrize("decay", [0.1, 0.9])
 def test_the_moving_average_is_torchs(decay):
     """Weights and statistics; but of the count of batches, which torch averages too, the last."""
-    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).double()
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.BatchNorm1d(4)).double()
     ours = MovingAverage(net, decay)
     theirs = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
     for _ in range(4):
@@ -210,7 +210,8 @@ def test_the_moving_average_is_torchs(decay):
             net[0].weight.add_(1)
         ours.update(net)
         theirs.update_parameters(net)
-    expected = theirs.module.state_dict() | {"1.num_batches_tracked": torch.tensor(4)}
+    counts = {f"{i}.num_batches_tracked": torch.tensor(4) for i in (1, 2)}
+    expected = theirs.module.state_dict() | counts
     torch.testing.assert_close(dict(ours.module.state_dict()), expected, rtol=1e-14, atol=0)
     assert ours.count == 4 and not any(p.requires_grad for p in ours.module.parameters())
 

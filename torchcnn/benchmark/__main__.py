@@ -1,32 +1,27 @@
 """The command that measures training speed: `python -m torchcnn.benchmark --arch lenet`.
 
-It trains the same network on the same images in several ways, in turn and in one process; see
-`ways`. The speed of a machine varies from minute to minute, so the ratios of speeds, which are
-computed for each round, are more reliable than the speeds.
+It trains the same network on the same images in several ways, in turn; see `ways`. The speed of a
+machine varies from minute to minute, so the ratios of speeds, which are computed for each round,
+are more reliable than the speeds. With `--to-accuracy` it trains to the end, and compares the
+seconds until an accuracy is reached; see `accuracy`.
 """
 
 import argparse
 import json
-import random
-import statistics
-import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple
-
-import torch
 
 from torchcnn import cli
-from torchcnn.benchmark.memory import peak_in_new_process
-from torchcnn.benchmark.roofline import count, least_seconds, machine_rates
-from torchcnn.benchmark.ways import MEMORY_WAYS, RATIOS, WAYS, Task, make_epoch, train_once
+from torchcnn.benchmark import accuracy, machine, speed, versus
+from torchcnn.benchmark.roofline import machine_rates
+from torchcnn.benchmark.ways import Task
 from torchcnn.cli import option
 from torchcnn.data.datasets import DATASETS
 from torchcnn.models import find_model
-from torchcnn.text import table
+from torchcnn.train import train
 
 PROG = "python -m torchcnn.benchmark"
+IMAGES = 10_000
 
 
 def networks(text: str) -> str:
@@ -47,13 +42,20 @@ class Config:
     data: str = option("images to train on", default="auto", choices=tuple(DATASETS))
     root: str = option("folder of the data sets", default="data")
     device: str = option("auto, cpu, cuda, cuda:1, mps", default="auto")
+    versus: str = option(
+        "compare with the tutorial's loop, Keras's model.fit, or Lightning's Trainer",
+        default="tutorial",
+        choices=("tutorial", "keras", "lightning"),
+    )
     layers: str = option(
         "scratch: compare the hand-written layers with torch's instead",
         default="torch",
         choices=("torch", "scratch"),
     )
     images: int = option(
-        "largest number of images per epoch", default=10_000, type=cli.at_least_one
+        f"largest number of images per epoch (default: {IMAGES}, with --to-accuracy all)",
+        default=0,
+        type=cli.at_least_one,
     )
     batch_size: int = option(
         "images per batch (default: the recipe's)", default=0, type=cli.at_least_one
@@ -76,6 +78,17 @@ class Config:
         default=False,
         action="store_true",
     )
+    to_accuracy: bool = option(
+        "train to the end, and compare the seconds until the test accuracy with which the "
+        "tutorial's way ends; --batch-size, --input-size and --small-input are for that way alone",
+        default=False,
+        action="store_true",
+    )
+    seeds: int = option(
+        "runs of each way for --to-accuracy, from the seeds 0, 1, ...",
+        default=3,
+        type=cli.at_least_one,
+    )
     rounds: int = option(
         "measured rounds, after one warm-up round", default=7, type=cli.at_least_one
     )
@@ -89,122 +102,92 @@ class Config:
             data=self.data,
             root=self.root,
             device=cli.pick_device(self.device),
-            images=self.images,
+            images=self.images or (0 if self.to_accuracy else IMAGES),
             batch_size=self.batch_size or recipe.batch_size,
             input_size=self.input_size or recipe.input_size,
             small_input=self.small_input,
         )
 
 
-class Measured(NamedTuple):
-    """The results for one network."""
+def check(config: Config, given: Iterable[str]) -> None:
+    """Check that the flags that were given belong together.
 
-    speeds: dict[str, list[float]]  # images per second in each round, by way
-    memory: dict[str, float | None]  # MiB, by way
-    roofline: float | None  # images per second
-
-
-def measure(task: Task, layers: str, rounds: int, rates: tuple[float, float] | None) -> Measured:
-    """Measure every way in every round, after one warm-up round, and then the memory of each.
-
-    Within a round the order is random, because a way may influence the speed of the next one.
+    Raises:
+        ValueError: If one of them has no effect beside another.
     """
-    ways = {way: make_epoch(way, task) for way in WAYS[layers]}
-    speeds: dict[str, list[float]] = {way: [] for way in ways}
-    for round in range(rounds + 1):
-        for way in random.Random(round).sample(list(ways), len(ways)):
-            began = time.perf_counter()
-            images = ways[way]()
-            if round:
-                speeds[way].append(images / (time.perf_counter() - began))
-    memory = {
-        way: peak_in_new_process(partial(train_once, way, task), task.device)
-        for way in MEMORY_WAYS[layers]
-    }
-    roof = None
-    if rates:
-        roof = images / least_seconds(*count(ways["bound"]), rates)
-    return Measured(speeds, memory, roof)
-
-
-def spread(values: list[float]) -> str:
-    """Format values as their median, minimum and maximum: "0.98 (0.95 to 1.02)"."""
-    median, low, high = statistics.median(values), min(values), max(values)
-    return f"{median:.2f} ({low:.2f} to {high:.2f})"
-
-
-def report(results: dict[str, Measured], config: Config) -> str:
-    """Format the results as a table with a row for each network: images/s, ratios, memory."""
-    ways, ratios = WAYS[config.layers], RATIOS[config.layers]
-    memory_ways = MEMORY_WAYS[config.layers]
-    head = ["", "batch", "pixels", *ways, *(f"{a} / {b}" for a, b in ratios)]
-    head += [f"MiB, {way}" for way in memory_ways] + ["of roofline"] * config.roofline
-    rows = [head]
-    for arch, (speeds, memory, roof) in results.items():
-        task = config.task(arch)
-        row = [arch, str(task.batch_size), str(task.input_size)]
-        row += [f"{statistics.median(speeds[way]):,.0f}" for way in ways]
-        for way, other in ratios:
-            pairs = zip(speeds[way], speeds[other], strict=True)
-            row.append(spread([a / b for a, b in pairs]))
-        row += [f"{memory[way]:,.0f}" if memory[way] else "-" for way in memory_ways]
-        row += [f"{statistics.median(speeds['torchcnn']) / roof:.2f}"] if roof else []
-        rows.append(row)
-    return table(rows, left={0})
-
-
-def report_json(results: dict[str, Measured], about: dict[str, object]) -> str:
-    networks = {
-        arch: {
-            "images_per_second": measured.speeds,
-            "peak_mib": measured.memory,
-            "roofline": measured.roofline,
-        }
-        for arch, measured in results.items()
-    }
-    return json.dumps(about | {"networks": networks}, indent=1)
+    if config.to_accuracy:
+        useless = {"versus", "layers", "roofline", "decoding", "rounds"}.intersection(given)
+        if useless:
+            names = ", ".join(map(cli.flag, sorted(useless)))
+            raise ValueError(f"--to-accuracy does not take {names}")
+    elif "seeds" in given:
+        raise ValueError("--seeds is only for --to-accuracy")
+    others = [("layers", "scratch")] * (config.layers == "scratch")
+    others += [("versus", config.versus)] * (config.versus != "tutorial")
+    leave_out = " and ".join(f"{cli.flag(name)} {value}" for name, value in others)
+    if len(others) > 1:
+        raise ValueError(f"{leave_out} are two comparisons; leave out one of them")
+    if config.roofline and others:
+        raise ValueError(f"--roofline is only for torch's layers; leave out {leave_out}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     with cli.one_line_errors(PROG):
-        config = Config(**cli.parse(Config, PROG, argv))
+        given = cli.parse(Config, PROG, argv)
+        config = Config(**given)
+        check(config, given)
         if config.decoding:
             from torchcnn.benchmark.decoding import compare
 
             print(compare(config.rounds))
-            return
-        device = cli.pick_device(config.device)
-        if config.roofline and config.layers == "scratch":
-            raise ValueError("--roofline is only for torch's layers; leave out --layers scratch")
-        rates = machine_rates(device) if config.roofline else None
-        results = {
-            arch: measure(config.task(arch), config.layers, config.rounds, rates)
-            for arch in config.arch.split(",")
-        }
-        about: dict[str, object] = {
-            "torch": torch.__version__,
-            "device": machine(device),
-            "rounds": config.rounds,
-            "matrix_rate": rates and rates[0],
-            "copy_rate": rates and rates[1],
-        }
-        if config.json:
-            print(report_json(results, about))
-            return
-        print(
-            f"torch {about['torch']}, {about['device']}, n = {config.rounds} rounds; "
-            "images/s, median, and ratios, median (min to max)"
-        )
-        if rates:
-            print(f"roofline: {rates[0] / 1e9:,.0f} Gflop/s, {rates[1] / 1e9:,.1f} GB/s")
-        print("\n" + report(results, config))
+        elif config.to_accuracy:
+            print(compare_accuracy(config))
+        else:
+            print(compare_speed(config))
 
 
-def machine(device: torch.device) -> str:
-    """Return the name of a GPU, or the type of another device and the number of threads."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
+def compare_speed(config: Config) -> str:
+    """Measure the speed of every way, and return the report."""
+    device, versions = cli.pick_device(config.device), versus.versions(config.versus)
+    comparison = "scratch" if config.layers == "scratch" else config.versus
+    rates = machine_rates(device) if config.roofline else None
+    results = {}
+    for arch in config.arch.split(","):
+        task = config.task(arch)
+        results[arch] = task, speed.measure(task, comparison, config.rounds, rates)
+    about = machine.about(device, versions)
+    if config.json:
+        rate, copy_rate = rates or (None, None)
+        numbers = {"rounds": config.rounds, "matrix_rate": rate, "copy_rate": copy_rate}
+        networks = {arch: speed.as_json(measured) for arch, (_, measured) in results.items()}
+        return json.dumps(about | numbers | {"networks": networks}, indent=1)
+    lines = [
+        f"{machine.head(about)}, n = {machine.plural(config.rounds, 'round')}; "
+        "images/s, median, and ratios, median (min to max)"
+    ]
+    if rates:
+        lines.append(f"roofline: {rates[0] / 1e9:,.0f} Gflop/s, {rates[1] / 1e9:,.1f} GB/s")
+    return "\n".join([*lines, "", speed.report(results, comparison)])
+
+
+def compare_accuracy(config: Config) -> str:
+    """Measure how long each way trains until the same accuracy, and return the report."""
+    device = cli.pick_device(config.device)
+    results = {
+        arch: accuracy.compare(config.task(arch), config.seeds, train)
+        for arch in config.arch.split(",")
+    }
+    about = machine.about(device, {})
+    if config.json:
+        networks = {arch: accuracy.as_json(runs) for arch, runs in results.items()}
+        return json.dumps(about | {"seeds": config.seeds, "networks": networks}, indent=1)
+    lines = [
+        f"{machine.head(about)}, n = {machine.plural(config.seeds, 'seed')}",
+        "target: the test accuracy with which the tutorial's way ends, mean; seconds of training "
+        "until then, mean, and of fast until it first has that accuracy, for each seed; ratios of "
+        "the seconds, median (min to max)",
+    ]
+    return "\n".join([*lines, "", accuracy.report(results)])
 
 
 if __name__ == "__main__":

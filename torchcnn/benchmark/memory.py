@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+
+from torchcnn.benchmark.process import own_process
 
 
 class PeakMemory:
@@ -56,5 +56,5 @@ def peak_of(work: Callable[[], object], device: torch.device) -> float | None:
 
 def peak_in_new_process(work: Callable[[], object], device: torch.device) -> float | None:
     """Return `peak_of(work, device)` as measured in a new process; `work` must be picklable."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        return process.submit(peak_of, work, device).result()
+    with own_process() as call:
+        return call(peak_of, work, device)

@@ -1,16 +1,19 @@
 """The ways to train that the benchmark compares; each trains the same network on the same images.
 
-With torch's layers these are the tutorial's loop, this package's loop, and a bound: the same steps
-on a single batch that is already on the device. With the hand-written layers they are torch's and
-the hand-written layers, eager and compiled, all in this package's loop.
+By default these are the tutorial's loop, this package's loop, and a bound: the same steps on a
+single batch that is already on the device. With `--layers scratch` they are torch's and the
+hand-written layers, eager and compiled, all in this package's loop. With `--versus` they are
+another framework, which trains in a process of its own (see `versus`), and this package's loop.
 """
 
 import inspect
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any
+from multiprocessing import get_all_start_methods
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,24 +25,31 @@ from torchcnn.data.loader import Batches
 from torchcnn.models import find_model
 from torchcnn.models.registry import build_model
 from torchcnn.scratch import from_scratch
+from torchcnn.training.fastest import autocast, describe, fastest
 from torchcnn.training.loop import train_epoch
 
-# The keys of these tables are the values of the flag --layers.
+# The keys of these tables are the values of the flag --versus, and "scratch" of the flag --layers.
 WAYS = {
-    "torch": ("tutorial", "torchcnn", "bound"),
+    "tutorial": ("tutorial", "torchcnn", "bound"),
     "scratch": ("torch", "by hand", "torch, compiled", "by hand, compiled"),
+    "keras": ("keras", "torchcnn", "torchcnn, auto"),
+    "lightning": ("lightning", "torchcnn"),
 }
-MEMORY_WAYS = {  # the ways whose memory is measured
-    "torch": ("tutorial", "torchcnn"),
+MEMORY_WAYS: dict[str, tuple[str, ...]] = {  # the ways whose memory is measured
+    "tutorial": ("tutorial", "torchcnn"),
     "scratch": ("torch", "by hand"),
+    "keras": (),
+    "lightning": (),
 }
 RATIOS = {  # the pairs of ways whose speeds are divided
-    "torch": [("torchcnn", "tutorial"), ("torchcnn", "bound")],
+    "tutorial": [("torchcnn", "tutorial"), ("torchcnn", "bound")],
     "scratch": [
         ("by hand", "torch"),
         ("by hand, compiled", "torch"),
         ("by hand, compiled", "torch, compiled"),
     ],
+    "keras": [("torchcnn", "keras"), ("torchcnn, auto", "keras")],
+    "lightning": [("torchcnn", "lightning")],
 }
 TUTORIAL_WORKERS = 4  # as in the tutorial's load_data_fashion_mnist
 
@@ -52,10 +62,35 @@ class Task:
     data: str
     root: str  # the folder of the data sets
     device: torch.device
-    images: int  # per epoch, at most
+    images: int  # per epoch, at most; 0: all of the data set
     batch_size: int
     input_size: int  # height and width of the images
     small_input: bool
+
+
+class Trained(NamedTuple):
+    """What a way did in an epoch."""
+
+    images: int
+    seconds: float
+
+
+class Way(NamedTuple):
+    """A way to train, ready for its first epoch."""
+
+    train_epoch: Callable[[], Trained]
+    chose: str = ""  # what it chose itself, in words
+
+
+def timed(train: Callable[[], int]) -> Callable[[], Trained]:
+    """Return a function that times `train()`, which returns the number of images."""
+
+    def train_epoch() -> Trained:
+        began = time.perf_counter()
+        images = train()
+        return Trained(images, time.perf_counter() - began)
+
+    return train_epoch
 
 
 class TutorialImages(Dataset[tuple[Tensor, int]]):
@@ -112,47 +147,95 @@ class OneBatch:
         return self.count
 
 
-def make_epoch(way: str, task: Task) -> Callable[[], int]:
-    """Return a function that trains for an epoch and returns the number of images.
+class Prepared(NamedTuple):
+    """The network and the images of a task, the same in every way and in every process."""
 
-    Each call of `make_epoch` builds a new network and optimizer.
+    net: nn.Module  # on the CPU
+    images: Tensor  # (n, c, h, w) uint8, at their own size
+    labels: Tensor  # (n,) int64
+
+
+def prepare(task: Task) -> Prepared:
+    """Read the images and build the network.
 
     Raises:
         ValueError: If there are fewer images than a batch has.
     """
-    model, device, size = find_model(task.arch), task.device, task.input_size
     data = load_data(task.data, task.root)
-    count = min(task.images, len(data.train_labels))
+    count = min(task.images or len(data.train_labels), len(data.train_labels))
     count -= count % task.batch_size  # only full batches, so that each way makes the same steps
     if not count:
         raise ValueError(f"--images must be at least a batch of {task.batch_size}")
     images, labels = data.train_images[:count], data.train_labels[:count]
-    channels = max(images.shape[1], 3 if model.input[0] == 3 else 1)
+    channels = max(images.shape[1], 3 if find_model(task.arch).input[0] == 3 else 1)
     images = images.expand(-1, channels, -1, -1).contiguous()
-
     torch.manual_seed(0)
-    small = task.small_input and "small_input" in inspect.signature(model.builder).parameters
-    net = build_model(task.arch, channels, len(data.classes), size, "torch", small).to(device)
+    return Prepared(build_network(task, channels, len(data.classes)), images, labels)
+
+
+def build_network(task: Task, channels: int, classes: int) -> nn.Module:
+    """Build the network for images of so many channels, with new weights."""
+    known = inspect.signature(find_model(task.arch).builder).parameters
+    small = task.small_input and "small_input" in known
+    return build_model(task.arch, channels, classes, task.input_size, "torch", small)
+
+
+def learning_rate(task: Task) -> float:
+    """Return the recipe's learning rate, which every way gives to Adam."""
+    return find_model(task.arch).recipe.lr
+
+
+def make_way(way: str, task: Task) -> Way:
+    """Return one of the ways that train in this process, with a network of its own.
+
+    Raises:
+        ValueError: If there are fewer images than a batch has.
+    """
+    net, images, labels = prepare(task)
+    size, device = task.input_size, task.device
+    net.to(device)
     fused = way != "tutorial" or None
-    optimizer = torch.optim.Adam(net.parameters(), lr=model.recipe.lr, fused=fused)
+    optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate(task), fused=fused)
     if way == "tutorial":
         loader = tutorial_loader(TutorialImages(images, labels, size), task.batch_size)
-        return lambda: tutorial_epoch(net, loader, optimizer, device)
+        return Way(timed(lambda: tutorial_epoch(net, loader, optimizer, device)))
     batches = Batches(images, labels, task.batch_size, shuffle=True, size=size, device=device)
+    options, chose = choose_fastest(net, batches) if "auto" in way else ({}, "")
     if "by hand" in way:
         net = from_scratch(net)
     if "compiled" in way:
         net.compile()
     source = OneBatch(batches) if way == "bound" else batches
-    return lambda: train_epoch(net, source, optimizer).images
+    return Way(timed(lambda: train_epoch(net, source, optimizer, **options).images), chose)
 
 
-def tutorial_loader(images: TutorialImages, batch_size: int) -> DataLoader[tuple[Tensor, int]]:
+def choose_fastest(net: nn.Module, batches: Batches) -> tuple[dict[str, Any], str]:
+    """Do what `--amp auto --channels-last auto` does; return the step's options, and in words."""
+    choice = fastest(net, next(iter(batches)))
+    if choice.channels_last:
+        net.to(memory_format=torch.channels_last)
+    device = batches.labels.device
+    scaler = torch.amp.GradScaler(device.type, enabled=choice.amp == "fp16")
+    options = {"autocast": autocast(choice.amp, device), "scaler": scaler}
+    return options, describe(choice.amp, choice.channels_last)
+
+
+def tutorial_loader(
+    images: TutorialImages, batch_size: int, shuffle: bool = True
+) -> DataLoader[tuple[Tensor, int]]:
     # Four workers are intended, even on a machine with fewer cores.
     warnings.filterwarnings("ignore", "This DataLoader will create 4 worker")
-    return DataLoader(images, batch_size, shuffle=True, num_workers=TUTORIAL_WORKERS)
+    # The system's own way to start them, in a process that was itself started in another way, too.
+    context = get_all_start_methods()[0] if TUTORIAL_WORKERS else None
+    return DataLoader(
+        images,
+        batch_size,
+        shuffle=shuffle,
+        num_workers=TUTORIAL_WORKERS,
+        multiprocessing_context=context,
+    )
 
 
 def train_once(way: str, task: Task) -> int:
     """Load the images, build the network and train it for one epoch."""
-    return make_epoch(way, task)()
+    return make_way(way, task).train_epoch().images

@@ -1,6 +1,7 @@
 """TensorFlow's SAME padding, Keras's batch norm and initialisation, with hand-written versions."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchcnn.scratch import batch_norm, network
+from torchcnn.scratch import batch_norm, conv2d, max_pool2d, network
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
@@ -26,16 +27,40 @@ def _both(value: Any) -> tuple[int, int]:
     return value if isinstance(value, tuple) else (value, value)
 
 
-@torch.fx.wrap  # torch.fx must not trace into it, because the padding depends on the input's size
+# torch.fx must not trace into these, because the padding depends on the input's size.
+@torch.fx.wrap
 def pad_same(x: Tensor, kernel: Any, stride: Any, dilation: Any = 1, value: float = 0.0) -> Tensor:
     """Pad (n, c, h, w) with `value` as SAME does.
 
     `kernel`, `stride` and `dilation` each are a number or a pair (height, width).
     """
-    (kh, kw), (sh, sw), (dh, dw) = _both(kernel), _both(stride), _both(dilation)
-    top, bottom = same_padding(x.shape[2], kh, sh, dh)
-    left, right = same_padding(x.shape[3], kw, sw, dw)
+    (top, bottom), (left, right) = _sides(x, kernel, stride, dilation)
     return F.pad(x, (left, right, top, bottom), value=value)
+
+
+@torch.fx.wrap
+def even_padding(x: Tensor, kernel: Any, stride: Any, dilation: Any = 1) -> tuple[int, int]:
+    """Return the `padding` (height, width) of a convolution or pooling that pads as SAME does.
+
+    If SAME pads more at one side than at the other, which they cannot, it is (0, 0), and
+    `pad_uneven` pads instead.
+    """
+    (top, bottom), (left, right) = _sides(x, kernel, stride, dilation)
+    return (top, left) if (top, left) == (bottom, right) else (0, 0)
+
+
+@torch.fx.wrap
+def pad_uneven(
+    x: Tensor, kernel: Any, stride: Any, dilation: Any = 1, value: float = 0.0
+) -> Tensor:
+    """Pad as `pad_same` does, but only what `even_padding` leaves; a copy is made only then."""
+    (top, bottom), (left, right) = _sides(x, kernel, stride, dilation)
+    return x if (top, left) == (bottom, right) else pad_same(x, kernel, stride, dilation, value)
+
+
+def _sides(x: Tensor, kernel: Any, stride: Any, dilation: Any) -> tuple[tuple[int, int], ...]:
+    sizes = x.shape[2:], _both(kernel), _both(stride), _both(dilation)
+    return tuple(same_padding(*axis) for axis in zip(*sizes, strict=True))
 
 
 class SameConv2d(nn.Conv2d):
@@ -45,15 +70,25 @@ class SameConv2d(nn.Conv2d):
     pixels, symmetric padding gives the same output shape but different values.
     """
 
+    operation: Callable[..., Tensor] = staticmethod(F.conv2d)
+
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(pad_same(x, self.kernel_size, self.stride, self.dilation))
+        window = (self.kernel_size, self.stride, self.dilation)
+        padding = even_padding(x, *window)
+        x = pad_uneven(x, *window)
+        args = (self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return self.operation(x, *args)
 
 
 class SameMaxPool2d(nn.MaxPool2d):
     """Max pooling with SAME padding; the padding is minus infinity and never is the maximum."""
 
+    operation: Callable[..., Any] = staticmethod(F.max_pool2d)
+
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(pad_same(x, self.kernel_size, self.stride, 1, -math.inf))
+        window = (self.kernel_size, self.stride)
+        padding = even_padding(x, *window)
+        return self.operation(pad_uneven(x, *window, 1, -math.inf), *window, padding)
 
 
 class SameAvgPool2d(nn.AvgPool2d):
@@ -79,13 +114,11 @@ def keras_batch_norm(
     """`F.batch_norm`, but `running_var` is updated with the biased batch variance, as in Keras."""
     if not training:
         return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
-    mean, var = running_mean.clone(), running_var.clone()  # autograd saves these two tensors
-    y = F.batch_norm(x, mean, var, weight, bias, True, momentum, eps)
+    var = running_var.clone()  # autograd saves it, so that it must not change afterwards
+    y = F.batch_norm(x, running_mean, var, weight, bias, True, momentum, eps)
     n = x.numel() // x.shape[1]
     with torch.no_grad():  # var is kept + momentum * n / (n - 1) * the biased batch variance
-        kept = (1 - momentum) * running_var
-        running_mean.copy_(mean)
-        running_var.copy_(kept + (var - kept) * ((n - 1) / n))
+        running_var.mul_(1 - momentum).lerp_(var, (n - 1) / n)
     return y
 
 
@@ -118,12 +151,16 @@ def init_as_keras(net: nn.Sequential) -> nn.Sequential:
 # --- hand-written versions: the padding is the same, the operation behind it is from scratch -----
 
 
-class _SameConv2d(SameConv2d, network.Conv2d):
+class _SameConv2d(SameConv2d):
     """Convolution with SAME padding, computed by `scratch.conv2d`."""
 
+    operation = staticmethod(conv2d)
 
-class _SameMaxPool2d(SameMaxPool2d, network.MaxPool2d):
+
+class _SameMaxPool2d(SameMaxPool2d):
     """Max pooling with SAME padding, computed by `scratch.max_pool2d`."""
+
+    operation = staticmethod(max_pool2d)
 
 
 class _SameAvgPool2d(SameAvgPool2d, network.AvgPool2d):

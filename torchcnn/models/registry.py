@@ -167,35 +167,37 @@ def create_model(name: str, input_size: int | None = None, **options: Any) -> nn
     unknown = [option for option in options if option not in known]
     if unknown:
         raise ValueError(f"{name} takes the options {', '.join(known)}; got {', '.join(unknown)}")
-    if input_size is not None:
-        if "input_size" in known:
-            options["input_size"] = input_size
-        _check_size(name, input_size, options)
-    return builder(**options)
+    sized = input_size is not None and "input_size" in known
+    net = builder(**options, **{"input_size": input_size} if sized else {})
+    if input_size is not None and not _takes(net, name, input_size, options):
+        with torch.device("meta"):  # which computes nothing
+            for least in range(input_size + 1, MODELS[name].input[1] + 1):
+                net = builder(**options, **{"input_size": least} if sized else {})
+                if _takes(net, name, least, options):
+                    break
+        raise ValueError(
+            f"{name} cannot take {input_size}×{input_size} images; the least input size is {least}"
+        )
+    return net
 
 
-def _check_size(name: str, size: int, options: dict[str, Any]) -> None:
-    """Check that the network takes such images, on the meta device, which computes nothing.
+def _takes(net: nn.Module, name: str, size: int, options: dict[str, Any]) -> bool:
+    """Whether a new network takes images of this size, which is tried.
 
-    Raises:
-        ValueError: If it does not; the message contains the least size that it takes.
+    It is not tried for a size that is not below that of its source, since all of those are taken.
     """
-    channels = options.get("in_channels", MODELS[name].input[0])
-
-    def takes(size: int) -> bool:
-        try:
-            net(torch.empty(1, channels, size, size))
-        except RuntimeError:
-            return False
+    channels, own, _ = MODELS[name].input
+    if size >= own:
         return True
-
-    with torch.device("meta"), torch.no_grad():
-        net = MODELS[name].builder(**options).eval()
-        if not takes(size):
-            least = next((s for s in range(size + 1, 1024) if takes(s)), None)
-            raise ValueError(
-                f"{name} cannot take {size}×{size} images; the least input size is {least}"
-            )
+    weight = next(net.parameters())
+    try:
+        with torch.no_grad():
+            net.eval()(weight.new_zeros(1, options.get("in_channels", channels), size, size))
+    except RuntimeError:
+        return False
+    finally:
+        net.train()
+    return True
 
 
 NORMS = {"torch": {}, "scratch": {"norm_layer": BatchNorm}}  # options of create_model by norm

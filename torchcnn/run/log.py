@@ -98,9 +98,7 @@ class Run:
     def log_inputs(self, x: Tensor) -> None:
         """Show a grid of input images in TensorBoard."""
         if self.write:
-            from torchvision.utils import make_grid
-
-            self.tensorboard.add_image("inputs", make_grid(x[:32].cpu(), nrow=8))
+            self.tensorboard.add_images("inputs", x[:32])
 
     def log_graph(self, net: nn.Module, x: Tensor) -> None:
         """Show the graph of a network, which must be in eval mode, in TensorBoard."""

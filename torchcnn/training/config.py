@@ -35,6 +35,15 @@ def augmentations(text: str) -> str:
     return text
 
 
+def on_off_auto(text: str) -> bool | str:
+    """Parse `on` and `off`, as bools, or `auto`; Python's names of the bools are taken too."""
+    values: dict[str, bool | str] = {"on": True, "off": False, "auto": "auto"}
+    values |= {"True": True, "False": False}
+    if text not in values:
+        raise argparse.ArgumentTypeError(f"got {text}, allowed are on, off, auto")
+    return values[text]
+
+
 @dataclass(kw_only=True, frozen=True)
 class Config:
     """Train a network on images. What is not given comes from the recipe of the network."""
@@ -126,19 +135,24 @@ class Config:
         type=cli.at_least_one,
     )
     amp: str = option(
-        "autocast to bfloat16, or to float16 with scaled gradients",
+        "autocast to bfloat16, or to float16 with scaled gradients; auto: bf16 if a few steps are "
+        "faster with it",
         default="off",
-        choices=("off", "bf16", "fp16"),
+        choices=("off", "bf16", "fp16", "auto"),
     )
     compile: bool = option(
         "torch.compile the network; on a CPU this needs a C++ compiler",
         default=False,
         action="store_true",
     )
-    channels_last: bool = option(
-        "keep weights, and so activations, in the channels-last memory format",
+    channels_last: bool | str = option(
+        "keep weights, and so activations, in the channels-last memory format; auto: if a few "
+        "steps are faster with it; off: in the format of the network's source",
         default=False,
-        action="store_true",
+        type=on_off_auto,
+        nargs="?",
+        const=True,
+        metavar="{on,off,auto}",
     )
     deterministic: bool = option(
         "the same bits in every run on a GPU too, which is slower; on a CPU they always are",

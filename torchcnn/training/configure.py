@@ -17,6 +17,7 @@ from torchcnn.training.recipes import OWN, RECIPES, complete
 from torchcnn.training.schedule import SCHEDULES
 
 MAY_CHANGE = {"resume", "epochs", "device", "root", "checkpoint_every"}  # when a run is resumed
+AGAIN = {"data": "auto", "schedule": "stay", "amp": "auto", "channels_last": "auto"}  # no change
 
 
 def configure(
@@ -89,7 +90,7 @@ def check_changes(path: Path, stored: dict[str, Any], given: dict[str, Any]) -> 
     is_folder = Path(stored["data"]).is_absolute()
     for name in given.keys() - MAY_CHANGE:
         before = stored.get(name, getattr(Config, name, None))
-        again = {"out": str(path), "data": "auto", "schedule": "stay"}.get(name)
+        again = AGAIN.get(name, str(path) if name == "out" else None)
         moved = name == "data" and is_folder and Path(given[name]).is_absolute()
         if given[name] not in (before, again) and not moved:
             raise ValueError(
@@ -117,8 +118,13 @@ def fit_batch_size(config: Config, given: dict[str, Any], n: int, world_size: in
     return replace(config, batch_size=min(size, config.batch_size))
 
 
-def print_config(config: Config, given: dict[str, Any], note: str, world_size: int) -> None:
-    """Print every setting, and where it comes from if it was not given."""
+def print_config(
+    config: Config, given: dict[str, Any], reasons: dict[str, str], world_size: int
+) -> None:
+    """Print every setting, and where it comes from if it was not given.
+
+    `reasons` are those of settings that were decided here.
+    """
     recipe = RECIPES[config.recipe](config.arch) if config.arch in MODELS else OWN
     for name, value in asdict(config).items():
         source = ""
@@ -128,8 +134,8 @@ def print_config(config: Config, given: dict[str, Any], note: str, world_size: i
                 source = f"(for so few images, in place of the recipe's {recipe[name]})"
             elif value != recipe[name]:
                 source = ""
-        if name == "data":
-            source = f"({note})"
+        if name in reasons:
+            source = f"({reasons[name]})"
         if value != "":
             print(f"{name:<16} {value} {source}".rstrip(), flush=True)
     if world_size > 1:

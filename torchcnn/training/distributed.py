@@ -9,7 +9,7 @@ import functools
 import gc
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from torchcnn.system import world_size
 from torchcnn.training.loop import Step, eval_mode, logged_columns
-from torchcnn.training.signals import Stopped
+from torchcnn.training.signals import Stopped, StopRequest
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,20 @@ class World:
 
     def all_reduce_max(self, number: int) -> int:
         """The largest of the ranks' numbers."""
+        return self.ask_max(number)()
+
+    def ask_max(self, number: int) -> Callable[[], int]:
+        """Ask for the largest of the ranks' numbers; only the function returned waits for it."""
         if self.world_size == 1:
-            return number
+            return lambda: number
         numbers = torch.tensor(number)
-        dist.all_reduce(numbers, dist.ReduceOp.MAX)
-        return int(numbers)
+        asked = dist.all_reduce(numbers, dist.ReduceOp.MAX, async_op=True)
+
+        def answer() -> int:
+            asked.wait()
+            return int(numbers)
+
+        return answer
 
     def all_gather(self, x: Tensor) -> list[Tensor]:
         """Every rank's `x`, in the order of the ranks; the shapes must be equal."""
@@ -83,6 +92,7 @@ class World:
         if self.world_size == 1:
             return net
         parallel = DistributedDataParallel(net)
+        parallel.broadcast_buffers = _may_read_buffers(net)  # in each step; at first all are equal
         # After its first pass DDP lays the gradients out anew, which changes the order in which
         # those of three ranks are added. That pass is made here, so that a resumed run is exact.
         with eval_mode(net):
@@ -112,6 +122,33 @@ class World:
                 "the ranks have found different images, flags or checkpoints; all must see the "
                 "same folders and be given the same flags"
             )
+
+
+def _may_read_buffers(net: nn.Module) -> bool:
+    """Whether a step of training may depend on buffers, which then must be equal on all ranks.
+
+    The layers of torch and of this package only write their moving statistics. What counts is what
+    the main rank writes, from its own share; the others are given it before anything reads it. Of
+    a module of your own nothing is known.
+    """
+    owners = [type(m).__module__ for m in net.modules() if any(True for _ in m.buffers(False))]
+    return not all(name.startswith(("torch.nn.", "torchcnn.")) for name in owners)
+
+
+def with_signal(
+    steps: Iterable[Step], stop: StopRequest, world: World
+) -> Iterator[tuple[Step, int]]:
+    """Yield each step with the signal for which all ranks stop after it, or with 0.
+
+    Several ranks must stop after the same step. So that none waits for the others to exchange
+    their signals, they ask before a step and read the answer after it: a signal that comes during
+    a step ends the next one.
+    """
+    asked = world.ask_max(stop.signum)
+    for step in steps:
+        yield step, asked() if world.world_size > 1 else stop.signum
+        asked = world.ask_max(stop.signum)
+    asked()  # no exchange is left over, whatever the ranks do next
 
 
 def gather_steps(steps: list[Step], world: World) -> list[Step]:
@@ -161,8 +198,6 @@ def join(device: torch.device) -> Iterator[World]:
     if world_size() == 1:
         yield World()
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     if _joined:
         raise ValueError("torchrun started this process for one call of train()")
     _joined.append(True)

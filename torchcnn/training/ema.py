@@ -23,12 +23,11 @@ class MovingAverage:
         """average <- decay * average + (1 - decay) * weights; the first time, the weights."""
         weight = 1 - self.decay if self.count else 1.0
         pairs = list(zip(_tensors(self.module), _tensors(net), strict=True))
-        floats = [pair for pair in pairs if pair[0].is_floating_point()]
-        averages, weights = zip(*floats, strict=True)
+        averages, weights = zip(*(p for p in pairs if p[0].is_floating_point()), strict=True)
         torch._foreach_lerp_(averages, weights, weight)
-        for average, current in pairs:
-            if not average.is_floating_point():  # batch norm's count of batches
-                average.copy_(current)
+        if counts := [p for p in pairs if not p[0].is_floating_point()]:  # of batch norm's batches
+            averages, weights = zip(*counts, strict=True)
+            torch._foreach_copy_(averages, weights)
         self.count += 1
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from torchcnn.training.ema import MovingAverage
@@ -84,6 +85,7 @@ def train_steps(
     device = device or _device_of(net)
     net.train()
     scaler, parts = options.scaler, options.accumulation_steps
+    no_sync = net.no_sync if isinstance(net, DistributedDataParallel) else nullcontext
     rates = None if options.learning_rates is None else iter(options.learning_rates)
     for x, y in train_iter:
         if rates:
@@ -93,8 +95,10 @@ def train_steps(
         x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
         optimizer.zero_grad()
         losses, correct = [], []
-        for x_part, y_part in zip(x.chunk(parts), y.chunk(parts), strict=True):
-            with options.autocast:
+        cut = list(zip(x.chunk(parts), y.chunk(parts), strict=True))  # a small batch into fewer
+        for i, (x_part, y_part) in enumerate(cut, start=1):
+            # Ranks average the sum of their gradients, once, with those of the last part.
+            with options.autocast, no_sync() if i < len(cut) else nullcontext():
                 y_hat = net(x_part)
                 loss = F.cross_entropy(y_hat, y_part, label_smoothing=options.label_smoothing)
             if parts > 1:

@@ -1,5 +1,6 @@
 """Checks before the first step: whatever can be known to fail, fails before anything is written."""
 
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -97,7 +98,9 @@ def check_batches(
     n: int | None = None,
     net: nn.Module | None = None,
 ) -> None:
-    """Run the forward pass for each size of batch on the meta device, which computes nothing.
+    """Check that the network takes the images, and can train on each size of batch.
+
+    Only a batch of a single image can fail: in batch norm, where each channel has one pixel then.
 
     Args:
         n: the number of images to train on, if it is known: the last batch may have fewer.
@@ -125,15 +128,19 @@ def check_batches(
         size = min(sizes)
         check_own_module(net, (size, channels, side, side), model_spec["num_classes"])
         return
-    with torch.device("meta"):
-        net = build_model(**model_spec).train()
-        for size in sorted(sizes):
+    if n is None:
+        tried = side < find_model(config.arch).input[1]  # see `create_model`
+        with nullcontext() if tried else torch.device("meta"):  # which computes nothing
+            build_model(**model_spec)
+    if 1 in sizes:
+        with torch.device("meta"):
+            net = build_model(**model_spec).train()
             try:
-                net(torch.empty(size, channels, side, side))
-            except ValueError as error:  # for example, batch norm cannot train on a single value
+                net(torch.empty(1, channels, side, side))
+            except ValueError as error:
                 raise ValueError(
-                    f"{config.arch} cannot train on a batch of {size}, which is what "
-                    f"--batch-size {config.batch_size} makes of {sizes[size]} ({error})"
+                    f"{config.arch} cannot train on a batch of 1, which is what "
+                    f"--batch-size {config.batch_size} makes of {sizes[1]} ({error})"
                 ) from error
 
 

@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,10 @@ from torchcnn.data.loader import Batches, mix_seed
 from torchcnn.run.checkpoint import load_checkpoint, load_weights
 from torchcnn.run.history import EpochProgress, EpochRecord
 from torchcnn.run.log import Run
+from torchcnn.system import keep_freed_memory
 from torchcnn.training.config import Config
-from torchcnn.training.distributed import World, gather_steps
+from torchcnn.training.distributed import World, gather_steps, with_signal
+from torchcnn.training.fastest import autocast
 from torchcnn.training.loaders import Loaders
 from torchcnn.training.loop import (
     EpochResult,
@@ -121,9 +123,9 @@ class Trainer:
         if done < len(loader):  # with more ranks than before, an epoch may have a step less
             taken = train_steps(self.net, loader, self.state.optimizer, self.device, options)
         bar = progress_bar(taken, loader, done, hidden=not self.world.is_main)
-        for i, step in enumerate(bar, start=done + 1):
+        signalled = with_signal(bar, self.stop, self.world)
+        for i, (step, signum) in enumerate(signalled, start=done + 1):
             new.append(step)
-            signum = self.world.all_reduce_max(self.stop.signum)
             due = self.config.checkpoint_every and i % self.config.checkpoint_every == 0
             if (due or signum) and i < len(loader):  # `fit` saves after the last step
                 steps, new = steps + gather_steps(new, self.world), []
@@ -136,9 +138,9 @@ class Trainer:
 
     def evaluate(self, loader: Batches) -> tuple[float, Tensor]:
         """Return the mean loss and the confusion matrix over the images of all ranks."""
-        loss, confusion = (
-            self.world.all_reduce(part) for part in evaluate(self.state.eval_net, loader)
-        )
+        with autocast(self.config.amp, self.device):
+            parts = evaluate(self.state.eval_net, loader)
+        loss, confusion = map(self.world.all_reduce, parts)
         return float(loss) / int(confusion.sum()), confusion
 
     def test(self) -> TrainResult:
@@ -181,10 +183,6 @@ class Trainer:
         """The options of an epoch's steps, of which some are done."""
         config, steps = self.config, len(self.loaders.train)
         past, total = (epoch - 1) * steps, steps * config.epochs
-        autocast: Any = nullcontext()
-        if config.amp != "off":
-            dtype = torch.bfloat16 if config.amp == "bf16" else torch.float16
-            autocast = torch.autocast(self.device.type, dtype)
         return StepOptions(
             learning_rates=[
                 learning_rate(config.schedule, config.lr, past + i, total, config.warmup)
@@ -193,7 +191,7 @@ class Trainer:
             label_smoothing=config.label_smoothing,
             clip=config.clip or math.inf,
             accumulation_steps=config.accumulate,
-            autocast=autocast,
+            autocast=autocast(config.amp, self.device),
             scaler=self.state.scaler,
             ema=self.state.ema,
         )
@@ -253,10 +251,26 @@ class Trainer:
         return steps, progress.seconds
 
 
-def set_deterministic(deterministic: bool) -> None:
-    """Ask torch for deterministic algorithms, or not; on a CPU all of those used here are."""
+def set_up_device(device: torch.device, deterministic: bool) -> None:
+    """Set up torch for a device: its precision, and whether its algorithms are deterministic.
+
+    On a CPU nothing is rounded to fewer bits, all algorithms used here are deterministic, and the
+    process keeps the memory that it frees.
+    """
+    cuda = device.type == "cuda"
+    if device.type == "cpu":
+        keep_freed_memory()
+    if cuda and device.index is not None:
+        torch.cuda.set_device(device)  # or the first GPU is used too, by all that names none
+    # Linear layers in TF32, as torch computes convolutions on a GPU; this is deterministic too. The
+    # newer `torch.backends.cuda.matmul.fp32_precision` makes torch.compile fail in torch 2.11.
+    torch.set_float32_matmul_precision("high" if cuda else "highest")
+    # cuDNN measures which algorithm is the fastest, once for each of the few shapes of a run.
+    torch.backends.cudnn.benchmark = cuda and not deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
+        # Nothing here reads memory that was not written, so that it need not be filled.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if deterministic != torch.are_deterministic_algorithms_enabled():  # asking costs seconds
         torch.use_deterministic_algorithms(deterministic)
 

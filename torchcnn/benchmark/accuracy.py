@@ -1,0 +1,214 @@
+"""How long each way trains until it has the accuracy with which the tutorial's way ends.
+
+The tutorial's way is the recipe of the network's source, in the tutorial's loop and with the
+tutorial's `DataLoader`; after every epoch it evaluates on the test images, through such a
+`DataLoader`, too. The other way is `torchcnn.train` with `--recipe fast --val-fraction 0`.
+
+Each run has a process of its own, whose start is not counted. The clock of the tutorial's way
+starts when the images are in memory; that of `torchcnn.train` starts with the call, so reading and
+checking the data, logs, pictures and checkpoints count.
+"""
+
+import contextlib
+import io
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from torchcnn.benchmark.process import own_process
+from torchcnn.benchmark.speed import spread
+from torchcnn.benchmark.ways import (
+    Task,
+    TutorialImages,
+    build_network,
+    tutorial_epoch,
+    tutorial_loader,
+)
+from torchcnn.data.datasets import DATASETS, ImageData, load_data
+from torchcnn.models import find_model
+from torchcnn.text import table
+from torchcnn.training.optim import OPTIMIZERS
+
+Train = Callable[..., Any]  # torchcnn.train.train
+
+
+class Epoch(NamedTuple):
+    """The state of a run after an epoch."""
+
+    accuracy: float  # on the test images
+    seconds: float  # since the run began
+
+
+Run = list[Epoch]
+
+
+class Runs(NamedTuple):
+    """The runs of one network, a run for each seed."""
+
+    tutorial: list[Run]
+    fast: list[Run]
+
+    def target(self) -> float:
+        """Return the accuracy with which the tutorial's way ends, the mean over the seeds."""
+        return statistics.mean(run[-1].accuracy for run in self.tutorial)  # exact if all are equal
+
+    def tutorial_seconds(self) -> float:
+        """Return how long the tutorial's way trains, the mean over the seeds."""
+        return statistics.mean(run[-1].seconds for run in self.tutorial)
+
+    def reached(self) -> list[int | None]:
+        """Return for each seed in which epoch, from 1, `fast` first has the target's accuracy.
+
+        None stands for a seed that does not reach it.
+        """
+        target = self.target()
+        return [
+            next((i for i, epoch in enumerate(run, start=1) if epoch.accuracy >= target), None)
+            for run in self.fast
+        ]
+
+    def seconds(self) -> list[float | None]:
+        """Return for each seed how long `fast` trains until the end of that epoch."""
+        pairs = zip(self.fast, self.reached(), strict=True)
+        return [run[epoch - 1].seconds if epoch else None for run, epoch in pairs]
+
+    def ratios(self) -> list[float]:
+        """Return for each seed how many times sooner than the tutorial's way `fast` is there.
+
+        A seed that does not reach the target counts as 0.
+        """
+        return [self.tutorial_seconds() / s if s else 0.0 for s in self.seconds()]
+
+
+def compare(task: Task, seeds: int, train: Train) -> Runs:
+    """Train a network in both ways from each seed, and say on stderr how each run ended.
+
+    Args:
+        task: That of the tutorial's way; `fast` has its own batches, size of images and stem.
+        train: `torchcnn.train.train`.
+
+    Raises:
+        ValueError, OSError: The data cannot be read, or the network not be trained on it.
+    """
+    runs = Runs([], [])
+    for seed in range(seeds):
+        with own_process() as call:
+            runs.tutorial.append(call(tutorial_run, task, seed))
+        print_end(f"{task.arch}: tutorial, seed {seed}", runs.tutorial[-1])
+        with own_process() as call:
+            runs.fast.append(call(fast_run, task, seed, train))
+        print_end(f"{task.arch}: fast, seed {seed}", runs.fast[-1])
+    return runs
+
+
+def print_end(name: str, run: Run) -> None:
+    """Say on stderr how a run ended."""
+    accuracy, seconds = run[-1]
+    print(f"{name}: {accuracy:.3f} after {seconds:.1f} s", file=sys.stderr, flush=True)
+
+
+def tutorial_run(task: Task, seed: int) -> Run:
+    """Train as the tutorials do, and evaluate after every epoch."""
+    model = find_model(task.arch)
+    data = first_images(load_data(task.data, task.root), task.images)
+    train_images = TutorialImages(data.train_images, data.train_labels, task.input_size)
+    test_images = TutorialImages(data.test_images, data.test_labels, task.input_size)
+    began = time.perf_counter()
+    torch.manual_seed(seed)
+    train_iter = tutorial_loader(train_images, task.batch_size)
+    test_iter = tutorial_loader(test_images, task.batch_size, shuffle=False)
+    net = build_network(task, data.train_images.shape[1], len(data.classes)).to(task.device)
+    optimizer = OPTIMIZERS[model.recipe.optimizer](net.parameters(), lr=model.recipe.lr)
+    run = []
+    for _ in range(model.recipe.epochs):
+        tutorial_epoch(net, train_iter, optimizer, task.device)
+        accuracy = tutorial_accuracy(net, test_iter, task.device)
+        run.append(Epoch(accuracy, time.perf_counter() - began))
+    return run
+
+
+def tutorial_accuracy(net: nn.Module, test_iter: Any, device: torch.device) -> float:
+    """Evaluate with the tutorial's loop, which calls `.item()` for each batch."""
+    correct, n = 0.0, 0
+    with torch.no_grad():
+        for x, y in test_iter:
+            net.eval()
+            correct += (net(x.to(device)).argmax(dim=1) == y.to(device)).float().sum().cpu().item()
+            net.train()
+            n += len(y)
+    return correct / n
+
+
+def fast_run(task: Task, seed: int, train: Train) -> Run:
+    """Train by the recipe `fast` in a folder that is removed, without what `train` prints."""
+    silence = contextlib.redirect_stdout(io.StringIO())
+    with tempfile.TemporaryDirectory() as folder, first_images_named(task) as data, silence:
+        began = time.time()
+        result = train(
+            arch=task.arch,
+            data=data,
+            root=task.root,
+            device=str(task.device),
+            recipe="fast",
+            val_fraction=0,
+            seed=seed,
+            out=str(Path(folder) / "run"),
+        )
+    return [Epoch(record.eval_acc, record.time - began) for record in result.history]
+
+
+def first_images(data: ImageData, count: int) -> ImageData:
+    """Return the data set with its first training images alone; 0 stands for all."""
+    if not count:
+        return data
+    images, labels = data.train_images[:count], data.train_labels[:count]
+    return replace(data, train_images=images, train_labels=labels)
+
+
+@contextlib.contextmanager
+def first_images_named(task: Task) -> Iterator[str]:
+    """Give the task's images a name in `DATASETS`, which lasts as long as the context."""
+    if not task.images:
+        yield task.data
+        return
+    name = f"the first {task.images} of {task.data}"
+    DATASETS[name] = lambda root: first_images(load_data(task.data, root), task.images)
+    try:
+        yield name
+    finally:
+        del DATASETS[name]
+
+
+def report(results: dict[str, Runs]) -> str:
+    """Format the results as a table with a row for each network."""
+    columns = ("epochs, tutorial", "s, tutorial", "epochs, fast", "s, fast", "tutorial / fast")
+    rows = [["", "target", *columns]]
+    for arch, runs in results.items():
+        epochs, seconds = runs.reached(), runs.seconds()
+        row = [arch, f"{runs.target():.4f}"]
+        row += [str(len(runs.tutorial[0])), f"{runs.tutorial_seconds():.1f}"]
+        row.append(", ".join(str(epoch) if epoch else "-" for epoch in epochs))
+        row.append(", ".join(f"{s:.1f}" if s else "not reached" for s in seconds))
+        rows.append([*row, spread(runs.ratios())])
+    return table(rows, left={0})
+
+
+def as_json(runs: Runs) -> dict[str, Any]:
+    """Return the results for one network as `--json` prints them."""
+    return {
+        "target": runs.target(),
+        "tutorial": [[epoch._asdict() for epoch in run] for run in runs.tutorial],
+        "fast": [[epoch._asdict() for epoch in run] for run in runs.fast],
+        "tutorial_seconds": runs.tutorial_seconds(),
+        "fast_epochs": runs.reached(),
+        "fast_seconds": runs.seconds(),
+        "ratios": runs.ratios(),
+    }

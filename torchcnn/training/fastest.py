@@ -1,0 +1,154 @@
+"""What this machine trains a network faster with: bfloat16 or float32, and which memory format."""
+
+import copy
+import json
+import platform
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from itertools import product
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torchcnn.models.registry import build_model
+from torchcnn.scratch import from_scratch
+from torchcnn.training.config import Config
+from torchcnn.training.distributed import World
+
+Batch = tuple[Tensor, Tensor]
+SECONDS = 1.6  # for all measured steps together
+BEST_OF = 3  # the fastest of so many steps counts, because others may have been interrupted
+
+
+class Fastest(NamedTuple):
+    """A precision and a memory format, and why."""
+
+    amp: str  # "off", "bf16" or "fp16"
+    channels_last: bool
+    note: str
+
+
+def decide(
+    config: Config,
+    model_spec: dict[str, Any],
+    device: torch.device,
+    world: World,
+    net: nn.Module | None = None,
+) -> tuple[Config, dict[str, str]]:
+    """Replace what is "auto" in a configuration; also return the reason by the name of the flag.
+
+    The main rank decides for all. Numbers that are drawn at random afterwards do not depend on it.
+    """
+    autos = [name for name in ("amp", "channels_last") if getattr(config, name) == "auto"]
+    if not autos:
+        return config, {}
+    decided = ""
+    if world.is_main:
+        with torch.random.fork_rng(devices=[]):
+            net = build_model(**model_spec) if net is None else copy.deepcopy(net)
+            net = from_scratch(net) if config.layers == "scratch" else net
+            n = max(config.batch_size // world.world_size // config.accumulate, 1)
+            shape = (n, model_spec["in_channels"], *[model_spec["input_size"]] * 2)
+            x, y = torch.rand(shape), torch.randint(model_spec["num_classes"], (n,))
+            batch = x.to(device), y.to(device)
+            decided = json.dumps(fastest(net.to(device), batch, config.amp, config.channels_last))
+    amp, channels_last, note = json.loads(world.broadcast_text(decided))
+    return replace(config, amp=amp, channels_last=channels_last), dict.fromkeys(autos, note)
+
+
+def fastest(
+    net: nn.Module, batch: Batch, amp: str = "auto", channels_last: bool | str = "auto"
+) -> Fastest:
+    """Choose what is "auto", and keep what is not.
+
+    On a CPU steps are measured with each combination, on copies of the network and on as many
+    images of the batch as the time allows: less than 2 seconds in all, unless a step of two images
+    takes longer than that. Elsewhere the kind of the device decides.
+
+    Args:
+        net: a network on its device; it is left as it is.
+        batch: images (n, c, h, w) and labels, as one step takes them.
+        amp: "off", "bf16", "fp16" or "auto".
+        channels_last: True, False or "auto".
+    """
+    device = batch[0].device
+    amps = [amp] if amp != "auto" else ["off", *["bf16"] * has_bf16(device)]
+    formats = [bool(channels_last)] if channels_last != "auto" else [False, True]
+    ways = list(product(amps, formats))
+    if len(ways) == 1:
+        return Fastest(*ways[0], "nothing else to choose from")
+    if device.type != "cpu":  # as tensor cores want it; other devices have no faster format
+        return Fastest(amps[-1], formats[-1] if amps[-1] != "off" else formats[0], "by the device")
+    with torch.random.fork_rng(devices=[]):
+        seconds = measure(net, batch, ways)
+    best = min(seconds, key=lambda way: seconds[way])
+    times = seconds[ways[0]] / seconds[best]
+    note = f"{times:.2f} times the speed of {describe(*ways[0])}, measured"
+    return Fastest(*best, note if best != ways[0] else f"the fastest of {len(ways)}, measured")
+
+
+def measure(
+    net: nn.Module, batch: Batch, ways: list[tuple[str, bool]]
+) -> dict[tuple[str, bool], float]:
+    """Return the seconds of a step in each way, of those for which there was time."""
+    steps = {way: make_step(net, *way) for way in ways}
+    x, y = batch
+    n = min(2, len(y))
+    began = time.perf_counter()
+    for step in steps.values():  # also warms up
+        step(x[:n], y[:n])
+    a_step = max(time.perf_counter() - began, 1e-4) / len(ways)
+    # One step more to warm up, for the new size of the batch.
+    n = max(n, min(len(y), int(n * SECONDS / (a_step * len(ways) * (BEST_OF + 1)))))
+    seconds = dict.fromkeys(ways, float("inf"))
+    for i in range(BEST_OF + 1):
+        for way, step in steps.items():
+            start = time.perf_counter()
+            step(x[:n], y[:n])
+            if i or start - began > SECONDS:
+                seconds[way] = min(seconds[way], time.perf_counter() - start)
+        if time.perf_counter() - began > SECONDS:
+            break
+    return seconds
+
+
+def make_step(net: nn.Module, amp: str, channels_last: bool) -> Callable[[Tensor, Tensor], Any]:
+    """Return a function that makes a step of training, without the optimizer, on a copy."""
+    net = copy.deepcopy(net).train()
+    if channels_last:
+        net = net.to(memory_format=torch.channels_last)
+
+    def step(x: Tensor, y: Tensor) -> None:
+        net.zero_grad()
+        with autocast(amp, x.device):
+            loss = F.cross_entropy(net(x), y)
+        loss.backward()
+
+    return step
+
+
+def autocast(amp: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Return the context in which a network computes in the precision of the flag `--amp`."""
+    if amp == "off":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if amp == "bf16" else torch.float16)
+
+
+def describe(amp: str, channels_last: bool) -> str:
+    """Name a way: "bf16, channels-last"."""
+    return f"{'fp32' if amp == 'off' else amp}{', channels-last' * channels_last}"
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 itself; others convert, which is slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
