@@ -40,7 +40,7 @@ import resource, sys, torch
 if sys.argv[1] == "keep":
     from torchcnn.system import keep_freed_memory
     keep_freed_memory()
-x = torch.ones(2**20)
+x = torch.ones(10 * 2**20)
 for _ in range(10):
     x = x * x + x
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
