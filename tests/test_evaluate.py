@@ -22,6 +22,13 @@ def run(tmp_path_factory):
     return folder
 
 
+def test_evaluate_sets_up_the_device_as_the_run_did(run, monkeypatch):
+    asked = []
+    monkeypatch.setattr(evaluate, "set_up_device", lambda *settings: asked.append(settings))
+    evaluate.main(["--checkpoint", str(run), "--device", "cpu"])
+    assert asked == [(torch.device("cpu"), False)]
+
+
 def width(path):
     with Image.open(path) as picture:
         return picture.width
