@@ -93,20 +93,33 @@ def test_it_compares_with_another_framework(run, monkeypatch, versus):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--roofline", "--layers", "scratch"], "--roofline is only for torch's layers"),
-        (["--roofline", "--versus", "keras"], "leave out --versus keras"),
-        (["--layers", "scratch", "--versus", "keras"], "are two comparisons"),
-        (["--versus", "jax"], "invalid choice: 'jax'"),
-        (["--seeds", "2"], "--seeds is only for --to-accuracy"),
-        (["--to-accuracy", "--rounds", "2"], "--to-accuracy does not take --rounds"),
-        (["--to-accuracy", "--versus", "keras"], "--to-accuracy does not take --versus"),
-        (["--to-accuracy", "--seeds", "0"], "allowed is a whole number from 1"),
         (["--arch", "lenett"], "did you mean lenet"),
+        (["--versus", "jax"], "invalid choice: 'jax'"),
+        (["--to-accuracy", "--seeds", "0"], "allowed is a whole number from 1"),
         (["--images", "100", "--data", "sample"], "--images must be at least a batch of 256"),
     ],
 )
 def test_bad_input_is_refused(argv, message, capsys):
     with pytest.raises(SystemExit) as caught:
         benchmark.main(argv)
+    error = capsys.readouterr().err
+    assert caught.value.code == 2 and message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--roofline --layers scratch", "--roofline is only for torch's layers"),
+        ("--roofline --versus keras", "leave out --versus keras"),
+        ("--layers scratch --versus keras", "are two comparisons"),
+        ("--seeds 2", "--seeds is only for --to-accuracy"),
+        ("--to-accuracy --rounds 2", "--to-accuracy does not take --rounds"),
+        ("--to-accuracy --versus keras", "--to-accuracy does not take --versus"),
+    ],
+)
+def test_flags_that_do_not_belong_together_are_refused_first(flags, message, capsys):
+    """Before the device is looked for, which is not there."""
+    with pytest.raises(SystemExit) as caught:
+        benchmark.main([*flags.split(), "--device", "cuda:99"])
     error = capsys.readouterr().err
     assert caught.value.code == 2 and message in error and error.count("\n") == 1

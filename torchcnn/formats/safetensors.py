@@ -13,7 +13,9 @@ from torchcnn.models.registry import build_model
 def write(net: nn.Module, example: Tensor, about: dict[str, Any], path: Path) -> None:
     from safetensors.torch import save_file
 
-    save_file(net.state_dict(), path, {"torchcnn": json.dumps(about)})
+    # Weights in channels-last are not contiguous, which the format does not take.
+    weights = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+    save_file(weights, path, {"torchcnn": json.dumps(about)})
 
 
 def load(path: Path, model_spec: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
