@@ -423,12 +423,12 @@ def test_the_table_is_served_by_name_pattern_and_builder():
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", WHOLE_REGISTRY)
 def test_every_size_from_that_of_its_source_upwards_is_taken(name):
     """`create_model` tries only smaller ones."""
     channels, own, _ = MODELS[name].input
     with torch.device("meta"):  # which computes nothing
-        for size in (own, own + 1, own + 7, 2 * own):
+        for size in (own + 1, 2 * own):
             net = create_model(name, input_size=size)
             assert net(torch.empty(2, channels, size, size)).dim() == 2
 

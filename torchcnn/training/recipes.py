@@ -1,7 +1,7 @@
 """How each network is trained: as its source does, or `fast`, which reaches more in less time.
 
 `fast` takes images at their own size, 28 or 32 pixels, with the stem for small images; batches of
-64 or 256; and one cycle of the learning rate (arXiv:1708.07120). Networks with batch norm take
+64 to 256; and one cycle of the learning rate (arXiv:1708.07120). Networks with batch norm take
 Nesterov momentum at a high rate, others AdamW (arXiv:1711.05101). Precision and memory format are
 what the machine is faster with. The networks with fewer epochs than their source reach its accuracy
 with them, on images that were held out from training.
@@ -27,7 +27,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "resnet20": {"epochs": 2},
     # Images of twice their size with the usual stem: a quarter of the work of the small stem.
     "densenet": {"epochs": 3, "input_size": 56, "small_input": False},
-    "lenet": {"epochs": 1, "lr": 0.5, "weight_decay": 1e-4, "clip": 0.0},
+    "lenet": {"epochs": 1, "lr": 0.5, "batch_size": 128, "weight_decay": 1e-4, "clip": 0.0},
 }
 OWN: dict[str, Any] = {  # of a module that is not registered
     "optimizer": "adam",
