@@ -62,6 +62,9 @@ def torch_samples():
         warnings.simplefilter("ignore")
         from torch.testing._internal.common_methods_invocations import op_db
         from torch.testing._internal.common_modules import module_db
+
+    # These modules forbid everybody to set torch's flags, as `set_up_device` does on a GPU.
+    torch.backends.flags_frozen.__globals__["__allow_nonbracketed_mutation_flag"] = True
     return SimpleNamespace(op_db=op_db, module_db=module_db)
 
 

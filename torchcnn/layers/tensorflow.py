@@ -1,7 +1,6 @@
 """TensorFlow's SAME padding, Keras's batch norm and initialisation, with hand-written versions."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +8,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchcnn.scratch import batch_norm, conv2d, max_pool2d, network
+from torchcnn.scratch import batch_norm, network
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
@@ -70,25 +69,21 @@ class SameConv2d(nn.Conv2d):
     pixels, symmetric padding gives the same output shape but different values.
     """
 
-    operation: Callable[..., Tensor] = staticmethod(F.conv2d)
-
     def forward(self, x: Tensor) -> Tensor:
         window = (self.kernel_size, self.stride, self.dilation)
         padding = even_padding(x, *window)
         x = pad_uneven(x, *window)
         args = (self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
-        return self.operation(x, *args)
+        return F.conv2d(x, *args)
 
 
 class SameMaxPool2d(nn.MaxPool2d):
     """Max pooling with SAME padding; the padding is minus infinity and never is the maximum."""
 
-    operation: Callable[..., Any] = staticmethod(F.max_pool2d)
-
     def forward(self, x: Tensor) -> Tensor:
         window = (self.kernel_size, self.stride)
         padding = even_padding(x, *window)
-        return self.operation(pad_uneven(x, *window, 1, -math.inf), *window, padding)
+        return F.max_pool2d(pad_uneven(x, *window, 1, -math.inf), *window, padding)
 
 
 class SameAvgPool2d(nn.AvgPool2d):
@@ -151,16 +146,20 @@ def init_as_keras(net: nn.Sequential) -> nn.Sequential:
 # --- hand-written versions: the padding is the same, the operation behind it is from scratch -----
 
 
-class _SameConv2d(SameConv2d):
+class _SameConv2d(SameConv2d, network.Conv2d):
     """Convolution with SAME padding, computed by `scratch.conv2d`."""
 
-    operation = staticmethod(conv2d)
+    def forward(self, x: Tensor) -> Tensor:
+        x = pad_same(x, self.kernel_size, self.stride, self.dilation)
+        return network.Conv2d.forward(self, x)
 
 
-class _SameMaxPool2d(SameMaxPool2d):
+class _SameMaxPool2d(SameMaxPool2d, network.MaxPool2d):
     """Max pooling with SAME padding, computed by `scratch.max_pool2d`."""
 
-    operation = staticmethod(max_pool2d)
+    def forward(self, x: Tensor) -> Any:
+        x = pad_same(x, self.kernel_size, self.stride, 1, -math.inf)
+        return network.MaxPool2d.forward(self, x)
 
 
 class _SameAvgPool2d(SameAvgPool2d, network.AvgPool2d):

@@ -265,8 +265,8 @@ def set_up_device(device: torch.device, deterministic: bool) -> None:
     # Linear layers in TF32, as torch computes convolutions on a GPU; this is deterministic too. The
     # newer `torch.backends.cuda.matmul.fp32_precision` makes torch.compile fail in torch 2.11.
     torch.set_float32_matmul_precision("high" if cuda else "highest")
-    # cuDNN measures which algorithm is the fastest, once for each of the few shapes of a run.
-    torch.backends.cudnn.benchmark = cuda and not deterministic
+    if cuda:  # cuDNN measures which algorithm is the fastest, once for each shape of a run
+        torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
         # Nothing here reads memory that was not written, so that it need not be filled.
