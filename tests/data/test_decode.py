@@ -1,9 +1,6 @@
 """Pictures on disk: every kind becomes bytes, by its true range, or is refused by name."""
 
-import multiprocessing
 import struct
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,8 +8,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from torchcnn.data.decode import LazyImages, decode_all, extensions, read_image
-from torchcnn.data.loader import Batches
+from torchcnn.data.decode import extensions, read_image
 
 RAMP = np.linspace(0, 255, 16).round().astype(np.uint8).reshape(1, 16)  # 0, 17, 34, ... 255
 
@@ -152,62 +148,3 @@ def test_what_would_start_another_program_is_no_picture(tmp_path):
         read_image(tmp_path / "a.png", 3)
     assert {".png", ".jpg", ".jfif", ".ppm", ".webp", ".tif"} <= extensions()
     assert not extensions() & {".eps", ".ps", ".wmf", ".h5", ".mpg"}
-
-
-def twenty_on_disk(folder):
-    """Pictures of 8 pixels, each of one grey. No fixture: pytest would keep a reference."""
-    paths = [folder / f"{i}.png" for i in range(20)]
-    for i, path in enumerate(paths):
-        Image.fromarray(np.full((8, 8), 10 * i, np.uint8)).save(path)
-    return LazyImages(paths, 1, 8, "squeeze")
-
-
-def workers():
-    return {process.pid for process in multiprocessing.active_children()}
-
-
-def test_workers_stay_for_the_next_pass_and_end_with_the_images(tmp_path):
-    """Of all pictures, or of another part; the passes are those over pictures in memory."""
-    lazy, labels, kept = twenty_on_disk(tmp_path), torch.arange(20), []
-    decoded = decode_all(lazy)
-    for part in (torch.arange(0, 20, 2), torch.arange(1, 20, 2)):
-        stored = Batches(decoded[part], labels[part], 3, shuffle=True)
-        streamed = Batches(lazy[part], labels[part], 3, shuffle=True)
-        for start in (0, 2, 0):
-            stored.start = streamed.start = start
-            for (x, y), (x_streamed, y_streamed) in zip(stored, streamed, strict=True):
-                assert torch.equal(x, x_streamed) and torch.equal(y, y_streamed)
-            kept.append(workers())
-    assert kept[0] and all(pids == kept[0] for pids in kept)
-    del streamed, lazy
-    assert not workers()
-
-
-def test_a_pass_that_is_left_early_ends_its_workers_and_spoils_no_other(tmp_path):
-    batches = Batches(twenty_on_disk(tmp_path), torch.arange(20), 3)
-    next(iter(batches))
-    assert not workers()
-    for (x, y), (x_again, _) in zip(batches, batches, strict=True):  # two passes at once
-        assert torch.equal(x, x_again)
-        torch.testing.assert_close(x[:, 0, 0, 0] * 255, y * 10.0)
-    kept = workers()
-    next(iter(batches))
-    assert workers() < kept  # the other pass's still wait
-    assert [len(y) for _, y in batches] == [3] * 6 + [2]
-    assert workers() < kept
-
-
-def test_the_interpreter_ends_though_workers_ignore_its_signal(tmp_path):
-    """In mid-pass, and while workers wait for the next: `multiprocessing` would wait for them."""
-    code = """
-import sys, torch
-from torchcnn.data.decode import LazyImages
-from torchcnn.data.loader import Batches
-passed, passing = (Batches(LazyImages(sys.argv[1:], 1, 8, "squeeze"), torch.arange(20), 3)
-                   for _ in range(2))
-list(passed)
-passing = iter(passing)
-next(passing)
-"""
-    paths = map(str, twenty_on_disk(tmp_path).paths)
-    subprocess.run([sys.executable, "-c", code, *paths], check=True, timeout=60)

@@ -1,7 +1,6 @@
 """Your own images: folders of pictures, from the first to a trained network's answer."""
 
 import json
-import multiprocessing
 import os
 import re
 
@@ -315,7 +314,6 @@ def test_a_streamed_run_is_the_same_run(tmp_path, monkeypatch, capsys):
         folder = tmp_path / name
         train.main([*STREAMED, "--data", str(root), "--epochs", "2", "--out", str(folder)])
         histories.append(load_checkpoint(folder / "last.pt")["history"])
-        assert not multiprocessing.active_children()  # the run has ended those that decode
     assert "decoded in every pass" in capsys.readouterr().out
     for a, b in zip(*histories, strict=True):
         assert torch.equal(a["step_losses"], b["step_losses"]) and a["val_loss"] == b["val_loss"]

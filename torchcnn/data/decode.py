@@ -1,11 +1,9 @@
 """Pictures on disk, decoded: any that Pillow can read, one by one or in batches while training."""
 
-import atexit
 import functools
 import signal
 import warnings
-import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -157,30 +155,17 @@ def open_image(path: str | Path, use: Callable[[Any], Any]) -> Any:
         raise ValueError(f"{path} cannot be decoded as a picture ({error})") from error
 
 
-_with_workers: weakref.WeakSet[Any] = weakref.WeakSet()  # passes, and images between them
-
-
-@atexit.register
-def _end_workers() -> None:
-    """End all workers, before `multiprocessing` waits for them after a signal that they ignore."""
-    for owner in list(_with_workers):
-        owner.close()
-
-
 class LazyImages(Dataset[Tensor]):
     """Pictures that stay on disk, with the interface of an (n, channels, size, size) uint8 tensor.
 
     An integer index returns a decoded picture; a tensor of indices or a slice returns those
-    pictures as `LazyImages`. `resize` is that of `read_image`. `idle` has the worker processes that
-    wait for the next pass, over all pictures or over some: they end when all of these are gone.
+    pictures as `LazyImages`. `resize` is that of `read_image`.
     """
 
     dtype = torch.uint8
 
     def __init__(self, paths: Sequence[Path], channels: int, size: int, resize: str) -> None:
         self.paths, self.channels, self.size, self.resize = paths, channels, size, resize
-        self.idle: list[DataLoader[Tensor]] = []
-        _with_workers.add(self)
         self.shape = torch.Size((len(paths), channels, size, size))
 
     def __len__(self) -> int:
@@ -191,25 +176,12 @@ class LazyImages(Dataset[Tensor]):
             return read_image(self.paths[index], self.channels, self.size, self.resize)
         chosen = torch.arange(len(self))[index].tolist()
         paths = [self.paths[i] for i in chosen]
-        some = LazyImages(paths, self.channels, self.size, self.resize)
-        some.idle = self.idle
-        return some
+        return LazyImages(paths, self.channels, self.size, self.resize)
 
-    def close(self) -> None:
-        """End the worker processes that wait for the next pass."""
-        self.idle.clear()
-
-
-class _Reader(Dataset[Tensor]):
-    """What `DataLoader` has in its workers: pictures are asked for by their paths."""
-
-    def __init__(self, channels: int, size: int, resize: str) -> None:
-        self.options = channels, size, resize
-
-    def __getitems__(self, paths: list[Path]) -> Tensor | Exception:
-        """A batch; errors are returned, because workers wrap what they raise."""
+    def __getitems__(self, indices: list[int]) -> Tensor | Exception:
+        """A batch, for `DataLoader`; errors are returned, because workers wrap what they raise."""
         try:
-            return torch.stack([read_image(path, *self.options) for path in paths])
+            return torch.stack([self[i] for i in indices])
         except (ValueError, OSError) as error:
             return error
 
@@ -232,40 +204,22 @@ def decode_batches(
 ) -> Iterator[Tensor]:
     """Decode the pictures of each batch of indices in worker processes, a few batches ahead.
 
-    When all batches were taken, the processes stay for the next pass; otherwise they end.
-
     Raises:
         ValueError, FileNotFoundError: as `read_image` does.
     """
-    decoding = _decode(images, batches, pin_memory)
-    _with_workers.add(decoding)
-    return decoding
-
-
-def _decode(
-    images: LazyImages, batches: Sequence[Tensor], pin_memory: bool
-) -> Generator[Tensor, None, None]:
-    loader = images.idle.pop() if images.idle else _make_loader(images, pin_memory)
-    order: Any = loader.batch_sampler
-    order[:] = [[images.paths[i] for i in batch.tolist()] for batch in batches]
-    for batch in loader:
-        if isinstance(batch, Exception):
-            raise batch
-        yield batch
-    images.idle.append(loader)
-
-
-def _make_loader(images: LazyImages, pin_memory: bool) -> DataLoader[Tensor]:
-    return DataLoader(
-        _Reader(images.channels, images.size, images.resize),
-        batch_sampler=[],  # each pass fills it
+    loader = DataLoader(
+        images,
+        batch_sampler=[batch.tolist() for batch in batches],
         collate_fn=_identity,
         generator=torch.Generator(),  # the default one would draw a number that dropout needs
         num_workers=cores(),
         pin_memory=pin_memory,
         worker_init_fn=_ignore_signals,
-        persistent_workers=True,
     )
+    for batch in loader:
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
 
 
 def _ignore_signals(_: int) -> None:
