@@ -3,8 +3,8 @@
 `fast` takes images at their own size, 28 or 32 pixels, with the stem for small images; batches of
 64 to 256; and one cycle of the learning rate (arXiv:1708.07120). Networks with batch norm take
 Nesterov momentum at a high rate, others AdamW (arXiv:1711.05101). Precision and memory format are
-what the machine is faster with. The networks with fewer epochs than their source reach its accuracy
-with them, on images that were held out from training.
+what the machine is faster with. Some networks have fewer epochs than their source, chosen on images
+that were held out from training.
 """
 
 import inspect
