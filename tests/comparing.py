@@ -1,5 +1,6 @@
 """Results, nested ones and whole runs, compared to the last bit."""
 
+import json
 import sys
 from types import ModuleType
 
@@ -19,22 +20,36 @@ def same(a, b):
     return a == b
 
 
-def contents(folder):
-    """All that must be equal: weights, optimizer, average, history and TensorBoard's points."""
+def points(folder):
+    """What TensorBoard shows of a run: (step, value) by sub-run and tag, such as "train/loss"."""
     # Read without TensorFlow, which else is loaded, if it is there, and bears no Triton after it.
     sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    found = {}
+    for place in (folder, *(p for p in folder.iterdir() if p.is_dir())):
+        events = EventAccumulator(str(place), size_guidance={"scalars": 0}).Reload()
+        for tag in events.Tags()["scalars"]:
+            name = tag if place == folder else f"{place.name}/{tag}"
+            found[name] = [(e.step, e.value) for e in events.Scalars(tag)]
+    return found
+
+
+def result(folder):
+    """The result of a run, without how long it took."""
+    values = json.loads((folder / "result.json").read_text())
+    assert values.pop("seconds") > 0
+    return values
+
+
+def contents(folder):
+    """All that must be equal: weights, optimizer, average, history and TensorBoard's points."""
     checkpoint = load_checkpoint(folder / "last.pt")
     clock = {"time", "seconds", "images_per_second"}
     history = [{k: v for k, v in r.items() if k not in clock} for r in checkpoint["history"]]
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    points = {
-        tag: [(e.step, e.value) for e in events.Scalars(tag)]
-        for tag in events.Tags()["scalars"] if tag != "images per second"
-    }  # fmt: skip
+    shown = {tag: p for tag, p in points(folder).items() if tag != "train/images per second"}
     return {key: checkpoint[key] for key in ("weights", "optimizer", "average", "partial")} | {
-        "history": history, "points": points, "result": (folder / "result.json").read_text(),
+        "history": history, "points": shown, "result": result(folder),
     }  # fmt: skip
 
 

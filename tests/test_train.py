@@ -11,15 +11,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from comparing import same
+from comparing import points, result, same
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from torchcnn import create_model, evaluate, predict, train, train_ch5
 from torchcnn.data import datasets as data
 from torchcnn.data.loader import Batches
 from torchcnn.models import MODELS
+from torchcnn.run import log
 from torchcnn.run.checkpoint import load_checkpoint, load_model
 from torchcnn.run.folder import lock
 from torchcnn.run.log import Run
@@ -58,7 +58,9 @@ def test_the_command_as_a_newcomer_types_it(tmp_path):
     *config, epoch, last = done.stdout.splitlines()
     assert any(re.fullmatch(r"lr +0.001 \(source recipe\)", line) for line in config)
     assert epoch.startswith("epoch 1, loss ") and ", val acc " in epoch
-    assert re.search(r"test acc 0\.\d{4}, .* the run is in runs/lenet-sample-\d{8}-\d{6}$", last)
+    assert re.search(
+        r"test acc 0\.\d{4}, .* the run is in runs/lenet-sample-seed0-\d{8}-\d{6}$", last
+    )
 
 
 @pytest.mark.parametrize("arch", ["densenet", "resnet18"])
@@ -171,11 +173,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished_run, tmp
         assert torch.equal(a["step_losses"], b["step_losses"])
     best = [load_checkpoint(p / "best.pt")["weights"] for p in (finished_run, tmp_path / "r")]
     assert same(*best)
-    results = [(p / "result.json").read_text() for p in (finished_run, tmp_path / "r")]
+    results = [result(p) for p in (finished_run, tmp_path / "r")]
     assert results[0] == results[1]
-    board = EventAccumulator(str(tmp_path / "r"), size_guidance={"scalars": 0}).Reload()
-    assert [e.step for e in board.Scalars("loss/val")] == [1, 2, 3]
-    assert [e.step for e in board.Scalars("loss by step/train")] == list(range(1, 55))
+    board = points(tmp_path / "r")
+    assert [step for step, _ in board["val/loss"]] == [1, 2, 3]
+    assert [step for step, _ in board["train/loss by step"]] == list(range(1, 55))
 
 
 def test_the_command_is_train_ch5(tmp_path):
@@ -214,7 +216,7 @@ def test_a_run_that_stopped_before_its_test_goes_on_to_it(finished_run, tmp_path
     shutil.copytree(finished_run, tmp_path / "r")
     (tmp_path / "r" / "result.json").unlink()
     train.main(["--resume", "r"])
-    results = [(p / "result.json").read_text() for p in (finished_run, tmp_path / "r")]
+    results = [result(p) for p in (finished_run, tmp_path / "r")]
     assert results[0] == results[1]
 
 
@@ -536,7 +538,7 @@ def test_options_of_another_optimizer_are_refused(group, finished_run, capsys, t
 def test_a_run_that_could_not_be_opened_is_not_locked(finished_run, tmp_path, monkeypatch):
     shutil.copytree(finished_run, tmp_path / "r")
     with monkeypatch.context() as patch, pytest.raises(OSError, match="full") as kept:
-        patch.setattr(Run, "_open_tensorboard", lambda _: (_ for _ in ()).throw(OSError("full")))
+        patch.setattr(log, "TensorBoard", lambda *_: (_ for _ in ()).throw(OSError("full")))
         train.train(resume="r", epochs=4)
     assert kept  # the exception, and what it holds
     train.train(resume="r", epochs=4)

@@ -44,6 +44,14 @@ fraction = number(float, "a number from 0 to below 1", lambda x: 0 <= x < 1)
 seed = number(int, "a whole number from 0 to below 2**63", lambda n: 0 <= n < 2**63)
 
 
+def seeds(text: str) -> int | tuple[int, ...]:
+    """Parse a seed, or several different ones with commas between them."""
+    numbers = [int(seed(part.strip())) for part in text.strip("()").split(",")]
+    if len(set(numbers)) < len(numbers):
+        raise argparse.ArgumentTypeError(f"got {text}, allowed are different seeds")
+    return numbers[0] if len(numbers) == 1 else tuple(numbers)
+
+
 def path(text: str) -> str:
     """Parse a path; a `~user` in it must exist."""
     try:
@@ -149,7 +157,7 @@ def check_stored(config_class: type, values: Any, source: object) -> None:
         raise ValueError(f"{source} holds no configuration that this version can read")
     for name, value in values.items():
         try:
-            good = read_value(known[name], value) == value
+            good = read_value(known[name], value) == value and not isinstance(value, tuple)
         except ValueError:
             good = False
         if not good:

@@ -1,5 +1,6 @@
 """Train a network on images: `python -m torchcnn.train --arch densenet --device cuda`."""
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,8 +11,9 @@ from torch import nn
 from torchcnn import cli
 from torchcnn.data.datasets import ImageData
 from torchcnn.run.checkpoint import FORMAT
-from torchcnn.run.folder import make_folder
+from torchcnn.run.folder import check_out, make_folder
 from torchcnn.run.log import Run
+from torchcnn.system import is_elastic
 from torchcnn.training import preflight
 from torchcnn.training.config import Config
 from torchcnn.training.configure import configure, fit_batch_size, print_config
@@ -32,7 +34,37 @@ PROG = "python -m torchcnn.train"
 
 def main(argv: Sequence[str] | None = None) -> None:
     with cli.one_line_errors(PROG):
-        train(**cli.parse(Config, PROG, argv))
+        given = cli.parse(Config, PROG, argv)
+        if isinstance(given.get("seed"), tuple):
+            train_seeds(given)
+        else:
+            train(**given)
+
+
+def train_seeds(given: dict[str, Any]) -> None:
+    """Train from each of several seeds in turn, on data that is read once.
+
+    Raises:
+        ValueError: for the same reasons as `train`, before the first run as far as can be known.
+    """
+    seeds = given["seed"]
+    if "resume" in given or is_elastic():
+        other = "--resume" if "resume" in given else "torchrun"
+        raise ValueError(f"{other} takes one seed, got {', '.join(map(str, seeds))}")
+    runs = [given | {"seed": seed} for seed in seeds]
+    if "out" in given:
+        runs = [run | {"out": str(Path(run["out"]) / f"seed{run['seed']}")} for run in runs]
+        for run in runs:
+            check_out(Path(run["out"]).expanduser(), asdict(configure(run)[0]))
+    accuracies, part, dataset = [], "test", None
+    for i, run in enumerate(runs, start=1):
+        print(f"run {i} of {len(runs)}: seed {run['seed']}", flush=True)
+        result, dataset = _train(run, None, dataset)
+        accuracies.append(result.test_acc)
+        if result.test_acc is None:  # there is no test part
+            part, accuracies[-1] = "val", result.history[result.epoch - 1].eval_acc
+    mean, std = statistics.mean(accuracies), statistics.stdev(accuracies)
+    print(f"{len(runs)} seeds: {part} acc {mean:.4f} ± {std:.4f} (mean ± standard deviation)")
 
 
 def train(*, net: nn.Module | None = None, **flags: Any) -> TrainResult:
@@ -50,15 +82,25 @@ def train(*, net: nn.Module | None = None, **flags: Any) -> TrainResult:
         ValueError, OSError: what the command refuses in one line.
         FloatingPointError: the loss became infinite or NaN.
     """
-    # Prepare: whatever can fail, fails here, before there is a run folder.
     given = cli.read_keywords(Config, flags)
+    if isinstance(given.get("seed"), tuple):
+        raise ValueError(f"train() takes one seed, got {flags['seed']}; call it for each of them")
+    return _train(given, net)[0]
+
+
+def _train(
+    given: dict[str, Any], net: nn.Module | None, dataset: ImageData | None = None
+) -> tuple[TrainResult, ImageData]:
+    """Train with the flags that were given; also return the data set, for the next call."""
+    # Prepare: whatever can fail, fails here, before there is a run folder.
     config, checkpoint = configure(given, net)
     device = cli.pick_device(device_of_rank(config.device))
     set_up_device(device, config.deterministic)
     with stops_at_once(), join(device) as world:
         preflight.check_before_reading(config, world, checkpoint is not None, net)
         version = checkpoint["torchcnn"] if checkpoint else FORMAT
-        dataset = read_images(config, device, world, version)
+        if dataset is None:
+            dataset = read_images(config, device, world, version)
         preflight.check_dataset(config, dataset, checkpoint, device, world)
         parts = split(config, dataset, version)
         if checkpoint is None:
@@ -81,7 +123,7 @@ def train(*, net: nn.Module | None = None, **flags: Any) -> TrainResult:
             if checkpoint:
                 trainer.print_resumed(checkpoint["config"]["epochs"], progress)
             trainer.fit(progress)
-            return trainer.test()
+            return trainer.test(), dataset
 
 
 def about_dataset(dataset: ImageData) -> dict[str, Any]:
@@ -97,7 +139,7 @@ def open_folder(config: Config, data: str, world: World, resumed: bool) -> str:
     """Make the folder of a new run; return its path on all ranks."""
     out = config.out
     if world.is_main and not resumed:
-        out = str(make_folder(out, f"{config.arch}-{Path(data).name}"))
+        out = str(make_folder(out, f"{config.arch}-{Path(data).name}-seed{config.seed}"))
     return world.broadcast_text(out)
 
 

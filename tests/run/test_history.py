@@ -17,13 +17,15 @@ def test_a_record_is_what_it_was_on_the_disk():
     record = EpochRecord.from_dict(OLD, 2, "val")
     assert (record.eval_loss, record.eval_acc, record.split) == (0.6, 0.7, "val")
     assert list(record.to_dict()) == list(OLD) and record.to_dict() == OLD
-    tags = record.scalars()
-    assert tags["loss/val"] == 0.6 and tags["learning rate"] == 0.1 and len(tags) == 6
+    assert record.scalars() == {
+        "train": {"loss": 0.5, "accuracy": 0.8, "learning rate": 0.1, "images per second": 50.0},
+        "val": {"loss": 0.6, "accuracy": 0.7},
+    }
 
 
 def test_another_number_is_kept_and_shown():
     record = EpochRecord.from_dict(OLD | {"weight_norm": 3.0}, 2, "val")
-    assert record.logged == {"weight_norm": 3.0} and record.scalars()["weight norm"] == 3.0
+    assert record.logged == {"weight_norm": 3.0} and record.scalars()["train"]["weight norm"] == 3.0
     assert record.to_dict()["weight_norm"] == 3.0
 
 

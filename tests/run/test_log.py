@@ -8,17 +8,16 @@ from multiprocessing import get_context
 
 import pytest
 import torch
+from comparing import points, result
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from torchcnn import train
 from torchcnn.run import folder, log
 from torchcnn.run.checkpoint import load_checkpoint
 from torchcnn.run.folder import check_out, make_folder
 from torchcnn.run.plots import plot_confusion
-
-SCALARS = {"loss/train", "loss/val", "accuracy/train", "accuracy/val", "loss by step/train",
-           "learning rate", "images per second", "test/loss", "test/acc"}  # fmt: skip
-
 
 CONFIG = {"val_fraction": 0.1}  # as much of one as a folder needs
 
@@ -31,31 +30,74 @@ def events(path):
 def test_the_folder_holds_what_the_readme_says(finished_run):
     names = {p.name.split(".vm")[0].split(".1")[0] for p in finished_run.iterdir()}
     assert names == {"config.json", "result.json", "history.csv", "curves.png", "last.pt",
-                     "best.pt", "events.out.tfevents"}  # fmt: skip
+                     "best.pt", "events.out.tfevents", "train", "val", "test"}  # fmt: skip
     config = json.loads((finished_run / "config.json").read_text())
     assert config["arch"] == "lenet" and config["data"] == "sample" and config["batch_size"] == 256
 
 
-def test_tensorboard_shows_scalars_graph_inputs_and_confusion(finished_run):
+def test_tensorboard_shows_the_same_tags_in_sub_runs(finished_run):
+    shown = points(finished_run)
+    both = {f"{part}/{tag}" for part in ("train", "val", "test") for tag in ("loss", "accuracy")}
+    more = {"train/loss by step", "train/learning rate", "train/images per second"}
+    assert shown.keys() == both | more
+    assert [step for step, _ in shown["val/accuracy"]] == [1, 2, 3]
+    # 4,500 images in batches of 256 are 18 steps an epoch.
+    assert [step for step, _ in shown["train/loss by step"]] == list(range(1, 3 * 18 + 1))
+    tested = result(finished_run)
+    assert shown["test/accuracy"] == [(tested["epoch"], pytest.approx(tested["test_acc"]))]
+
+
+def test_tensorboard_shows_graph_inputs_configuration_and_confusion(finished_run):
     board = events(finished_run)
     tags = board.Tags()
-    assert set(tags["scalars"]) == SCALARS
     assert tags["graph"] and set(tags["images"]) == {"inputs", "confusion matrix"}
-    assert [e.step for e in board.Scalars("accuracy/val")] == [1, 2, 3]
-    # 4,500 images in batches of 256 are 18 steps an epoch.
-    assert [e.step for e in board.Scalars("loss by step/train")] == list(range(1, 3 * 18 + 1))
+    assert board.Images("confusion matrix")[0].step == result(finished_run)["epoch"]
+    (text,) = board.Tensors("configuration/text_summary")
+    assert b"| arch | lenet |" in text.tensor_proto.string_val[0]
+
+
+def test_tensorboard_lists_hyperparameters_with_the_final_metrics(finished_run):
+    """As its plugin reads them: the metrics are tags of the run's sub-runs."""
+    board = events(finished_run)
+    contents = board.summary_metadata
+    start, experiment = (
+        HParamsPluginData.FromString(contents[f"_hparams_/{name}"].plugin_data.content)
+        for name in ("session_start_info", "experiment")
+    )
+    values = start.session_start_info.hparams
+    assert values["arch"].string_value == "lenet" and values["epochs"].number_value == 3
+    assert values["nesterov"].bool_value is False and "out" not in values
+    metrics = {f"{m.name.group}/{m.name.tag}" for m in experiment.experiment.metric_infos}
+    assert metrics == {"test/accuracy", "test/loss", "val/accuracy"} <= points(finished_run).keys()
+
+
+def test_a_result_says_what_was_trained(finished_run):
+    result = json.loads((finished_run / "result.json").read_text())
+    # Layers 156 + 2,416 + 30,840 + 10,164 + 850, and two numbers for each of 226 norms.
+    expected = {"arch": "lenet", "data": "sample", "seed": 0, "epochs": 3, "parameters": 44_878}
+    assert {key: result[key] for key in expected} == expected
+    seconds = [r["seconds"] for r in load_checkpoint(finished_run / "last.pt")["history"]]
+    assert result["seconds"] == pytest.approx(sum(seconds))
+
+
+def test_without_held_out_images_the_test_curve_is_beside_that_of_training(tmp_path):
+    flags = ["--data", "sample", "--epochs", "1", "--device", "cpu", "--val-fraction", "0"]
+    train.main([*flags, "--out", str(tmp_path / "r")])
+    shown = points(tmp_path / "r")
+    assert {tag.split("/")[0] for tag in shown} == {"train", "test"}
+    assert len(shown["test/accuracy"]) == 1  # the epoch's, which is the result's
 
 
 def test_history_events_and_checkpoint_agree(finished_run):
     history = load_checkpoint(finished_run / "last.pt")["history"]
     with open(finished_run / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    board = events(finished_run)
+    shown = points(finished_run)
     assert len(rows) == len(history) == 3
     for i, (row, record) in enumerate(zip(rows, history, strict=True)):
         assert float(row["val_acc"]) == record["val_acc"]
-        for tag, key in (("loss/train", "train_loss"), ("accuracy/val", "val_acc")):
-            assert board.Scalars(tag)[i].value == pytest.approx(record[key])
+        for tag, key in (("train/loss", "train_loss"), ("val/accuracy", "val_acc")):
+            assert shown[tag][i] == (i + 1, pytest.approx(record[key]))
         # The epoch's loss is the mean of its steps', by their images: 17 of 256, one of 148.
         sizes = torch.tensor([256.0] * 17 + [148.0])
         mean = (record["step_losses"] * sizes).sum() / 4500
@@ -103,6 +145,9 @@ def test_check_out_creates_nothing(tmp_path):
         ({}, True),
         ({"config.json.tmp": ""}, True),
         ({"config.json": '{"val_fraction": 0.5}', "events.out.tfevents.1": ""}, True),
+        ({"config.json": '{"val_fraction": 0.5}', "train/events.out.tfevents.1": ""}, True),
+        ({"config.json": '{"val_fraction": 0.5}', "train/notes": ""}, False),
+        ({"config.json": '{"val_fraction": 0.5}', "mine/events.out.tfevents.1": ""}, False),
         ({"events.out.tfevents.1": ""}, False),
         ({"notes.tmp": ""}, False),
         ({"config.json": '{"hidden_size": 768}'}, False),
@@ -114,6 +159,7 @@ def test_check_out_creates_nothing(tmp_path):
 def test_only_what_a_run_left_is_written_over(files, free, tmp_path):
     """A run that died before its first checkpoint leaves a folder for the next one."""
     for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     if free:
         check_out(tmp_path, CONFIG)

@@ -158,3 +158,22 @@ def test_what_is_not_a_format_is_refused(capsys):
         main(["--channels-last", "maybe"])
     assert stop.value.code == 2
     assert "got maybe, allowed are on, off, auto" in capsys.readouterr().err
+
+
+def test_what_is_too_slow_is_not_measured(monkeypatch):
+    """Then the processor decides: bf16 where it has units for it, in the format of the source."""
+    monkeypatch.setattr(module, "measure", None)
+    monkeypatch.setattr(module, "SECONDS", 0.0)
+    for has, amp in ((False, "off"), (True, "bf16")):
+        monkeypatch.setattr(module, "has_bf16", lambda device, has=has: has)
+        chosen = fastest(create_model("lenet"), batch())
+        assert chosen == (amp, False, "by the processor; a step takes too long to measure")
+
+
+def test_the_weights_of_what_is_measured_are_not_drawn(monkeypatch):
+    spec = {"arch": "lenet", "in_channels": 1, "num_classes": 10, "norm": "torch",
+            "small_input": False}  # fmt: skip
+    net = module.build_empty(spec | {"input_size": 28})
+    assert all(not t.any() for t in net.state_dict().values())
+    assert net(batch()[0]).shape == (4, 10)
+    assert module.build_empty(spec | {"input_size": 20})(torch.zeros(2, 1, 20, 20)).shape == (2, 10)

@@ -2,12 +2,14 @@
 
 from torchcnn.models.alexnet import alexnet, tf_alexnet8, tf_alexnet_half
 from torchcnn.models.baseline import tf_baseline, tf_sigmoid_cnn
+from torchcnn.models.bottleneck import Bottleneck, resnet50, resnet101, resnet152
 from torchcnn.models.densenet import (
     DenseBlock,
     conv_block,
     densenet,
     densenet121,
     densenet169,
+    densenet201,
     transition_block,
 )
 from torchcnn.models.googlenet import (
@@ -37,9 +39,22 @@ from torchcnn.models.resnet import (
     tf_resnet18,
     tf_resnet18_pool,
 )
-from torchcnn.models.vgg import tf_vgg13, tf_vgg16, vgg11, vgg13, vgg16, vgg19, vgg_block
+from torchcnn.models.vgg import (
+    tf_vgg13,
+    tf_vgg16,
+    vgg11,
+    vgg11_bn,
+    vgg13,
+    vgg13_bn,
+    vgg16,
+    vgg16_bn,
+    vgg19,
+    vgg19_bn,
+    vgg_block,
+)
 
 _BLOCKS = (
+    "Bottleneck",
     "ConvBNRelu",
     "DenseBlock",
     "Inception",

@@ -135,3 +135,6 @@ densenet121 = variant(
 densenet169 = variant(
     densenet, "densenet169", _TITLE.format(169), num_layers=(6, 12, 32, 32), **_BC
 )
+densenet201 = variant(
+    densenet, "densenet201", _TITLE.format(201), num_layers=(6, 12, 48, 32), **_BC
+)

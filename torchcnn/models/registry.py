@@ -13,7 +13,8 @@ from torch import nn
 from torchcnn.layers import BatchNorm
 from torchcnn.models.alexnet import alexnet, tf_alexnet8, tf_alexnet_half
 from torchcnn.models.baseline import tf_baseline, tf_sigmoid_cnn
-from torchcnn.models.densenet import densenet, densenet121, densenet169
+from torchcnn.models.bottleneck import resnet50, resnet101, resnet152
+from torchcnn.models.densenet import densenet, densenet121, densenet169, densenet201
 from torchcnn.models.googlenet import googlenet, tf_googlenet, tf_inception10
 from torchcnn.models.lenet import lenet, tf_lenet5
 from torchcnn.models.mlp import mlp, softmax_regression
@@ -29,7 +30,18 @@ from torchcnn.models.resnet import (
     tf_resnet18,
     tf_resnet18_pool,
 )
-from torchcnn.models.vgg import tf_vgg13, tf_vgg16, vgg11, vgg13, vgg16, vgg19
+from torchcnn.models.vgg import (
+    tf_vgg13,
+    tf_vgg16,
+    vgg11,
+    vgg11_bn,
+    vgg13,
+    vgg13_bn,
+    vgg16,
+    vgg16_bn,
+    vgg19,
+    vgg19_bn,
+)
 
 
 @dataclass(frozen=True)
@@ -96,10 +108,17 @@ MODELS: dict[str, Model] = {
     "vgg13":            _model(vgg13,            1, 224, "adam 1e-3  64  5", SIMONYAN,   "two convolutions in each block"),
     "vgg16":            _model(vgg16,            1, 224, "adam 1e-3  64  5", SIMONYAN,   "three convolutions in each of the last three blocks"),
     "vgg19":            _model(vgg19,            1, 224, "adam 1e-3  64  5", SIMONYAN,   "four convolutions in each of the last three blocks"),
+    "vgg11_bn":         _model(vgg11_bn,         1, 224, "adam 1e-3  64  5", SIMONYAN,   "vgg11 with batch norm"),
+    "vgg13_bn":         _model(vgg13_bn,         1, 224, "adam 1e-3  64  5", SIMONYAN,   "vgg13 with batch norm"),
+    "vgg16_bn":         _model(vgg16_bn,         1, 224, "adam 1e-3  64  5", SIMONYAN,   "vgg16 with batch norm"),
+    "vgg19_bn":         _model(vgg19_bn,         1, 224, "adam 1e-3  64  5", SIMONYAN,   "vgg19 with batch norm"),
     "nin":              _model(nin,              1, 224, "adam 2e-3 128  5", LIN,        "1×1 convolutions, no dense layers"),
     "googlenet":        _model(googlenet,        1,  96, "adam 1e-3 128  5", SZEGEDY,    "parallel paths with different kernel sizes"),
     "resnet18":         _model(resnet18,         1, 224, "adam 1e-3 256  5", HE,         "shortcut connections with addition", 96),
     "resnet34":         _model(resnet34,         1, 224, "adam 1e-3 256  5", HE,         "a deeper resnet18", 96),
+    "resnet50":         _model(resnet50,         3, 224, "adam 1e-3  64  5", HE,         "bottleneck blocks, for ImageNet", 96),
+    "resnet101":        _model(resnet101,        3, 224, "adam 1e-3  64  5", HE,         "a deeper resnet50", 96),
+    "resnet152":        _model(resnet152,        3, 224, "adam 1e-3  64  5", HE,         "a deeper resnet50", 96),
     "resnet20":         _model(resnet20,         3,  32, "adam 1e-3 128  5", HE,         "the paper's network for CIFAR-10"),
     "resnet32":         _model(resnet32,         3,  32, "adam 1e-3 128  5", HE,         "a deeper resnet20"),
     "resnet44":         _model(resnet44,         3,  32, "adam 1e-3 128  5", HE,         "a deeper resnet20"),
@@ -108,6 +127,7 @@ MODELS: dict[str, Model] = {
     "densenet":         _model(densenet,         1,  96, "adam 1e-3 256  5", HUANG,      "shortcut connections with concatenation"),
     "densenet121":      _model(densenet121,      3, 224, "adam 1e-3  64  5", HUANG,      "bottleneck layers, for ImageNet", 96),
     "densenet169":      _model(densenet169,      3, 224, "adam 1e-3  64  5", HUANG,      "a deeper densenet121", 96),
+    "densenet201":      _model(densenet201,      3, 224, "adam 1e-3  64  5", HUANG,      "a deeper densenet121", 96),
     "tf_sigmoid_cnn":   _model(tf_sigmoid_cnn,   3,  48, "adam 1e-3  32  5", LECUN,      "three convolutions with sigmoids"),
     "tf_baseline":      _model(tf_baseline,      3,  32, "adam 1e-3  32  5", LECUN,      "convolution, norm, activation, pooling, dropout"),
     "tf_lenet5":        _model(tf_lenet5,        3,  32, "adam 1e-3  32  5", LECUN,      "convolution and pooling"),

@@ -18,15 +18,21 @@ from torchcnn.models.variants import variant
 CHANNELS = (64, 128, 256, 512, 512)
 
 
-def vgg_block(num_convs: int, in_channels: int, out_channels: int) -> nn.Sequential:
+def vgg_block(
+    num_convs: int, in_channels: int, out_channels: int, norm_layer: NormLayer | None = None
+) -> nn.Sequential:
     """`num_convs` 3×3 convolutions with ReLU, and a max pooling.
 
     (n, in_channels, h, w) -> (n, out_channels, h / 2, w / 2).
+
+    Args:
+        norm_layer: The norm that follows each convolution, if there is one.
     """
     layers: list[nn.Module] = []
     for i in range(num_convs):
         c = out_channels if i else in_channels
-        layers += [nn.Conv2d(c, out_channels, 3, padding=1), nn.ReLU()]
+        norm = [norm_layer(out_channels)] if norm_layer else []
+        layers += [nn.Conv2d(c, out_channels, 3, padding=1), *norm, nn.ReLU()]
     return nn.Sequential(*layers, nn.MaxPool2d(2))
 
 
@@ -50,6 +56,35 @@ def vgg(
     Raises:
         ValueError: If `input_size` is below 32, or below 16 with `small_input`.
     """
+    return _vgg(num_convs, in_channels, num_classes, input_size, width, small_input)
+
+
+def vgg_bn(
+    num_convs: Sequence[int],
+    in_channels: int = 1,
+    num_classes: int = 10,
+    input_size: int = 224,
+    width: float = 1.0,
+    small_input: bool = False,
+    norm_layer: NormLayer = nn.BatchNorm2d,
+) -> nn.Sequential:
+    """VGG with a norm after each convolution: (n, c, s, s) -> (n, num_classes).
+
+    The paper has no norms, which were invented later (arXiv:1502.03167). Other options are those
+    of `vgg`.
+    """
+    return _vgg(num_convs, in_channels, num_classes, input_size, width, small_input, norm_layer)
+
+
+def _vgg(
+    num_convs: Sequence[int],
+    in_channels: int,
+    num_classes: int,
+    input_size: int,
+    width: float,
+    small_input: bool,
+    norm_layer: NormLayer | None = None,
+) -> nn.Sequential:
     least = 16 if small_input else 32
     side = input_size // least  # 7 for 224 pixels
     if side < 1:
@@ -58,7 +93,7 @@ def vgg(
     previous = in_channels
     *channels, hidden = (max(1, round(width * c)) for c in (*CHANNELS, 4096))
     for i, (count, c) in enumerate(zip(num_convs, channels, strict=True), start=1):
-        block = vgg_block(count, previous, c)
+        block = vgg_block(count, previous, c, norm_layer)
         stages[f"stage{i}"] = block[:-1] if small_input and i == 1 else block
         previous = c
     stages["head"] = nn.Sequential(
@@ -79,6 +114,10 @@ vgg11 = variant(vgg, "vgg11", "VGG-11 (the paper's configuration A)", (1, 1, 2, 
 vgg13 = variant(vgg, "vgg13", "VGG-13 (the paper's configuration B)", (2, 2, 2, 2, 2))
 vgg16 = variant(vgg, "vgg16", "VGG-16 (the paper's configuration D)", (2, 2, 3, 3, 3))
 vgg19 = variant(vgg, "vgg19", "VGG-19 (the paper's configuration E)", (2, 2, 4, 4, 4))
+vgg11_bn = variant(vgg_bn, "vgg11_bn", "VGG-11 with batch norm", (1, 1, 2, 2, 2))
+vgg13_bn = variant(vgg_bn, "vgg13_bn", "VGG-13 with batch norm", (2, 2, 2, 2, 2))
+vgg16_bn = variant(vgg_bn, "vgg16_bn", "VGG-16 with batch norm", (2, 2, 3, 3, 3))
+vgg19_bn = variant(vgg_bn, "vgg19_bn", "VGG-19 with batch norm", (2, 2, 4, 4, 4))
 
 
 def tf_vgg13(in_channels: int = 3, num_classes: int = 10, input_size: int = 32) -> nn.Sequential:

@@ -13,6 +13,8 @@ try:
 except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
+from torchcnn.run.tensorboard import SUB_RUNS, event_files
+
 RUNS = Path("runs")
 
 
@@ -36,12 +38,13 @@ def is_leftover(path: Path, config: dict[str, Any]) -> bool:
     names = {p.name for p in path.iterdir()} - {"config.json.tmp"}
     if not names:
         return True
-    others = names - {"config.json", "last.pt.tmp"}
     try:
         keys = json.loads((path / "config.json").read_text()).keys()
     except (OSError, ValueError, AttributeError):  # there is none, or it is not a run's
         return False
-    return keys == config.keys() and all(name.startswith("events.out.") for name in others)
+    inside = [p for name in names & set(SUB_RUNS) for p in (path / name).iterdir()]
+    others = {path / name for name in names - {"config.json", "last.pt.tmp", *SUB_RUNS}}
+    return keys == config.keys() and others | set(inside) <= set(event_files(path))
 
 
 def make_folder(out: str, name: str) -> Path:

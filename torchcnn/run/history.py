@@ -79,16 +79,17 @@ class EpochRecord:
             **known,
         )
 
-    def scalars(self) -> dict[str, float]:
-        """The numbers by their TensorBoard tag."""
+    def scalars(self) -> dict[str, dict[str, float]]:
+        """The numbers of each sub-run of TensorBoard, by their tag."""
         return {
-            "loss/train": self.train_loss,
-            "accuracy/train": self.train_acc,
-            f"loss/{self.split}": self.eval_loss,
-            f"accuracy/{self.split}": self.eval_acc,
-            "learning rate": self.lr,
-            "images per second": self.images_per_second,
-            **{name.replace("_", " "): value for name, value in self.logged.items()},
+            "train": {
+                "loss": self.train_loss,
+                "accuracy": self.train_acc,
+                "learning rate": self.lr,
+                "images per second": self.images_per_second,
+                **{name.replace("_", " "): value for name, value in self.logged.items()},
+            },
+            self.split: {"loss": self.eval_loss, "accuracy": self.eval_acc},
         }
 
 

@@ -7,10 +7,7 @@ it, and made anew when a run is resumed, so that they show it without a gap.
 import csv
 import json
 import os
-import sys
-import warnings
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,6 +16,7 @@ from torchcnn.run.checkpoint import save_checkpoint
 from torchcnn.run.drawing import drawing, save_figure
 from torchcnn.run.folder import check_out, lock
 from torchcnn.run.history import EpochProgress, EpochRecord, best_epoch, eval_split
+from torchcnn.run.tensorboard import TensorBoard
 
 
 class Run:
@@ -52,7 +50,7 @@ class Run:
                 check_out(path, about["config"])  # again, now that no other process can write
             _write_text(path / "config.json", json.dumps(about["config"], indent=2) + "\n")
             (path / "result.json").unlink(missing_ok=True)  # that of a run before it was resumed
-            self._open_tensorboard()
+            self.tensorboard = TensorBoard(path, about["config"], self.history)
         except BaseException:
             self.unlock()
             raise
@@ -70,7 +68,7 @@ class Run:
         """Append an epoch to the history and to TensorBoard."""
         self.history.append(record)
         if self.write:
-            self._log_scalars(record)
+            self.tensorboard.add_epoch(record)
 
     def save(self, state: dict[str, Any], progress: EpochProgress | None = None) -> None:
         """Write `last.pt`, and after it `best.pt` if this epoch is the best so far.
@@ -98,18 +96,12 @@ class Run:
     def log_inputs(self, x: Tensor) -> None:
         """Show a grid of input images in TensorBoard."""
         if self.write:
-            self.tensorboard.add_images("inputs", x[:32])
+            self.tensorboard.add_inputs(x)
 
     def log_graph(self, net: nn.Module, x: Tensor) -> None:
         """Show the graph of a network, which must be in eval mode, in TensorBoard."""
-        if not self.write:
-            return
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # add_graph uses TorchScript, which is deprecated
-            try:
-                self.tensorboard.add_graph(net, x)
-            except Exception as error:
-                print(f"TensorBoard shows no graph of this network: {type(error).__name__}")
+        if self.write:
+            self.tensorboard.add_graph(net, x)
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write what the test images said to `result.json`."""
@@ -120,14 +112,9 @@ class Run:
         """Show the result and the confusion matrix in TensorBoard."""
         if not self.write:
             return
-        for tag in ("loss", "acc"):
-            if f"test_{tag}" in result:
-                self.tensorboard.add_scalar(f"test/{tag}", result[f"test_{tag}"], result["epoch"])
+        self.tensorboard.add_result(result)
         with drawing("the confusion matrix"):
-            from torchcnn.run.plots import plot_confusion
-
-            figure = plot_confusion(confusion, self.about["classes"])
-            self.tensorboard.add_figure("confusion matrix", figure)
+            self.tensorboard.add_confusion(confusion, self.about["classes"], result["epoch"])
 
     def close(self) -> None:
         """Draw the curves, and let others open the run; what fails here is only warned of."""
@@ -144,32 +131,6 @@ class Run:
                 self.tensorboard.close()
         finally:
             self.unlock()
-
-    def _open_tensorboard(self) -> None:
-        # TensorBoard takes this module's existence as the wish not to load TensorFlow, which
-        # costs seconds, prints on stderr, and is not needed to write events.
-        sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
-        from torch.utils.tensorboard import SummaryWriter
-
-        old_events = list(self.path.glob("events.out.tfevents.*"))
-        self.tensorboard = SummaryWriter(str(self.path))
-        charts = {
-            kind: ["Multiline", [f"{kind}/train", f"{kind}/{self.split}"]]
-            for kind in ("loss", "accuracy")
-        }
-        self.tensorboard.add_custom_scalars({"training and held-out data in one chart": charts})
-        for record in self.history:
-            self._log_scalars(record)
-        for old in old_events:  # only now that all they hold is written anew
-            old.unlink()
-
-    def _log_scalars(self, record: EpochRecord) -> None:
-        for tag, value in record.scalars().items():
-            self.tensorboard.add_scalar(tag, value, record.epoch, walltime=record.time)
-        losses = record.step_losses.tolist()
-        for step, loss in enumerate(losses, start=(record.epoch - 1) * len(losses) + 1):
-            self.tensorboard.add_scalar("loss by step/train", loss, step, walltime=record.time)
-        self.tensorboard.flush()
 
 
 def _write_csv(path: Path, history: list[EpochRecord]) -> None:

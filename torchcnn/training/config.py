@@ -174,11 +174,17 @@ class Config:
         "also write last.pt every so many steps; 0: only after epochs", default=0, type=cli.count
     )
     seed: int = option(
-        "seed of the weights, of the order of the images and of the split",
+        "seed of the weights, of the order of the images and of the split; several, as in 0,1,2, "
+        "make a run each, one after the other",
         default=0,
-        type=cli.seed,
+        type=cli.seeds,
     )
-    out: str = option("run folder (default: runs/<arch>-<data>-<time>)", default="", type=cli.path)
+    out: str = option(
+        "run folder (default: runs/<arch>-<data>-seed<seed>-<time>); with several seeds, a folder "
+        "for their run folders",
+        default="",
+        type=cli.path,
+    )
     resume: str = option(
         "run folder to resume from its last.pt, within an epoch too; --epochs, --device, --root "
         "and --checkpoint-every may change, and --data if the folder was moved",

@@ -4,6 +4,7 @@ import copy
 import json
 import platform
 import time
+import timeit
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -14,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchcnn.models.registry import build_model
+from torchcnn.models.registry import build_model, find_model
 from torchcnn.scratch import from_scratch
 from torchcnn.training.config import Config
 from torchcnn.training.distributed import World
+from torchcnn.training.loop import eval_mode
 
 Batch = tuple[Tensor, Tensor]
 SECONDS = 1.6  # for all measured steps together
@@ -49,7 +51,7 @@ def decide(
     decided = ""
     if world.is_main:
         with torch.random.fork_rng(devices=[]):
-            net = build_model(**model_spec) if net is None else copy.deepcopy(net)
+            net = build_empty(model_spec) if net is None else copy.deepcopy(net)
             net = from_scratch(net) if config.layers == "scratch" else net
             n = max(config.batch_size // world.world_size // config.accumulate, 1)
             shape = (n, model_spec["in_channels"], *[model_spec["input_size"]] * 2)
@@ -60,14 +62,26 @@ def decide(
     return replace(config, amp=amp, channels_last=channels_last), dict.fromkeys(autos, note)
 
 
+def build_empty(model_spec: dict[str, Any]) -> nn.Module:
+    """Build a network whose weights are 0, since to draw those of VGG-11 takes over a second."""
+    if model_spec["input_size"] < find_model(model_spec["arch"]).input[1]:
+        return build_model(**model_spec)  # such a size is tried, see `create_model`
+    with torch.device("meta"):
+        net = build_model(**model_spec)
+    net = net.to_empty(device="cpu")
+    for tensor in (*net.parameters(), *net.buffers()):
+        tensor.detach().zero_()
+    return net
+
+
 def fastest(
     net: nn.Module, batch: Batch, amp: str = "auto", channels_last: bool | str = "auto"
 ) -> Fastest:
     """Choose what is "auto", and keep what is not.
 
     On a CPU steps are measured with each combination, on copies of the network and on as many
-    images of the batch as the time allows: less than 2 seconds in all, unless a step of two images
-    takes longer than that. Elsewhere the kind of the device decides.
+    images of the batch as less than 2 seconds allow. For a network that is too large for that, and
+    on other devices, the kind of the processor decides.
 
     Args:
         net: a network on its device; it is left as it is.
@@ -81,6 +95,8 @@ def fastest(
     ways = list(product(amps, formats))
     if len(ways) == 1:
         return Fastest(*ways[0], "nothing else to choose from")
+    if device.type == "cpu" and is_too_slow(net, batch[0][:1], len(ways)):
+        return Fastest(amps[-1], formats[0], "by the processor; a step takes too long to measure")
     if device.type != "cpu":  # as tensor cores want it; other devices have no faster format
         return Fastest(amps[-1], formats[-1] if amps[-1] != "off" else formats[0], "by the device")
     with torch.random.fork_rng(devices=[]):
@@ -89,6 +105,16 @@ def fastest(
     times = seconds[ways[0]] / seconds[best]
     note = f"{times:.2f} times the speed of {describe(*ways[0])}, measured"
     return Fastest(*best, note if best != ways[0] else f"the fastest of {len(ways)}, measured")
+
+
+def is_too_slow(net: nn.Module, x: Tensor, ways: int) -> bool:
+    """Whether two steps of two images in each way take more than `SECONDS`.
+
+    A step computes three times what a forward pass does, which is tried with one image.
+    """
+    with eval_mode(net), torch.no_grad():
+        seconds = min(timeit.repeat(lambda: net(x), number=1, repeat=2))  # the first warms up
+    return 2 * 2 * 3 * ways * seconds > SECONDS
 
 
 def measure(

@@ -160,6 +160,10 @@ class Trainer:
         acc = accuracy(confusion)
         result: dict[str, Any] = {"checkpoint": name, "epoch": epoch}
         result |= {f"{split}_loss": loss, f"{split}_acc": acc}
+        result |= {name: getattr(self.config, name) for name in ("arch", "data", "recipe", "seed")}
+        result["epochs"] = len(self.run.history)
+        result["parameters"] = sum(p.numel() for p in net.parameters())
+        result["seconds"] = sum(record.seconds for record in self.run.history)  # of training
         self.run.write_result(result)
         hint = "" if self.loaders.test else "; there are no test images"
         tested = f"{split} acc {acc:.4f}, loss {loss:.4f} ({name}, epoch {epoch}){hint}"

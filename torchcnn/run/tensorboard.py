@@ -1,0 +1,126 @@
+"""What TensorBoard shows of a run: curves, hyperparameters, configuration, pictures, graph.
+
+As Keras's callback does, the events lie in sub-runs `train`, `val` and `test` with the same tags, so
+that one chart shows a curve of each in a color of its own.
+"""
+
+import sys
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+from torchcnn.run.history import EpochRecord, eval_split
+
+EVENTS = "events.out.tfevents.*"
+SUB_RUNS = ("train", "val", "test")
+# They say where and how far a run goes, not how a network is trained.
+NO_HYPERPARAMETERS = {"root", "device", "out", "resume", "checkpoint_every"}
+
+
+class TensorBoard:
+    """The event files of a run. Those that are there already are replaced.
+
+    Args:
+        path: the run folder.
+        config: the configuration of the run.
+        history: the epochs that it has made.
+    """
+
+    def __init__(
+        self, path: Path, config: dict[str, Any], history: Iterable[EpochRecord] = ()
+    ) -> None:
+        # TensorBoard takes this module's existence as the wish not to load TensorFlow, which
+        # costs seconds, prints on stderr, and is not needed to write events.
+        sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
+        from torch.utils.tensorboard import SummaryWriter
+
+        old = event_files(path)
+        self.path, self.split = path, eval_split(config)
+        self.run = SummaryWriter(str(path))
+        self.parts = {name: SummaryWriter(str(path / name)) for name in {"train", self.split}}
+        self.run.add_text("configuration", as_markdown(config))
+        self._add_hyperparameters(config)
+        for record in history:
+            self.add_epoch(record)
+        for file in old:  # only now that all they hold is written anew
+            file.unlink()
+
+    def add_epoch(self, record: EpochRecord) -> None:
+        """Show the numbers of an epoch, and the loss of each of its steps."""
+        time = record.time
+        for part, scalars in record.scalars().items():
+            for tag, value in scalars.items():
+                self.parts[part].add_scalar(tag, value, record.epoch, walltime=time)
+        losses = record.step_losses.tolist()
+        for step, loss in enumerate(losses, start=(record.epoch - 1) * len(losses) + 1):
+            self.parts["train"].add_scalar("loss by step", loss, step, walltime=time)
+        for writer in (self.run, *self.parts.values()):
+            writer.flush()
+
+    def add_inputs(self, x: Tensor) -> None:
+        """Show a grid of input images (n, c, h, w)."""
+        self.run.add_images("inputs", x[:32])
+
+    def add_graph(self, net: nn.Module, x: Tensor) -> None:
+        """Show the graph of a network, which must be in eval mode."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # add_graph uses TorchScript, which is deprecated
+            try:
+                self.run.add_graph(net, x)
+            except Exception as error:
+                print(f"TensorBoard shows no graph of this network: {type(error).__name__}")
+
+    def add_result(self, result: dict[str, Any]) -> None:
+        """Show the loss and accuracy on the test images, if there are any, as sub-run `test`."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        if "test_acc" in result and self.split != "test":
+            self.parts["test"] = SummaryWriter(str(self.path / "test"))
+            for tag, key in (("loss", "test_loss"), ("accuracy", "test_acc")):
+                self.parts["test"].add_scalar(tag, result[key], result["epoch"])
+
+    def add_confusion(self, confusion: Tensor, classes: list[str], epoch: int) -> None:
+        """Show a confusion matrix (k, k) at its epoch."""
+        from torchcnn.run.plots import plot_confusion
+
+        self.run.add_figure("confusion matrix", plot_confusion(confusion, classes), epoch)
+
+    def close(self) -> None:
+        for writer in (self.run, *self.parts.values()):
+            writer.close()
+
+    def _add_hyperparameters(self, config: dict[str, Any]) -> None:
+        """List the run in HPARAMS, with the accuracy and loss of its sub-runs as metrics."""
+        from tensorboard.plugins.hparams.api_pb2 import MetricName
+        from tensorboard.plugins.hparams.metadata import PLUGIN_NAME
+        from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+        from torch.utils.tensorboard.summary import hparams
+
+        values = {
+            name: value if isinstance(value, bool | int | float) else str(value)
+            for name, value in config.items()
+            if name not in NO_HYPERPARAMETERS and value not in ("", None)
+        }
+        experiment, start, _ = hparams(values, {})
+        content = HParamsPluginData.FromString(experiment.value[0].metadata.plugin_data.content)
+        for part, tag in (("test", "accuracy"), ("val", "accuracy"), ("test", "loss")):
+            content.experiment.metric_infos.add(name=MetricName(group=part, tag=tag))
+        experiment.value[0].metadata.plugin_data.content = content.SerializeToString()
+        assert experiment.value[0].metadata.plugin_data.plugin_name == PLUGIN_NAME
+        for summary in (experiment, start):
+            self.run.file_writer.add_summary(summary)  # type: ignore[union-attr]
+
+
+def event_files(path: Path) -> list[Path]:
+    """The event files of a run folder and of its sub-runs."""
+    return [file for place in (path, *(path / n for n in SUB_RUNS)) for file in place.glob(EVENTS)]
+
+
+def as_markdown(config: dict[str, Any]) -> str:
+    """Format a configuration as a table in Markdown."""
+    rows = [f"| {name} | {value} |" for name, value in config.items() if value != ""]
+    return "\n".join(["| flag | value |", "| --- | --- |", *rows])
