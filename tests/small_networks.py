@@ -10,8 +10,9 @@ from torchcnn.models import MODELS
 SIZES = {"alexnet": 67, "nin": 67, "tf_nin": 67, "tf_alexnet_half": 64, "tf_sigmoid_cnn": 36,
          "tf_nin_dense": 45}  # fmt: skip
 # These are left to the slow suite; a smaller member of the family is in the default one.
-HEAVY = {"vgg13", "vgg16", "vgg19", "resnet34", "resnet44", "resnet56", "resnet110", "densenet121",
-         "densenet169"}  # fmt: skip
+HEAVY = {"vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn", "resnet34",
+         "resnet44", "resnet50", "resnet56", "resnet101", "resnet110", "resnet152", "densenet121",
+         "densenet169", "densenet201"}  # fmt: skip
 WHOLE_REGISTRY = [
     pytest.param(name, marks=pytest.mark.slow if name in HEAVY else ()) for name in MODELS
 ]

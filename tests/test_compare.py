@@ -8,7 +8,7 @@ from PIL import Image
 
 from torchcnn import train
 from torchcnn.compare import main
-from torchcnn.run.comparison import find_runs, group, read_run
+from torchcnn.run.comparison import COLUMNS, find_runs, group, read_run
 
 SETTINGS = {"arch": "lenet", "lr": 0.1, "epochs": 2, "val_fraction": 0.1, "data": "sample",
             "recipe": "source", "root": "data", "device": "cpu", "out": "x", "resume": "",
@@ -66,7 +66,7 @@ def test_a_table_markdown_json_and_a_picture(tmp_path, capsys):
     write_run(tmp_path / "b", 0.7, split="val", val_fraction=0.2)
     main([str(tmp_path), "--out", str(tmp_path / "c.png")])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == "network runs epochs parameters accuracy seconds differs in".split()
+    assert lines[0].split() == [*COLUMNS[:-1], "differs", "in"]
     assert lines[1].startswith("lenet       1") and lines[1].endswith("val_fraction=0.2")
     assert lines[-1] == "for all of them data=sample recipe=source"
     with Image.open(tmp_path / "c.png") as picture:
@@ -160,5 +160,5 @@ def test_seeds_that_are_refused(argv, message, capsys):
 
 
 def test_the_function_trains_from_one_seed():
-    with pytest.raises(ValueError, match="train.. takes one seed, got 0,1"):
+    with pytest.raises(ValueError, match="takes one seed, got 0,1"):
         train.train(arch="lenet", seed="0,1")

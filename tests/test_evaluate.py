@@ -10,7 +10,7 @@ from PIL import Image
 from torchcnn import evaluate, predict, train
 from torchcnn.data.datasets import load_data
 from torchcnn.run.checkpoint import load_model
-from torchcnn.run.report import by_class, confusion_text
+from torchcnn.run.report import by_class, confusion_text, plot_mistakes
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,21 @@ def fails(main, arguments, capsys):
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1
     return error
+
+
+def test_evaluate_in_json_is_what_the_text_says(run, capsys):
+    evaluate.main(["--checkpoint", str(run)])
+    text = capsys.readouterr().out
+    evaluate.main(["--checkpoint", str(run), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert text.startswith(f"{found['checkpoint']}, epoch {found['epoch']}\n1,000 test images of")
+    assert f"test acc {found['accuracy']:.4f} ({found['correct']} correct)" in text
+    confusion = torch.tensor(found["confusion"])
+    assert int(confusion.diag().sum()) == found["correct"] and int(confusion.sum()) == 1000
+    first = found["classes"][0]
+    assert first == {"class": "t-shirt", "images": 100, "recall": int(confusion[0, 0]) / 100,
+                     "precision": first["precision"]}  # fmt: skip
+    assert found["checkpoint"].endswith(".pt") and found["part"] == "test"
 
 
 def test_evaluate_finds_what_the_run_printed_to_the_image(run, tmp_path, capsys):
@@ -93,6 +108,44 @@ def test_predict_gives_the_runs_probabilities(run, tmp_path, capsys):
     assert len(lines) == 2 and lines[0].startswith(f"{paths[0]}: {answers[0]['top'][0]['class']} ")
     assert lines[0].count(",") == 2  # three names
     assert width(tmp_path / "p.png") > 500
+
+
+def test_predict_a_folder_and_one_bad_file_ends_nothing(run, tmp_path, capsys):
+    data = load_data("sample")
+    (tmp_path / "in" / "more").mkdir(parents=True)
+    for i, name in enumerate(("a.png", "more/b.png")):
+        Image.fromarray(data.test_images[i, 0].numpy()).save(tmp_path / "in" / name)
+    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    call = ["--checkpoint", str(run), str(tmp_path / "in")]
+    predict.main(call)
+    out, error = capsys.readouterr()
+    assert [line.split(": ")[0] for line in out.splitlines()] == [
+        str(tmp_path / "in" / "a.png"), str(tmp_path / "in" / "more" / "b.png")]  # fmt: skip
+    assert re.fullmatch(rf"by {run}/(best|last)\.pt, epoch [12]\n", error)
+    (tmp_path / "in" / "c.png").write_text("no picture")
+    with pytest.raises(SystemExit) as stop:
+        predict.main([*call, "gone.png"])
+    again, error = capsys.readouterr()
+    assert again == out and stop.value.code == 2
+    first, second = error.splitlines()
+    assert "c.png cannot be decoded" in first and "there is no picture gone.png" in second
+
+
+def test_mistakes_are_named(run):
+    images = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
+    logits, labels = torch.eye(3)[[1, 1, 0]], torch.tensor([0, 1, 2])
+    figure = plot_mistakes(images, logits, labels, ["a", "b", "c"], ["x/1.png", "2.png", "3.png"])
+    titles = [axes.get_title().split("\n") for axes in figure.axes]
+    assert [title[1:] for title in titles] == [["(a)", "1.png"], ["(c)", "3.png"]]
+
+
+def test_which_network_is_meant(run, capsys):
+    both = ["--checkpoint", str(run), "--arch", "lenet", "x.png"]
+    for arguments in (["x.png"], both):
+        assert "either --checkpoint or --arch" in fails(predict.main, arguments, capsys)
+    assert "vgg16 has no pretrained weights; there are" in fails(
+        predict.main, ["--arch", "vgg16", "x.png"], capsys
+    )
 
 
 def test_what_cannot_be_judged_is_refused(run, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """What the commands share: a dataclass becomes flags, a device its name, an error one line."""
 
 import argparse
+import ast
 import os
 import re
 import sys
@@ -50,6 +51,34 @@ def seeds(text: str) -> int | tuple[int, ...]:
     if len(set(numbers)) < len(numbers):
         raise argparse.ArgumentTypeError(f"got {text}, allowed are different seeds")
     return numbers[0] if len(numbers) == 1 else tuple(numbers)
+
+
+def keyword_values(text: str) -> str:
+    """Parse keyword arguments, as in "growth_rate=12 num_layers=(6,12)", into that same form."""
+    parsed = {}
+    for part in text.split():
+        name, _, value = part.partition("=")
+        try:
+            parsed[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            name = ""
+        if not name.isidentifier() or not isinstance(parsed[name], bool | int | float | tuple):
+            allowed = "name=value, with a number, True, False or a tuple"
+            raise argparse.ArgumentTypeError(f"got {part}, allowed is {allowed}")
+    return " ".join(f"{name}={value!r}".replace(" ", "") for name, value in parsed.items())
+
+
+def read_keyword_values(text: str) -> dict[str, Any]:
+    """Return what `keyword_values` parsed as a dict."""
+    pairs = (part.split("=", 1) for part in text.split())
+    return {name: ast.literal_eval(value) for name, value in pairs}
+
+
+class Joined(argparse.Action):
+    """Join the words after a flag, each of which its `type` has read, to one text."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        setattr(namespace, self.dest, " ".join(values))
 
 
 def path(text: str) -> str:
@@ -117,6 +146,8 @@ def read_value(f: Field, value: Any) -> Any:
     """
     default_type = {"True": True, "False": False}.get if f.type is bool else str
     convert = f.metadata.get("type", default_type)
+    if isinstance(value, dict):  # of keyword arguments
+        value = " ".join(f"{name}={v!r}".replace(" ", "") for name, v in value.items())
     try:
         result = convert(str(value))
     except argparse.ArgumentTypeError as error:

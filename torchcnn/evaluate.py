@@ -1,6 +1,7 @@
 """How good a trained network is: `python -m torchcnn.evaluate --checkpoint RUN/best.pt`."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from torchcnn.cli import option
 from torchcnn.data.datasets import ImageData
 from torchcnn.data.folder import FolderOptions, load_images
 from torchcnn.data.loader import Batches
-from torchcnn.run.checkpoint import open_checkpoint
+from torchcnn.run.checkpoint import checkpoint_file, normalization, open_checkpoint
 from torchcnn.run.drawing import drawing, save_figure
-from torchcnn.run.report import by_class, confusion_text, plot_mistakes
+from torchcnn.run.report import by_class, classes_as_json, confusion_text, plot_mistakes
 from torchcnn.training.config import Config as TrainConfig
 from torchcnn.training.config import data_name
 from torchcnn.training.fastest import autocast
@@ -39,6 +40,7 @@ class Config:
     )
     root: str = option("folder of the data sets (default: the run's)", default="", type=cli.path)
     device: str = option("auto, cpu, cuda, cuda:1 or mps", default="auto")
+    json: bool = option("print JSON", default=False, action="store_true")
     out: str = option(
         "folder to draw confusion.png and mistakes.png into", default="", type=cli.path
     )
@@ -64,27 +66,71 @@ def evaluate(config: Config) -> None:
         Path(config.out).expanduser().mkdir(parents=True, exist_ok=True)
     part, images, labels = "test", data.test_images, data.test_labels
     if not len(labels) and data.val_images is not None and data.val_labels is not None:
-        part, images, labels = "validation", data.val_images, data.val_labels
-    batches = Batches(images, labels, run.batch_size, size=run.input_size, device=device)
+        part, images, labels = "val", data.val_images, data.val_labels
+    batches = Batches(
+        images,
+        labels,
+        run.batch_size,
+        size=run.input_size,
+        device=device,
+        normalization=normalization(checkpoint),
+    )
     same_device = torch.device(run.device).type == device.type
     with autocast(run.amp if same_device else "off", device):  # as the run itself evaluated
         logits, labels = (t.cpu() for t in predict_logits(net.to(device), batches))
     confusion = confusion_matrix(logits, labels)
-    loss, correct = float(F.cross_entropy(logits.double(), labels)), int(confusion.diag().sum())
-    print(f"{len(labels):,} {part} images of {data.name} ({data.note})")
-    print(f"{part} acc {accuracy(confusion):.4f} ({correct:,} correct), loss {loss:.4f}\n")
-    print(by_class(confusion, classes), end="\n\n")
-    print(confusion_text(confusion, classes))
+    path = Path(config.checkpoint).expanduser()
+    about = {
+        "checkpoint": str(checkpoint_file(path) if path.is_dir() else path),
+        "epoch": len(checkpoint["history"]),
+        "data": data.name,
+        "part": part,
+        "images": len(labels),
+        "accuracy": accuracy(confusion),
+        "correct": int(confusion.diag().sum()),
+        "loss": float(F.cross_entropy(logits.double(), labels)),
+    }
+    if config.json:
+        tables = {"classes": classes_as_json(confusion, classes), "confusion": confusion.tolist()}
+        print(json.dumps(about | tables, indent=1))
+    else:
+        print(as_text(about, data.note))
+        print(by_class(confusion, classes), end="\n\n")
+        print(confusion_text(confusion, classes))
     if config.out:
-        out = Path(config.out).expanduser()
-        with drawing("confusion.png"):
-            from torchcnn.run.plots import plot_confusion
+        names = data.names.get(part)
+        figures = {
+            "confusion.png": lambda: plots().plot_confusion(confusion, classes),
+            "mistakes.png": lambda: plot_mistakes(images, logits, labels, classes, names),
+        }
+        draw(figures, Path(config.out).expanduser(), quiet=config.json)
 
-            save_figure(plot_confusion(confusion, classes), out / "confusion.png")
-            print(f"\n{out / 'confusion.png'} is drawn")
-        with drawing("mistakes.png"):
-            save_figure(plot_mistakes(images, logits, labels, classes), out / "mistakes.png")
-            print(f"{out / 'mistakes.png'} is drawn")
+
+def as_text(about: dict[str, Any], note: str) -> str:
+    """Say what was evaluated, and how well it did."""
+    part = {"test": "test", "val": "validation"}[about["part"]]
+    return (
+        f"{about['checkpoint']}, epoch {about['epoch']}\n"
+        f"{about['images']:,} {part} images of {about['data']} ({note})\n"
+        f"{part} acc {about['accuracy']:.4f} ({about['correct']:,} correct), "
+        f"loss {about['loss']:.4f}\n"
+    )
+
+
+def draw(figures: dict[str, Callable[[], Any]], out: Path, quiet: bool) -> None:
+    """Draw figures into a folder, by the names of their files."""
+    for name, figure in figures.items():
+        with drawing(name):
+            save_figure(figure(), out / name)
+            if not quiet:
+                print(f"{out / name} is drawn")
+
+
+def plots() -> Any:
+    """The module that draws, which takes a second to import."""
+    from torchcnn.run import plots
+
+    return plots
 
 
 def check_images(data: ImageData, checkpoint: dict[str, Any], path: str) -> None:

@@ -12,8 +12,8 @@ import torch
 from torchcnn import cli
 from torchcnn.cli import option
 from torchcnn.formats import FORMATS
-from torchcnn.formats.description import check, describe
-from torchcnn.run.checkpoint import open_checkpoint
+from torchcnn.formats.description import Normalized, check, describe
+from torchcnn.run.checkpoint import normalization, open_checkpoint
 
 PROG = "python -m torchcnn.export"
 
@@ -47,8 +47,10 @@ def export(checkpoint: str, to: str, out: Path) -> None:
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
         raise ValueError(f"--out {out} cannot be written: {out.parent} is no writable folder")
     net, content = open_checkpoint(checkpoint)
-    spec = content["model"]
-    about = describe(content, "nhwc" if to == "keras" else "nchw")
+    spec, normalized = content["model"], normalization(content)
+    if form.computes and normalized:
+        net, normalized = Normalized(net, normalized).eval(), None
+    about = describe(content, "nhwc" if to == "keras" else "nchw", normalized)
     torch.manual_seed(0)
     images = torch.rand(5, spec["in_channels"], spec["input_size"], spec["input_size"])
     temporary = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")

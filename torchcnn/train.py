@@ -10,16 +10,17 @@ from torch import nn
 
 from torchcnn import cli
 from torchcnn.data.datasets import ImageData
-from torchcnn.run.checkpoint import FORMAT
+from torchcnn.run.checkpoint import FORMAT, normalization
 from torchcnn.run.folder import check_out, make_folder
 from torchcnn.run.log import Run
+from torchcnn.run.weights import read_weights
 from torchcnn.system import is_elastic
 from torchcnn.training import preflight
 from torchcnn.training.config import Config
 from torchcnn.training.configure import configure, fit_batch_size, print_config
 from torchcnn.training.distributed import World, device_of_rank, join
 from torchcnn.training.fastest import decide
-from torchcnn.training.loaders import make_loaders, read_images, split
+from torchcnn.training.loaders import make_loaders, pick_normalization, read_images, split
 from torchcnn.training.signals import stops_at_once
 from torchcnn.training.state import TrainState, restore
 from torchcnn.training.trainer import (
@@ -56,13 +57,15 @@ def train_seeds(given: dict[str, Any]) -> None:
         runs = [run | {"out": str(Path(run["out"]) / f"seed{run['seed']}")} for run in runs]
         for run in runs:
             check_out(Path(run["out"]).expanduser(), asdict(configure(run)[0]))
-    accuracies, part, dataset = [], "test", None
+    accuracies: list[float] = []
+    part, dataset = "test", None
     for i, run in enumerate(runs, start=1):
         print(f"run {i} of {len(runs)}: seed {run['seed']}", flush=True)
         result, dataset = _train(run, None, dataset)
-        accuracies.append(result.test_acc)
-        if result.test_acc is None:  # there is no test part
-            part, accuracies[-1] = "val", result.history[result.epoch - 1].eval_acc
+        accuracy = result.test_acc
+        if accuracy is None:  # there is no test part
+            part, accuracy = "val", result.history[result.epoch - 1].eval_acc
+        accuracies.append(accuracy)
     mean, std = statistics.mean(accuracies), statistics.stdev(accuracies)
     print(f"{len(runs)} seeds: {part} acc {mean:.4f} ± {std:.4f} (mean ± standard deviation)")
 
@@ -98,6 +101,9 @@ def _train(
     set_up_device(device, config.deterministic)
     with stops_at_once(), join(device) as world:
         preflight.check_before_reading(config, world, checkpoint is not None, net)
+        weights = None
+        if config.init and checkpoint is None:
+            weights = read_weights(config.init, config.arch)
         version = checkpoint["torchcnn"] if checkpoint else FORMAT
         if dataset is None:
             dataset = read_images(config, device, world, version)
@@ -106,9 +112,13 @@ def _train(
         if checkpoint is None:
             config = fit_batch_size(config, given, len(parts.train[1]), world.world_size)
         model_spec = preflight.check_network(config, dataset, len(parts.train[1]), world, net)
-        loaders = make_loaders(config, parts, len(dataset.classes), device, world)
+        normalized = normalization(checkpoint) if checkpoint else None
+        if checkpoint is None:
+            normalized = pick_normalization(config.normalize, weights, parts.train[0])
+        num_classes = len(dataset.classes)
+        loaders = make_loaders(config, parts, num_classes, device, world, normalized)
         config, reasons = decide(config, model_spec, device, world, net)
-        state = TrainState.create(config, model_spec, device, world.world_size, net)
+        state = TrainState.create(config, model_spec, device, world.world_size, net, weights)
         history, progress = restore(state, checkpoint, config.out)
 
         # Run: from here on the folder exists and is locked.
@@ -116,7 +126,12 @@ def _train(
         out = open_folder(config, dataset.name, world, checkpoint is not None)
         config = replace(config, device=shown, data=dataset.name, out=out)
         about = {"torchcnn": version, "model": model_spec, "config": asdict(config)}
-        run = Run(Path(out), about | about_dataset(dataset), history, world.is_main)
+        about |= about_dataset(dataset)
+        if normalized:
+            about |= {"mean": normalized[0], "std": normalized[1]}
+            mean, std = map(shortened, normalized)
+            reasons["normalize"] = f"mean {mean}, std {std}"
+        run = Run(Path(out), about, history, world.is_main)
         with run, says_how_to_resume(config, run):
             print_config(config, given, reasons | {"data": dataset.note}, world.world_size)
             trainer = Trainer(config, state, loaders, run, world)
@@ -133,6 +148,10 @@ def about_dataset(dataset: ImageData) -> dict[str, Any]:
         "images": len(dataset.train_labels),
         "digests": dataset.digests,
     }
+
+
+def shortened(numbers: Sequence[float]) -> str:
+    return " ".join(f"{x:.3g}" for x in numbers)
 
 
 def open_folder(config: Config, data: str, world: World, resumed: bool) -> str:

@@ -57,9 +57,9 @@ def test_a_folder_without_parts_is_split_class_by_class_by_the_names(tmp_path):
     assert both.tolist() == [10, 10] and min(data.test_labels.bincount()) > 0
     every = torch.cat((data.train_images, data.test_images)).flatten(1).tolist()
     assert len(set(map(tuple, every))) == 20  # none is in both
-    before = set(data.train_names)
+    before = set(data.names["train"])
     picture(root / "red" / "new.png", RED)
-    assert before <= set(load_folder(root, FolderOptions(8)).train_names)
+    assert before <= set(load_folder(root, FolderOptions(8)).names["train"])
 
 
 def test_a_run_of_version_3_is_split_as_it_was(tmp_path):

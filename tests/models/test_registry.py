@@ -18,6 +18,7 @@ from torchcnn.models import MODELS
 from torchcnn.models.densenet import DenseBlock, transition_block
 from torchcnn.models.googlenet import Inception, InceptionBlk
 from torchcnn.models.resnet import Residual, ResnetBlock, resnet_block
+from torchcnn.models.weights import TORCHVISION
 
 KINDS = {
     nn.Conv2d: "conv", nn.MaxPool2d: "maxpool", nn.AvgPool2d: "avgpool", nn.Linear: "linear",
@@ -207,6 +208,17 @@ FAMILIES = {
     "densenet121": 7_978_856,
     "densenet169": 14_149_480,
 }
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_networks_that_are_torchvisions_have_its_parameters(name):
+    import torchvision
+
+    with torch.device("meta"):
+        theirs = getattr(torchvision.models, name)()
+        ours = create_model(name, in_channels=3, num_classes=1000)
+    shapes = [[tuple(p.shape) for p in net.parameters()] for net in (ours, theirs)]
+    assert shapes[0] == shapes[1]
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -14,7 +14,7 @@ import socket
 import struct
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -64,7 +64,7 @@ class ImageData:
     note: str = ""  # where it was found, or why it was chosen
     val_images: Tensor | None = None  # if the data set has a part to validate on
     val_labels: Tensor | None = None
-    train_names: Sequence[str] | None = None  # of pictures in a folder
+    names: dict[str, list[str]] = field(default_factory=dict)  # of a folder's pictures, by part
     digests: dict[str, str] = field(default_factory=dict)  # of the pictures of each part
 
 

@@ -109,7 +109,10 @@ def load_folder(root: Path, options: FolderOptions) -> ImageData:
         note=note + str(passed),
         val_images=images["val"] if has_val else None,
         val_labels=labels["val"] if has_val else None,
-        train_names=[str(path.relative_to(root)) for path in _paths(parts["train"])],
+        names={
+            name: [str(path.relative_to(root)) for path in _paths(part)]
+            for name, part in parts.items()
+        },
         digests={name: _digest(root, _paths(part)) for name, part in parts.items()},
     )
 

@@ -1,7 +1,7 @@
 """Batches for the training loop, from a data set that lives on the device as uint8.
 
-A batch is made by indexing, resizing if a size is given, augmentation, and a division by 255. There
-are no worker processes, and no copy of the data set in float.
+A batch is made by indexing, resizing if a size is given, augmentation, a division by 255, and a
+normalization if one is given. There are no worker processes, and no copy of the data set in float.
 """
 
 import math
@@ -40,6 +40,8 @@ class Batches:
         share: (rank, world size): give an equal share of every batch; images of the last batch
             that cannot be shared equally are left out.
         device: where the data set is kept; by default it stays where it is.
+        normalization: a mean and a standard deviation for each channel: images are
+            (x - mean) / std, after x was in [0, 1] and augmented.
 
     Raises:
         ValueError: images and labels that do not match, or a batch size below one.
@@ -58,6 +60,7 @@ class Batches:
         mix: Mix | None = None,
         share: tuple[int, int] = (0, 1),
         device: torch.device | str | None = None,
+        normalization: tuple[Sequence[float], Sequence[float]] | None = None,
     ) -> None:
         if len(images.shape) != 4 or images.dtype != torch.uint8 or len(images) != len(labels):
             raise ValueError(
@@ -72,6 +75,10 @@ class Batches:
         self.labels = labels.to(device, torch.int64)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.epoch, self.start, self.augment, self.mix, self.share = 0, 0, augment, mix, share
+        self.normalization = None
+        if normalization is not None:
+            mean, std = (torch.tensor(v).view(-1, 1, 1) for v in normalization)
+            self.normalization = mean.to(self.labels.device), std.to(self.labels.device)
         self.count = len(labels) // share[1] * share[1]
         n, c, h, w = images.shape
         self.size = None if (h, w) == (size, size) else size
@@ -107,7 +114,17 @@ class Batches:
                     x = augment(x, generator)
                 if self.mix:
                     x, y = self.mix(x, y, generator)
-            yield x / 255, y
+            x = x / 255
+            if self.normalization:
+                mean, std = self.normalization
+                x = (x - mean) / std
+            yield x, y
+
+    def unnormalize(self, x: Tensor) -> Tensor:
+        """Return a batch's images (n, c, h, w) in [0, 1] again."""
+        return (
+            x if self.normalization is None else x * self.normalization[1] + self.normalization[0]
+        )
 
     def _images(self, indices: Tensor, size: int) -> Iterator[Tensor]:
         """Yield the images as uint8, `size` at a time; several batches are fetched by one call."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from torchcnn.formats import keras, onnx, safetensors, torch_export
+from torchcnn.formats import keras, onnx, safetensors, torch_export, txt
 from torchcnn.formats.description import Run
 
 
@@ -17,14 +17,16 @@ class Format(NamedTuple):
     """A format; `about` is a dict that describes the network and that every format keeps."""
 
     suffix: str
+    computes: bool  # whether it holds what is computed, and not the weights alone
     needs: str  # what to install with pip
     write: Callable[[nn.Module, Tensor, dict[str, Any], Path], None]  # net, example, about, path
     load: Callable[[Path, dict[str, Any]], tuple[Run, dict[str, Any]]]  # path, model's spec
 
 
 FORMATS = {
-    "keras": Format(".keras", "torchcnn[keras]", keras.write, keras.load),
-    "onnx": Format(".onnx", "torchcnn[onnx]", onnx.write, onnx.load),
-    "torch-export": Format(".pt2", "", torch_export.write, torch_export.load),
-    "safetensors": Format(".safetensors", "safetensors", safetensors.write, safetensors.load),
+    "keras": Format(".keras", True, "torchcnn[keras]", keras.write, keras.load),
+    "onnx": Format(".onnx", True, "torchcnn[onnx]", onnx.write, onnx.load),
+    "torch-export": Format(".pt2", True, "", torch_export.write, torch_export.load),
+    "safetensors": Format(".safetensors", False, "", safetensors.write, safetensors.load),
+    "txt": Format(".txt", False, "", txt.write, txt.load),
 }

@@ -11,10 +11,34 @@ TOLERANCE = 1e-5  # between logits, relative to the largest
 Run = Callable[[Tensor], Tensor]  # images (n, c, h, w) -> logits (n, num_classes)
 
 
-def describe(content: dict[str, Any], layout: str) -> dict[str, Any]:
-    """Describe what is needed to use a network: its input, its outputs and how to build it."""
+class Normalized(nn.Module):
+    """A network with its normalization: images (n, c, h, w) in [0, 1] -> logits."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: nn.Module, normalization: tuple[list[float], list[float]]) -> None:
+        super().__init__()
+        self.net = net
+        for name, values in zip(("mean", "std"), normalization, strict=True):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net((x - self.mean) / self.std)
+
+
+def describe(
+    content: dict[str, Any],
+    layout: str,
+    normalization: tuple[list[float], list[float]] | None = None,
+) -> dict[str, Any]:
+    """Describe what is needed to use a network: its input, its outputs and how to build it.
+
+    `normalization` is the one that whoever uses the file has to do.
+    """
     spec = content["model"]
     channels, size = spec["in_channels"], spec["input_size"]
+    mean, std = normalization or ([0.0] * channels, [1.0] * channels)
     return {
         "arch": spec["arch"],
         "classes": content["classes"],
@@ -27,9 +51,8 @@ def describe(content: dict[str, Any], layout: str) -> dict[str, Any]:
             "range": [0.0, 1.0],
             "resize": content["config"].get("resize", "squeeze"),
         },
-        # Networks are trained on [0, 1] as it is, so (x - mean) / std changes nothing.
-        "mean": [0.0] * channels,
-        "std": [1.0] * channels,
+        "mean": mean,
+        "std": std,
         "model": spec,
     }
 

@@ -8,13 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchcnn.formats.description import Run
+from torchcnn.formats.description import Normalized, Run
 from torchcnn.keras_io import to_keras
 
 
 def write(net: nn.Module, example: Tensor, about: dict[str, Any], path: Path) -> None:
+    import keras
+
     _, c, h, w = example.shape
-    to_keras(net, (c, h, w)).save(path)
+    if isinstance(net, Normalized):
+        model = to_keras(net.net, (c, h, w))
+        variance = net.std.square().flatten().tolist()
+        normalize = keras.layers.Normalization(mean=net.mean.flatten().tolist(), variance=variance)
+        images = keras.Input((h, w, c))
+        model = keras.Model(images, model(normalize(images)))
+    else:
+        model = to_keras(net, (c, h, w))
+    model.save(path)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("torchcnn.json", json.dumps(about))
 

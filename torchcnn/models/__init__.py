@@ -23,6 +23,7 @@ from torchcnn.models.googlenet import (
 from torchcnn.models.lenet import lenet, tf_lenet5
 from torchcnn.models.mlp import mlp, softmax_regression
 from torchcnn.models.nin import nin, nin_block, tf_nin, tf_nin_dense
+from torchcnn.models.pretrained import list_pretrained
 from torchcnn.models.registry import MODELS, create_model, find_model, list_models
 from torchcnn.models.resnet import (
     Residual,
@@ -67,4 +68,5 @@ _BLOCKS = (
     "transition_block",
     "vgg_block",
 )
-__all__ = ["MODELS", "cifar_resnet", "create_model", "find_model", "list_models", *_BLOCKS, *MODELS]
+_TABLE = ("MODELS", "create_model", "find_model", "list_models", "list_pretrained")
+__all__ = ["cifar_resnet", *_TABLE, *_BLOCKS, *MODELS]

@@ -1,4 +1,4 @@
-"""The paper's deep ResNets for ImageNet, of bottleneck blocks (He et al. 2015, arXiv:1512.03385)."""
+"""The deep ResNets for ImageNet, of bottleneck blocks (He et al. 2015, arXiv:1512.03385)."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from torchcnn.models.variants import variant
 class Bottleneck(nn.Module):
     """y = relu(x + f(x)): (n, in_channels, h, w) -> (n, 4 * width, h / stride, w / stride).
 
-    f is a 1×1, a 3×3 and a 1×1 convolution, each with a norm, and a ReLU after the first two. If the
-    channels or the size change, a 1×1 convolution with a norm gives x the new shape. The stride is
-    that of the 3×3 convolution, as in torchvision; in the paper it is that of the first.
+    f is a 1×1, a 3×3 and a 1×1 convolution, each with a norm, and a ReLU after the first two. If
+    the channels or the size change, a 1×1 convolution with a norm gives x the new shape. The stride
+    is that of the 3×3 convolution, as in torchvision; in the paper it is that of the first.
     """
 
     def __init__(

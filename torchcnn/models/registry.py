@@ -19,6 +19,7 @@ from torchcnn.models.googlenet import googlenet, tf_googlenet, tf_inception10
 from torchcnn.models.lenet import lenet, tf_lenet5
 from torchcnn.models.mlp import mlp, softmax_regression
 from torchcnn.models.nin import nin, tf_nin, tf_nin_dense
+from torchcnn.models.pretrained import read_pretrained
 from torchcnn.models.resnet import (
     resnet18,
     resnet20,
@@ -42,6 +43,7 @@ from torchcnn.models.vgg import (
     vgg19,
     vgg19_bn,
 )
+from torchcnn.models.weights import set_attributes, start_from
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,9 @@ def find_model(name: str) -> Model:
     return MODELS[name]
 
 
-def create_model(name: str, input_size: int | None = None, **options: Any) -> nn.Module:
+def create_model(
+    name: str, input_size: int | None = None, pretrained: bool = False, **options: Any
+) -> nn.Module:
     """Build a network by its name: (n, in_channels, h, w) float -> logits (n, num_classes).
 
     Args:
@@ -171,13 +175,19 @@ def create_model(name: str, input_size: int | None = None, **options: Any) -> nn
         input_size: The height and width of the images. If the network's dense layers depend on
             the size, they are built for it. A size that is too small for the network raises an
             error here instead of in the first batch.
+        pretrained: Load the weights for Fashion-MNIST that are in this package, see
+            `list_pretrained`. The network has the size, channels, classes and stem with which they
+            were trained, and the attributes of `load_model`; with another `num_classes`, the last
+            layer is new.
         options: Keyword arguments of the network's builder, such as `in_channels`, `num_classes`
             and, if the network has norms, `norm_layer`. The defaults are those of its source.
 
     Raises:
-        ValueError: If the name or an option is unknown, a number is below 1, or the input size is
-            too small.
+        ValueError: If the name or an option is unknown, a number is below 1, the input size is
+            too small, or there are no weights for such a network.
     """
+    if pretrained:
+        return _pretrained(name, input_size, options)
     builder = find_model(name).builder
     for option in ("in_channels", "num_classes", "input_size"):
         number = input_size if option == "input_size" else options.get(option)
@@ -201,6 +211,19 @@ def create_model(name: str, input_size: int | None = None, **options: Any) -> nn
     return net
 
 
+def _pretrained(name: str, input_size: int | None, options: dict[str, Any]) -> nn.Module:
+    find_model(name)  # an unknown name has an error of its own
+    weights, about = read_pretrained(name)
+    spec = about["model"]
+    given = {key: spec[key] for key in ("in_channels", "num_classes")}
+    given |= ({"small_input": True} if spec["small_input"] else {}) | options
+    size = input_size or spec["input_size"]
+    net = create_model(name, size, **given)
+    start_from(net, weights, (spec["num_classes"], given["num_classes"]))
+    classes = about["classes"] if given["num_classes"] == spec["num_classes"] else None
+    return set_attributes(net, classes, size, (about["mean"], about["std"]))
+
+
 def _takes(net: nn.Module, name: str, size: int, options: dict[str, Any]) -> bool:
     """Whether a new network takes images of this size, which is tried.
 
@@ -220,18 +243,38 @@ def _takes(net: nn.Module, name: str, size: int, options: dict[str, Any]) -> boo
     return True
 
 
-NORMS = {"torch": {}, "scratch": {"norm_layer": BatchNorm}}  # options of create_model by norm
+NORMS: dict[str, dict[str, Any]] = {
+    "torch": {},
+    "scratch": {"norm_layer": BatchNorm},
+}  # options of create_model by norm
 
 
 def build_model(
-    arch: str, in_channels: int, num_classes: int, input_size: int, norm: str, small_input: bool
+    arch: str,
+    in_channels: int,
+    num_classes: int,
+    input_size: int,
+    norm: str,
+    small_input: bool,
+    options: dict[str, Any] | None = None,
 ) -> nn.Module:
     """Build the network that the entry "model" of a checkpoint describes, with new weights.
 
+    Args:
+        options: other keyword arguments of the network's builder.
+
     Raises:
-        ValueError: For the same reasons as `create_model`.
+        ValueError: For the same reasons as `create_model`, and if the builder cannot use `options`.
     """
-    options: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes}
+    given: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes}
     if small_input:
-        options["small_input"] = True
-    return create_model(arch, input_size, **options, **NORMS[norm])
+        given["small_input"] = True
+    if not options:
+        return create_model(arch, input_size, **given, **NORMS[norm])
+    if own := options.keys() & {*given, "input_size", "norm_layer", "small_input"}:
+        raise ValueError(f"{', '.join(sorted(own))} cannot be among the options: there is a flag")
+    try:
+        return create_model(arch, input_size, **given, **options, **NORMS[norm])
+    except (TypeError, ArithmeticError, RuntimeError, AttributeError, IndexError) as error:
+        text = ", ".join(f"{name}={value}" for name, value in options.items())
+        raise ValueError(f"{arch} cannot be built with {text} ({error})") from error

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from torchcnn.models.registry import build_model
+from torchcnn.models.weights import set_attributes
 
 FORMAT = 4
 READABLE = (3, FORMAT)  # version 3 split images and chose the best epoch in another way
@@ -28,6 +29,10 @@ CONTENT = {
     "history": list,  # an `EpochRecord` each
     "partial": dict | None,  # the `EpochProgress` of an unfinished epoch
 }
+
+# Mean and standard deviation of each channel of an image in [0, 1]: a network takes
+# (x - mean) / std. A checkpoint has them as "mean" and "std", if that was asked for.
+Normalization = tuple[list[float], list[float]]
 
 
 def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
@@ -94,8 +99,35 @@ def load_weights(checkpoint: dict[str, Any], net: nn.Module) -> None:
         net.load_state_dict((checkpoint["average"] or checkpoint)["weights"])
 
 
+def normalization(checkpoint: dict[str, Any]) -> Normalization | None:
+    """Return how the images of a run were normalized.
+
+    Raises:
+        ValueError: the checkpoint is damaged.
+    """
+    mean: Any = checkpoint.get("mean")
+    std: Any = checkpoint.get("std")
+    if mean is None and std is None:
+        return None
+    channels = checkpoint["model"].get("in_channels")
+    for values, least in ((mean, -1e30), (std, 1e-30)):
+        good = isinstance(values, list) and len(values) == channels
+        if not good or not all(isinstance(v, float) and least <= v <= 1e30 for v in values):
+            raise ValueError("the checkpoint is damaged: its mean and std are malformed")
+    return mean, std
+
+
+def checkpoint_file(path: Path) -> Path:
+    """The checkpoint of a run folder: `best.pt`, else `last.pt`."""
+    return path / ("best.pt" if (path / "best.pt").exists() else "last.pt")
+
+
 def load_model(path: str | Path, net: nn.Module | None = None) -> nn.Module:
     """Return the trained network of a run, on the CPU and in eval mode.
+
+    Its attributes say what it takes and returns: `classes` are the names of its outputs,
+    `input_size` is the side of its images in pixels, and `mean` and `std` are numbers for each
+    channel: the network takes (x - mean) / std for an image x in [0, 1].
 
     Args:
         path: a checkpoint, or a run folder, whose `best.pt`, else `last.pt`, is taken.
@@ -114,7 +146,7 @@ def open_checkpoint(
     """Return `load_model`'s network and the whole checkpoint: its classes, configuration, ..."""
     path = Path(path).expanduser()
     if path.is_dir():
-        path = path / ("best.pt" if (path / "best.pt").exists() else "last.pt")
+        path = checkpoint_file(path)
     checkpoint = load_checkpoint(path)
     model_spec = checkpoint["model"]
     if net is None and "module" in model_spec:
@@ -129,4 +161,7 @@ def open_checkpoint(
     if len(checkpoint["classes"]) != model_spec.get("num_classes"):
         raise ValueError(f"{path} is a damaged checkpoint: its classes are not the network's")
     load_weights(checkpoint, net)
+    channels = model_spec["in_channels"]
+    normalized = normalization(checkpoint) or ([0.0] * channels, [1.0] * channels)
+    set_attributes(net, checkpoint["classes"], model_spec["input_size"], normalized)
     return net.eval(), checkpoint

@@ -29,7 +29,7 @@ class FinishedRun:
     @property
     def accuracy(self) -> float:
         """On the test images, or on the validation images if there are no others."""
-        return float(self.result.get("test_acc", self.result.get("val_acc")))
+        return float(self.result["test_acc" if "test_acc" in self.result else "val_acc"])
 
     @property
     def seconds(self) -> float:

@@ -1,6 +1,8 @@
 """What a network got right and wrong: tables by class, the confusion matrix, its worst mistakes."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -12,14 +14,27 @@ if TYPE_CHECKING:
 MAX_MISTAKES = 25  # in the picture of them
 
 
+def classes_as_json(confusion: Tensor, classes: list[str]) -> list[dict[str, Any]]:
+    """Return images, recall and precision of each class; None where there is nothing to divide."""
+    correct, images, predicted = confusion.diag(), confusion.sum(1), confusion.sum(0)
+    return [
+        {
+            "class": name,
+            "images": int(images[i]),
+            "recall": int(correct[i]) / int(images[i]) if images[i] else None,
+            "precision": int(correct[i]) / int(predicted[i]) if predicted[i] else None,
+        }
+        for i, name in enumerate(classes)
+    ]
+
+
 def by_class(confusion: Tensor, classes: list[str]) -> str:
     """Tabulate images, recall and precision of each class."""
-    correct, images, predicted = confusion.diag(), confusion.sum(1), confusion.sum(0)
     rows = [["class", "images", "recall", "precision"]]
-    for i, name in enumerate(classes):
-        totals = images[i], predicted[i]
-        shares = [f"{int(correct[i]) / int(n):.3f}" if n else "-" for n in totals]
-        rows.append([name, f"{int(images[i]):,}", *shares])
+    for about in classes_as_json(confusion, classes):
+        shares = (about["recall"], about["precision"])
+        cells = ["-" if share is None else f"{share:.3f}" for share in shares]
+        rows.append([about["class"], f"{about['images']:,}", *cells])
     return table(rows, left={0})
 
 
@@ -33,8 +48,17 @@ def confusion_text(confusion: Tensor, classes: list[str]) -> str:
     return table([head, *rows], left={0})
 
 
-def plot_mistakes(images: Tensor, logits: Tensor, labels: Tensor, classes: list[str]) -> "Figure":
-    """Show the wrong predictions with the highest probability, the highest first."""
+def plot_mistakes(
+    images: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    classes: list[str],
+    names: Sequence[str] | None = None,
+) -> "Figure":
+    """Show the wrong predictions with the highest probability, the highest first.
+
+    `names` are those of the pictures' files, if they come from a folder.
+    """
     from torchcnn.run.plots import plot_images
 
     probability, predicted = logits.softmax(1).max(1)
@@ -42,7 +66,9 @@ def plot_mistakes(images: Tensor, logits: Tensor, labels: Tensor, classes: list[
     order = probability[wrong].argsort(descending=True, stable=True)
     worst = wrong[order][:MAX_MISTAKES].tolist()
     titles = [
-        f"{classes[predicted[i]]} {probability[i]:.0%}\n({classes[labels[i]]})" for i in worst
+        f"{classes[predicted[i]]} {probability[i]:.0%}\n({classes[labels[i]]})"
+        + (f"\n{Path(names[i]).name}" if names else "")
+        for i in worst
     ]
     heading = f"the surest {len(worst)} of {len(wrong):,} mistakes: predicted (true)"
     return plot_images([images[i] for i in worst], titles, heading)

@@ -1,7 +1,7 @@
 """What TensorBoard shows of a run: curves, hyperparameters, configuration, pictures, graph.
 
-As Keras's callback does, the events lie in sub-runs `train`, `val` and `test` with the same tags, so
-that one chart shows a curve of each in a color of its own.
+As Keras's callback writes them, the events lie in sub-runs `train`, `val` and `test` with the same
+tags, so that one chart shows a curve of each in a color of its own.
 """
 
 import sys
@@ -111,8 +111,9 @@ class TensorBoard:
             content.experiment.metric_infos.add(name=MetricName(group=part, tag=tag))
         experiment.value[0].metadata.plugin_data.content = content.SerializeToString()
         assert experiment.value[0].metadata.plugin_data.plugin_name == PLUGIN_NAME
+        writer: Any = self.run.file_writer
         for summary in (experiment, start):
-            self.run.file_writer.add_summary(summary)  # type: ignore[union-attr]
+            writer.add_summary(summary)
 
 
 def event_files(path: Path) -> list[Path]:

@@ -83,6 +83,31 @@ class Config:
         default=False,
         action=ON_OFF,
     )
+    model_kwargs: str = option(
+        "options of the network's builder, as in --model-kwargs growth_rate=12 bottleneck=True",
+        default="",
+        type=cli.keyword_values,
+        nargs="+",
+        action=cli.Joined,
+        metavar="NAME=VALUE",
+    )
+    init: str = option(
+        "weights to start from: a run, a checkpoint, a .safetensors file, a state dict in the "
+        "names of this package or of torchvision, or a network that is in the package, as "
+        "resnet20; the head is new if the number of classes is another one",
+        default="",
+        type=cli.path,
+    )
+    freeze: str = option(
+        "parts of the network that are not trained, with commas between them, as in stem,stage1",
+        default="",
+    )
+    normalize: str = option(
+        "give the network (x - mean) / std, with these numbers of the training images or of "
+        "ImageNet; auto: as the weights of --init were trained, else none",
+        default="auto",
+        choices=("auto", "none", "data", "imagenet"),
+    )
     norm: str = option(
         "torch's batch norm or the one written by hand",
         default="torch",

@@ -19,6 +19,8 @@ from torchcnn.training.schedule import SCHEDULES
 MAY_CHANGE = {"resume", "epochs", "device", "root", "checkpoint_every"}  # when a run is resumed
 AGAIN = {"data": "auto", "schedule": "stay", "amp": "auto", "channels_last": "auto"}  # no change
 
+OF_REGISTERED = {"arch", "recipe", "small_input", "norm", "model_kwargs"}
+
 
 def configure(
     given: dict[str, Any], net: nn.Module | None = None
@@ -49,7 +51,7 @@ def configure(
     if net is not None and not isinstance(net, nn.Module):
         raise ValueError(f"net is a torch.nn.Module, got {net!r}")
     if net is not None:
-        if registered := given.keys() & {"arch", "recipe", "small_input", "norm"}:
+        if registered := given.keys() & OF_REGISTERED:
             raise ValueError(f"{', '.join(sorted(registered))} cannot be given with a module")
         given = given | {"arch": type(net).__name__}
     arch, recipe = given.get("arch", Config.arch), given.get("recipe", Config.recipe)

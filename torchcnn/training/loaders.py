@@ -9,9 +9,12 @@ from torch import Tensor
 
 from torchcnn.data.augment import AUGMENTATIONS, MIXES
 from torchcnn.data.datasets import DATASETS, ImageData
+from torchcnn.data.decode import LazyImages, decode_all
 from torchcnn.data.folder import FolderOptions, load_images
 from torchcnn.data.loader import Batches
 from torchcnn.data.split import hold_out, hold_out_at_random
+from torchcnn.run.checkpoint import Normalization
+from torchcnn.run.weights import IMAGENET, Weights
 from torchcnn.training.config import Config
 from torchcnn.training.distributed import World
 
@@ -62,23 +65,69 @@ def split(config: Config, dataset: ImageData, version: int) -> Parts:
     if version == 3:
         kept, held_out = hold_out_at_random(y, config.val_fraction, config.seed)
     else:
-        kept, held_out = hold_out(y, config.val_fraction, config.seed, dataset.train_names)
+        kept, held_out = hold_out(y, config.val_fraction, config.seed, dataset.names.get("train"))
     if not len(kept) or not len(held_out):
         held = f"holds out {len(held_out)} of {len(y)} images"
         raise ValueError(f"--val-fraction {config.val_fraction} {held}")
     return Parts((x[kept], y[kept]), (x[held_out], y[held_out]), test)
 
 
+def pick_normalization(
+    name: str, weights: Weights | None, images: Tensor | LazyImages
+) -> Normalization | None:
+    """Return what `--normalize` asks for.
+
+    Args:
+        name: "auto" (as the weights to start from were trained, if there are any), "none", "data"
+            (the mean and standard deviation of the images) or "imagenet".
+        images: those to train on, (n, c, h, w) uint8; 10,000 of them at most are looked at.
+
+    Raises:
+        ValueError: there is a number for each of other channels.
+    """
+    found = weights.normalization if weights and name == "auto" else None
+    if name == "imagenet":
+        found = IMAGENET
+    elif name == "data":
+        found = statistics(images[:: -(-len(images) // 10_000)])
+    if found and len(found[0]) != images.shape[1]:
+        raise ValueError(
+            f"the images have {images.shape[1]} channels; --normalize {name} is for {len(found[0])}"
+        )
+    return found
+
+
+def statistics(images: Tensor | LazyImages) -> Normalization:
+    """Return the mean and the standard deviation of each channel of images in [0, 1]."""
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.float64)
+    for start in range(0, len(images), 256):
+        some = images[start : start + 256]
+        some = some.cpu() if isinstance(some, Tensor) else decode_all(some)
+        counts += torch.stack([torch.bincount(c.flatten(), minlength=256) for c in some.unbind(1)])
+    shares, values = counts / counts.sum(1, keepdim=True), torch.arange(256).double() / 255
+    mean = shares @ values
+    std = (shares @ values.square() - mean.square()).clamp(min=1e-12).sqrt()
+    return mean.tolist(), std.tolist()
+
+
 def make_loaders(
-    config: Config, parts: Parts, num_classes: int, device: torch.device, world: World
+    config: Config,
+    parts: Parts,
+    num_classes: int,
+    device: torch.device,
+    world: World,
+    normalization: Normalization | None = None,
 ) -> Loaders:
     """Batch the parts of a run for this rank.
 
     Raises:
         ValueError: there are fewer images to evaluate on than ranks.
     """
-    test = eval_loader(config, parts.test, device, world) if parts.test else None
-    val = eval_loader(config, parts.val, device, world) if parts.val else test
+    evaluated = functools.partial(
+        eval_loader, config, device=device, world=world, normalization=normalization
+    )
+    test = evaluated(parts.test) if parts.test else None
+    val = evaluated(parts.val) if parts.val else test
     assert val is not None  # see `split`
     mix = None
     if config.mix != "off":
@@ -93,11 +142,18 @@ def make_loaders(
         mix=mix,
         share=(world.rank, world.world_size),
         device=device,
+        normalization=normalization,
     )
     return Loaders(train, val, test)
 
 
-def eval_loader(config: Config, part: Images, device: torch.device, world: World) -> Batches:
+def eval_loader(
+    config: Config,
+    part: Images,
+    device: torch.device,
+    world: World,
+    normalization: Normalization | None = None,
+) -> Batches:
     """Batch images to evaluate on; each image is on one of the ranks.
 
     Raises:
@@ -108,5 +164,10 @@ def eval_loader(config: Config, part: Images, device: torch.device, world: World
         raise ValueError(f"{world.world_size} ranks cannot share {len(labels)} images to evaluate")
     mine = slice(world.rank, None, world.world_size)
     return Batches(
-        images[mine], labels[mine], config.batch_size, size=config.input_size, device=device
+        images[mine],
+        labels[mine],
+        config.batch_size,
+        size=config.input_size,
+        device=device,
+        normalization=normalization,
     )

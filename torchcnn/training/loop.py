@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from torchcnn.models.weights import frozen_norms
 from torchcnn.training.ema import MovingAverage
 
 Batch = tuple[Tensor, Tensor]
@@ -84,6 +85,8 @@ def train_steps(
     """
     device = device or _device_of(net)
     net.train()
+    for norm in frozen_norms(net):
+        norm.eval()
     scaler, parts = options.scaler, options.accumulation_steps
     no_sync = net.no_sync if isinstance(net, DistributedDataParallel) else nullcontext
     rates = None if options.learning_rates is None else iter(options.learning_rates)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchcnn import cli
 from torchcnn.data.datasets import ImageData
 from torchcnn.models.registry import build_model, find_model
 from torchcnn.run.folder import RUNS, check_out
@@ -23,7 +24,9 @@ def make_model_spec(
     sizes = {"in_channels": channels, "num_classes": classes, "input_size": config.input_size}
     if net is not None:
         return {"module": type(net).__name__, **sizes}
-    return {"arch": config.arch, **sizes, "norm": config.norm, "small_input": config.small_input}
+    spec = {"arch": config.arch, **sizes, "norm": config.norm, "small_input": config.small_input}
+    options = cli.read_keyword_values(config.model_kwargs)
+    return spec | ({"options": options} if options else {})
 
 
 def check_before_reading(

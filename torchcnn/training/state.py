@@ -9,8 +9,10 @@ from torch import nn
 
 from torchcnn.layers.sync_batch_norm import sync_batch_norm
 from torchcnn.models.registry import build_model
+from torchcnn.models.weights import freeze
 from torchcnn.run.checkpoint import fits
 from torchcnn.run.history import EpochProgress, EpochRecord, eval_split, read_history, read_progress
+from torchcnn.run.weights import Weights
 from torchcnn.scratch import from_scratch
 from torchcnn.training.config import Config
 from torchcnn.training.ema import MovingAverage
@@ -37,20 +39,29 @@ class TrainState:
         device: torch.device,
         world_size: int = 1,
         net: nn.Module | None = None,
+        weights: Weights | None = None,
     ) -> "TrainState":
         """Return a new state: the network that `model_spec` describes, or `net`, untrained.
+
+        Args:
+            weights: what the network starts from.
 
         Raises:
             ValueError: flags that contradict each other, or do not fit the network.
         """
         torch.manual_seed(config.seed)
-        net = (build_model(**model_spec) if net is None else net).to(device)
+        net = build_model(**model_spec) if net is None else net
+        if weights and (new := weights.load_into(net, model_spec["num_classes"])):
+            print(new)
+        net = net.to(device)
         if config.layers == "scratch":
             net = from_scratch(net)
         if config.sync_bn:
             net = sync_batch_norm(net, world_size)
         if config.channels_last:
             net = net.to(memory_format=torch.channels_last)
+        if config.freeze:
+            freeze(net, config.freeze.split(","))
         ema = MovingAverage(net, config.ema) if config.ema else None
         scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         optimizer = make_optimizer(

@@ -174,7 +174,7 @@ class Trainer:
 
     def _prepare_net(self) -> None:
         x = next(iter(self.loaders.val))[0]
-        self.run.log_inputs(x)
+        self.run.log_inputs(self.loaders.val.unnormalize(x))
         with eval_mode(self.state.net):
             self.run.log_graph(self.state.net, x[:1])
         self.net = self.world.data_parallel(self.state.net, x[:1])

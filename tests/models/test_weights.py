@@ -1,0 +1,120 @@
+"""Weights from torchvision, with another head, and frozen parts."""
+
+import copy
+import re
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from torchcnn import create_model
+from torchcnn.models.weights import (
+    TORCHVISION,
+    freeze,
+    from_torchvision,
+    frozen_norms,
+    start_from,
+)
+
+# A network of each family in the default suite; the others are larger.
+FAMILIES = {"densenet121", "resnet50", "vgg11_bn"}
+NAMES = [
+    pytest.param(name, marks=() if name in FAMILIES else pytest.mark.slow) for name in TORCHVISION
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_with_torchvisions_weights_the_logits_are_torchvisions(name):
+    theirs = getattr(torchvision.models, name)(num_classes=7).eval()
+    weights = {k: torch.rand_like(v) * 0.05 if v.dim() else v for k, v in
+               theirs.state_dict().items()}  # fmt: skip
+    theirs.load_state_dict(weights)
+    size = 224 if name.startswith("vgg") else 64
+    ours = create_model(name, in_channels=3, num_classes=7, input_size=size).eval()
+    assert start_from(ours, from_torchvision(name, weights), (7, 7)) == ""
+    x = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        assert torch.equal(ours(x), theirs(x))
+
+
+def test_old_files_of_torchvision_are_read_too():
+    """Those of 2017 name a DenseNet's layers norm.1, and do not count batch norm's batches."""
+    weights = torchvision.models.densenet121().state_dict()
+    old = {re.sub(r"\.(norm|conv)(\d)\.(?=[wbr])", r".\1.\2.", k) if "denselayer" in k else k: v
+           for k, v in weights.items() if "num_batches" not in k}  # fmt: skip
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    new, expected = (from_torchvision("densenet121", w) for w in (old, weights))
+    assert new.keys() == expected.keys()
+    assert all(torch.equal(new[name], expected[name]) for name in new)
+
+
+@pytest.mark.parametrize(
+    ("arch", "change", "message"),
+    [
+        ("resnet18", {}, "resnet18 is not torchvision's; weights of torchvision fit vgg11, "),
+        ("resnet50", {}, "torchvision's resnet50: they lack bn1.bias, bn1.running_mean, "),
+        ("vgg11", {"more": 1}, "torchvision's vgg11: they have more$"),
+        ("vgg13", {}, "torchvision's vgg13: they lack features.10.bias, "),
+    ],
+)
+def test_what_is_not_of_the_network_is_refused(arch, change, message):
+    with torch.device("meta"):
+        weights = torchvision.models.vgg11().state_dict() | change
+    with pytest.raises(ValueError, match=message):
+        from_torchvision(arch, weights)
+
+
+@pytest.mark.parametrize("name", ["lenet", "nin", "resnet20", "densenet"])
+def test_a_head_for_other_classes_is_new(name):
+    options = {"in_channels": 1, "input_size": 67 if name == "nin" else 32}
+    before, net = (create_model(name, num_classes=n, **options) for n in (10, 3))
+    fresh = copy.deepcopy(net.state_dict())
+    said = start_from(net, before.state_dict(), (10, 3))
+    assert said.startswith("new for 3 classes in place of 10: ")
+    new = said.split(": ")[1].split(", ")
+    for key, tensor in net.state_dict().items():
+        source = fresh if key in new else before.state_dict()
+        assert torch.equal(tensor, source[key]), key
+    assert all(name.startswith(("head.", "stage4.")) for name in new)  # NiN ends in a block
+
+
+def test_weights_that_do_not_fit_change_nothing():
+    net = create_model("lenet")
+    fresh = copy.deepcopy(net.state_dict())
+    for other, classes, message in [
+        (create_model("lenet", in_channels=3), (10, 10), r"stage1.0.weight of the weights is "),
+        (create_model("lenet", input_size=32), (10, 10), r"head.1.weight of the weights is "),
+        (create_model("lenet", num_classes=3), (4, 10), "head.7.weight of the weights is"),
+        (create_model("mlp"), (10, 10), "the weights are not those of this network: they lack "),
+        (create_model("lenet"), (5, 10), "no layer that depends on their number"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            start_from(net, other.state_dict(), classes)
+    assert all(torch.equal(t, fresh[k]) for k, t in net.state_dict().items())
+
+
+def test_frozen_parts_have_no_gradients_and_keep_their_statistics():
+    net = create_model("lenet")
+    freeze(net, ["stage1", "head.1"])
+    free = {name for name, p in net.named_parameters() if p.requires_grad}
+    assert free == {name for name, _ in net.named_parameters()
+                    if not name.startswith(("stage1.", "head.1."))}  # fmt: skip
+    assert list(frozen_norms(net)) == [net.stage1[1]]
+
+
+def test_a_norm_without_parameters_is_not_frozen():
+    assert not list(frozen_norms(nn.Sequential(nn.BatchNorm2d(3, affine=False), nn.Linear(3, 1))))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["stem"], "no part 'stem' to freeze; there are stage1, stage2, head"),
+        ([""], "no part '' to freeze"),
+        (["stage1", "stage2", "head"], "nothing is left to train"),
+    ],
+)
+def test_parts_that_cannot_be_frozen(names, message):
+    with pytest.raises(ValueError, match=message):
+        freeze(create_model("lenet"), names)
