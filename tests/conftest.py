@@ -1,7 +1,12 @@
 """Shared fixtures: small data, and one finished run that several tests look at."""
 
+import os
 import shutil
 from pathlib import Path
+
+# The workers of pytest-xdist share the cores; torch reads this when it is imported.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) - 1:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // (workers + 1))))
 
 import pytest
 import torch

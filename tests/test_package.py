@@ -129,6 +129,7 @@ ACROSS = {  # of more than one module
     "test_import_order.py",
     "test_notebooks.py",
     "test_package.py",
+    "test_readme.py",
     "test_tutorials.py",
     "training/test_exactness.py",
 }
@@ -157,5 +158,7 @@ def test_the_public_names():
         "create_model", "list_models", "batch_norm", "BatchNorm", "GlobalAvgPool2d", "FlattenLayer",
         "data_iter", "load_data_fashion_mnist", "train_ch5", "evaluate_accuracy", "corr2d",
         "linreg", "squared_loss", "sgd", "summary", "receptive_field", "load_model",
+        "list_pretrained", "Residual", "DenseBlock", "Inception", "conv_block", "nin_block",
+        "resnet_block", "transition_block", "vgg_block",
     } == set(torchcnn.__all__)  # fmt: skip
     assert all(getattr(torchcnn, name).__doc__ for name in torchcnn.__all__)

@@ -13,12 +13,12 @@ import pytest
 import torch
 from comparing import points, result, same
 from PIL import Image
+from small_networks import ONE_OF_EACH
 from torch import nn
 
 from torchcnn import create_model, evaluate, predict, train, train_ch5
 from torchcnn.data import datasets as data
 from torchcnn.data.loader import Batches
-from torchcnn.models import MODELS
 from torchcnn.run import log
 from torchcnn.run.checkpoint import load_checkpoint, load_model
 from torchcnn.run.folder import lock
@@ -386,7 +386,7 @@ TRAIN_AT = {"alexnet": 67, "nin": 67, "tf_nin": 67, "tf_alexnet_half": 64, "tf_s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", MODELS)
+@pytest.mark.parametrize("arch", ONE_OF_EACH)
 def test_every_network_trains_by_the_command(arch, tmp_path, monkeypatch):
     """A few steps on a part of the sample, at a size that a CPU can bear."""
     whole = data.load_data("sample")

@@ -8,7 +8,7 @@ import re
 
 import pytest
 import torch
-from small_networks import HEAVY, WHOLE_REGISTRY, small
+from small_networks import HEAVY, ONE_OF_EACH, WHOLE_REGISTRY, small
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -16,9 +16,9 @@ import torchcnn
 from torchcnn import BatchNorm, create_model, list_models
 from torchcnn.models import MODELS
 from torchcnn.models.densenet import DenseBlock, transition_block
+from torchcnn.models.from_torchvision import TORCHVISION
 from torchcnn.models.googlenet import Inception, InceptionBlk
 from torchcnn.models.resnet import Residual, ResnetBlock, resnet_block
-from torchcnn.models.weights import TORCHVISION
 
 KINDS = {
     nn.Conv2d: "conv", nn.MaxPool2d: "maxpool", nn.AvgPool2d: "avgpool", nn.Linear: "linear",
@@ -347,7 +347,7 @@ def test_a_network_that_trains_compiles_whole_too():
             torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("name", sorted(set(MODELS) - NORMLESS - HEAVY))
+@pytest.mark.parametrize("name", sorted(set(ONE_OF_EACH) - NORMLESS - HEAVY))
 def test_the_hand_written_norm_fits_into_any_network(name):
     """Every norm is replaced; except in `tf_` networks, the logits then are the same."""
     theirs, x = small(name)

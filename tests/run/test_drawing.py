@@ -73,7 +73,8 @@ def test_the_result_comes_before_the_pictures(tmp_path, monkeypatch, capsys):
     Image.fromarray(load_data("sample").test_images[0, 0].numpy()).save(picture)
     predict.main(["--checkpoint", str(run), str(picture), "--out", str(tmp_path / "p.png")])
     out, error = capsys.readouterr()
-    assert out.startswith(str(picture)) and error.count("\n") == 1
+    assert out.startswith(str(picture)) and error.startswith("warning: ")
+    assert error.splitlines()[1:] == [f"by {run / 'best.pt'}, epoch 2"]
     assert not (tmp_path / "p.png").exists()
 
 

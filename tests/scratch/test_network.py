@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.fx
 import torch.nn.functional as F
-from small_networks import HEAVY, small
+from small_networks import HEAVY, ONE_OF_EACH, small
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -15,12 +15,11 @@ from torchcnn import create_model, scratch
 from torchcnn.data.datasets import load_data
 from torchcnn.data.loader import Batches
 from torchcnn.layers import SameAvgPool2d
-from torchcnn.models import MODELS
 from torchcnn.training.loop import predict_logits, train_epoch
 
 # A smaller member of the same family is in the default suite.
 LARGE = HEAVY | {"vgg11", "tf_vgg13", "tf_vgg16", "tf_resnet18", "tf_resnet18_pool"}
-BY_HAND = [pytest.param(n, marks=pytest.mark.slow if n in LARGE else ()) for n in MODELS]
+BY_HAND = [pytest.param(n, marks=pytest.mark.slow if n in LARGE else ()) for n in ONE_OF_EACH]
 
 
 @pytest.mark.parametrize("name", BY_HAND)

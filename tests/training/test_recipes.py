@@ -48,7 +48,7 @@ def test_what_a_recipe_turns_on_can_be_turned_off():
 
 def test_the_default_is_the_sources():
     """LeNet's in the tutorial: Adam, rate 0.001, batches of 256, 5 epochs."""
-    assert Config.recipe == "source" and set(RECIPES) == {"source", "fast"}
+    assert Config.recipe == "source" and set(RECIPES) == {"source", "fast", "best"}
     assert source("lenet") == {
         "optimizer": "adam", "lr": 1e-3, "batch_size": 256, "epochs": 5, "input_size": 28,
     }  # fmt: skip

@@ -1,11 +1,13 @@
 """Work in a process of its own, which shares no memory, threads or settings with this one."""
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any
 
 
@@ -16,10 +18,8 @@ def own_process() -> Iterator[Callable[..., Any]]:
     The function takes another function and its arguments, all picklable, and returns or raises
     what that returns or raises. It raises a ValueError if the process died.
     """
-    # An interruption reaches that process too; it then ends without a traceback.
-    initargs = (signal.SIGINT, signal.SIG_DFL)
     context = get_context("spawn")
-    with ProcessPoolExecutor(1, context, initializer=signal.signal, initargs=initargs) as process:
+    with ProcessPoolExecutor(1, context, initializer=_end_with_parent) as process:
 
         def call(work: Callable[..., Any], *arguments: Any) -> Any:
             try:
@@ -31,3 +31,16 @@ def own_process() -> Iterator[Callable[..., Any]]:
                 ) from error
 
         yield call
+
+
+def _end_with_parent() -> None:
+    """Let this process end when it is interrupted, without a traceback, or its parent is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    def watch() -> None:
+        parent = parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,10 +1,14 @@
 """Pictures on disk, decoded: any that Pillow can read, one by one or in batches while training."""
 
+import atexit
 import functools
+import multiprocessing
 import signal
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +220,10 @@ def decode_batches(
         pin_memory=pin_memory,
         worker_init_fn=_ignore_signals,
     )
-    for batch in loader:
+    others = multiprocessing.active_children()
+    passing = iter(loader)
+    _workers.update(worker for worker in multiprocessing.active_children() if worker not in others)
+    for batch in passing:
         if isinstance(batch, Exception):
             raise batch
         yield batch
@@ -227,6 +234,22 @@ def _ignore_signals(_: int) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+_workers: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
+
+
+@atexit.register
+def _kill_workers() -> None:
+    """End the workers of a pass that was not over; at its end Python would wait for them for ever.
+
+    It asks them by a signal that they ignore.
+    """
+    alive = [worker for worker in _workers if worker.is_alive()]
+    if alive and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise an error
+    for worker in alive:
+        worker.kill()
 
 
 def _identity(batch: Any) -> Any:

@@ -1,6 +1,6 @@
 """Networks that are in the package with their weights, trained on Fashion-MNIST.
 
-`pretrained/README.md` has the commands that trained them, and what they reach.
+`fashion_mnist/README.md` has the commands that trained them, and what they reach.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-FOLDER = Path(__file__).parent / "pretrained"
+FOLDER = Path(__file__).parent / "fashion_mnist"
 
 
 def list_pretrained() -> list[str]:

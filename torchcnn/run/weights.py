@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchcnn.models.from_torchvision import from_torchvision
 from torchcnn.models.pretrained import list_pretrained, read_pretrained
-from torchcnn.models.weights import from_torchvision, start_from
+from torchcnn.models.weights import start_from
 from torchcnn.run.checkpoint import Normalization, checkpoint_file, load_checkpoint, normalization
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # mean and std of its training images

@@ -1,0 +1,101 @@
+"""What both READMEs tell a reader to type works, and what they point at is there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from torchcnn import __main__ as commands
+from torchcnn import create_model
+from torchcnn.data.datasets import load_data
+from torchcnn.models import MODELS
+
+ROOT = Path(__file__).parent.parent
+READMES = ["README.md", "README.zh.md"]
+TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in READMES}
+
+
+def blocks(name, language):
+    return re.findall(rf"```{language}\n(.*?)```", TEXTS[name], re.DOTALL)
+
+
+def typed(name):
+    """The commands of torchcnn, in their order."""
+    lines = [line for block in blocks(name, "bash") for line in block.splitlines()]
+    return [line.split("#")[0].split("&& ")[-1].strip() for line in lines if "torchcnn." in line]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READMES)
+def test_the_commands_run_as_they_are_written(name, tmp_path, monkeypatch, capsys):
+    """In their order, on the sample, with pictures of two classes in the folder `photos`."""
+    monkeypatch.chdir(tmp_path)
+    data = load_data("sample")
+    for i in range(60):
+        image, label = data.train_images[i, 0], int(data.train_labels[i]) % 2
+        place = tmp_path / "photos" / ("cat", "dog")[label]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.numpy()).save(place / f"{i}.png")
+    lines = typed(name)
+    assert len(lines) >= 8
+    for line in lines:
+        _, _, command, *arguments = shlex.split(line)
+        commands.main([command.removeprefix("torchcnn."), *arguments])
+    out = capsys.readouterr().out
+    assert "3 seeds: test acc 0." in out and "± " in out
+    for path in ("curves.png", "answers.png", "inside", "runs/lenet/seed2/result.json"):
+        assert (tmp_path / path).exists(), path
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_code_runs(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks(name, "python")
+    names = {}
+    exec(code, names)
+    assert names["features"].shape[0] == 2 and names["trained"].classes
+    assert names["pretrained"].classes[0] == "t-shirt"
+
+
+def test_both_name_the_same_commands_networks_and_numbers():
+    ours, theirs = (
+        [blocks(name, language) for language in ("bash", "python", "text")] for name in READMES
+    )
+    assert ours == theirs
+    rows = [re.findall(r"^\| \[`(\w+)`\].*", TEXTS[name], re.MULTILINE) for name in READMES]
+    assert rows[0] == rows[1] == list(MODELS)
+    for pattern in (r"\]\((?!README)([^)]+)\)", r"\d[\d,.]*\d"):
+        found = [sorted(set(re.findall(pattern, TEXTS[name]))) for name in READMES]
+        assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_table_is_that_of_the_networks(name):
+    rows = re.findall(r"^\| \[`(\w+)`\]\((\S+)\) \| (.*) \| (\S+) \| ([\d,]+) \|",
+                      TEXTS[name], re.MULTILINE)  # fmt: skip
+    for arch, file, paper, shape, parameters in rows:
+        with torch.device("meta"):
+            count = sum(p.numel() for p in create_model(arch).parameters())
+        assert int(parameters.replace(",", "")) == count, arch
+        assert shape == "×".join(map(str, MODELS[arch].input))
+        assert f"def {arch}(" in (ROOT / file).read_text() or f"\n{arch} = " in (
+            ROOT / file
+        ).read_text(), arch
+        number = MODELS[arch].paper.partition("arXiv:")[2]
+        assert number in paper and "](https://" in paper
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_every_link_leads_somewhere(name):
+    """Files exist, and a line that is pointed at holds what is said of it."""
+    links = re.findall(r"\[(`?)([^]`]+)\1\]\(([^)]+)\)", TEXTS[name])
+    files = [(text, target) for _, text, target in links if not target.startswith("https://")]
+    assert len(files) > 40
+    for text, target in files:
+        path, _, line = target.partition("#L")
+        assert (ROOT / path).exists(), target
+        if line:
+            assert (ROOT / path).read_text().splitlines()[int(line) - 1].strip() == text, target

@@ -1,0 +1,203 @@
+"""What a trained network looks at: its feature maps, and the part of the picture that counts.
+
+`attention` computes one of three maps, whichever the network allows:
+
+- The class activation map (Zhou et al. 2015, arXiv:1512.04150), if the network ends in the mean
+  over all pixels and at most one linear layer. It says exactly how much each place adds.
+- Grad-CAM (Selvaraju et al. 2016, arXiv:1610.02391) for the other networks with convolutions.
+- The gradient times the input (Shrikumar et al. 2016, arXiv:1605.01713) for networks without.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from torchcnn.layers import FlattenLayer, GlobalAvgPool2d
+
+CAM, GRAD_CAM, GRADIENT = "class activation map", "Grad-CAM", "gradient × input"
+# Layers that return their input in eval mode.
+PASSING = (nn.Identity, nn.modules.dropout._DropoutNd)
+
+Call = tuple[nn.Module, Tensor]  # a layer that was called, and what it returned
+
+
+class Attention(NamedTuple):
+    """Where a network looks for a class, and what it answers."""
+
+    heat: Tensor  # (h, w)
+    logits: Tensor  # (num_classes,)
+    target: int  # the class
+    method: str  # CAM, GRAD_CAM or GRADIENT
+
+
+def attention(net: nn.Module, x: Tensor, target: int | None = None) -> Attention:
+    """Return where a network looks in an image: (1, c, h, w) -> a map (h', w').
+
+    The network computes in eval mode, and afterwards is as it was. The map is:
+
+    - The class activation map, sum_c w_kc f_c(x, y), where f is the last feature map, of more than
+      one pixel, and w_k are the weights of class k. Its mean plus the bias of the class is the
+      logit exactly. If no linear layer follows the mean, as in NiN, it is the channel of the class.
+    - Grad-CAM: relu(sum_c a_c f_c(x, y)), where f is the last feature map of more than one pixel,
+      and a_c is the mean over the pixels of the gradient of the logit with respect to f_c.
+    - If the network has no convolution, the gradient of the logit times the input, summed over the
+      channels. For a linear network, its sum plus the bias of the class is the logit.
+
+    Args:
+        target: The number of the class; the most probable one if it is None.
+
+    Raises:
+        ValueError: If `x` is not one image, if the network does not return a vector of logits for
+            it, or if there is no class of this number.
+    """
+    if x.dim() != 4 or len(x) != 1:
+        raise ValueError(f"attention takes one image (1, c, h, w), got {tuple(x.shape)}")
+    x = x.detach().requires_grad_()  # so that there are gradients if all parameters are frozen
+    with torch.enable_grad(), _watched(net, _parts(net)) as calls:
+        logits = net(x)
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 1:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"the network returns {shape} for an image, not logits (1, num_classes)")
+    if target is None:
+        target = int(logits.argmax())
+    if not 0 <= target < logits.shape[1]:
+        raise ValueError(f"there are the classes 0 to {logits.shape[1] - 1}, got {target}")
+    heat, method = _heat(net, x, calls, logits[0, target], target)
+    return Attention(heat.detach(), logits[0].detach(), target, method)
+
+
+def _heat(
+    net: nn.Module, x: Tensor, calls: Sequence[Call], logit: Tensor, target: int
+) -> tuple[Tensor, str]:
+    """Return the map (h, w) and the method by which it was computed. See `attention`."""
+    maps = [i for i, (_, y) in enumerate(calls) if y.dim() == 4 and y[0, 0].numel() > 1]
+    if maps:
+        features = calls[maps[-1]][1]
+        after = [layer for layer, _ in calls[maps[-1] + 1 :]]
+        if _is_plain(net) and (weights := _class_weights(after, features, target)) is not None:
+            return torch.einsum("c,chw->hw", weights, features[0]), CAM
+        if any(isinstance(module, _ConvNd) for module in net.modules()):
+            (gradient,) = torch.autograd.grad(logit, features)
+            weights = gradient[0].mean((1, 2))
+            return torch.einsum("c,chw->hw", weights, features[0]).relu(), GRAD_CAM
+    (gradient,) = torch.autograd.grad(logit, x)
+    return (gradient * x)[0].sum(0), GRADIENT
+
+
+def _class_weights(after: Sequence[nn.Module], features: Tensor, target: int) -> Tensor | None:
+    """Return the weights (c,) of a class, or None if `after` is not a mean and a linear layer.
+
+    Args:
+        after: The layers after the feature maps, in the order in which they are called.
+    """
+    layers = [layer for layer in after if not isinstance(layer, PASSING)]
+    if not layers or not _is_global_mean(layers.pop(0)):
+        return None
+    linear = layers.pop() if layers and isinstance(layers[-1], nn.Linear) else None
+    if not all(isinstance(layer, FlattenLayer | nn.Flatten) for layer in layers):
+        return None
+    if isinstance(linear, nn.Linear):
+        return linear.weight[target]
+    return F.one_hot(torch.tensor(target, device=features.device), features.shape[1]).to(features)
+
+
+def _is_global_mean(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.AdaptiveAvgPool2d):
+        return layer.output_size in (1, (1, 1))
+    return isinstance(layer, GlobalAvgPool2d)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a module is a chain of its children: it calls one after another, and no more."""
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
+def _parts(net: nn.Module) -> Iterator[nn.Module]:
+    """Return the children of a network; a chain of layers, at any depth, is replaced by its own.
+
+    All that reaches the output of a chain passes through each of its layers. That is not so for
+    the paths of a block, which therefore is one part.
+    """
+    for child in net.children():
+        if _is_plain(child):
+            yield from _parts(child)
+        else:
+            yield child
+
+
+@contextmanager
+def _watched(net: nn.Module, modules: Iterable[nn.Module]) -> Iterator[list[Call]]:
+    """Put a network into eval mode, and collect the tensors that some of its modules return.
+
+    They are in the order in which they are computed.
+    """
+    calls: list[Call] = []
+
+    def collect(module: nn.Module, _: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            calls.append((module, output))
+
+    modes = [(module, module.training) for module in net.modules()]
+    hooks = [module.register_forward_hook(collect) for module in dict.fromkeys(modules)]
+    try:
+        net.eval()
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes:  # which may differ, if some are frozen
+            module.training = mode
+
+
+def stage_outputs(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """Return the feature maps (n, c, h, w) that each child of a network returns, by its name.
+
+    The network computes in eval mode, and afterwards is as it was. A child that returns something
+    else, such as vectors (n, c), is left out.
+    """
+    names = {module: name for name, module in net.named_children()}
+    with torch.no_grad(), _watched(net, names) as calls:
+        net(x)
+    return {names[module]: y for module, y in calls if y.dim() == 4}
+
+
+def strongest(maps: Tensor, count: int) -> list[int]:
+    """Return the numbers of the channels of (c, h, w) with the largest mean absolute activation.
+
+    There are up to `count`, the largest first.
+    """
+    means = maps.abs().mean((1, 2))
+    return means.argsort(descending=True, stable=True)[:count].tolist()
+
+
+def first_weights(net: nn.Module, image: tuple[int, int, int]) -> Tensor | None:
+    """Return the weights with which a network looks at an image, as small images.
+
+    They are the kernels (out_channels, in_channels, kh, kw) of its first convolution. For a
+    network without convolutions they are the rows of its first linear layer, (units, c, h, w). If
+    these are not of the image's size, or there is no such layer, it returns None.
+
+    Args:
+        image: The shape (c, h, w) of the images that the network takes.
+    """
+    modules = list(net.modules())
+    for module in modules:
+        if isinstance(module, nn.Conv2d):
+            return module.weight.detach()
+    for module in modules:
+        if isinstance(module, nn.Linear):
+            rows = module.weight.detach()
+            fits = rows.shape[1] == image[0] * image[1] * image[2]
+            return rows.view(-1, *image) if fits else None
+    return None
+
+
+def enlarge(heat: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize a map to the picture's (h, w), bilinearly: the corners are those of the pixels."""
+    resized = F.interpolate(heat[None, None], size, mode="bilinear", align_corners=False)
+    return resized[0, 0]

@@ -1,0 +1,139 @@
+"""The figures of a look inside a network: its first weights, its feature maps, where it looks."""
+
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from torchcnn.models.attention import enlarge, strongest
+from torchcnn.text import printable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CHANNELS = 8  # that are shown of each stage
+SUFFIX = ".explain"  # of the event files, so that they are not taken for those of a run
+
+
+def plot_filters(weights: Tensor, name: str) -> "Figure":
+    """Show weights (k, c, h, w) as k tiles, on one scale that is symmetric about 0.
+
+    Three channels are red, green and blue, where grey is 0. Any other number of channels is
+    averaged, with negative weights in blue and positive ones in red.
+    """
+    from matplotlib.figure import Figure
+
+    k, c, h, w = weights.shape
+    scale = float(weights.abs().max()) or 1.0
+    columns = math.ceil(math.sqrt(k * h / w))
+    rows = math.ceil(k / columns)
+    side = min(1.0, 9 / max(rows, columns))  # of a tile, in inches
+    figure = Figure(figsize=(max(4.5, side * columns + 1), side * rows + 0.8), layout="constrained")
+    axes = figure.subplots()
+    axes.set_axis_off()
+    if c == 3:
+        rgb = _tiles((weights / scale + 1) / 2, columns, 1.0)
+        axes.imshow(rgb.permute(1, 2, 0).numpy(), interpolation="nearest")
+        what = f"RGB, grey is 0, black and white are ±{scale:.2g}"
+    else:
+        grid = _tiles(weights.mean(1, keepdim=True), columns)[0]
+        shown = axes.imshow(
+            grid.numpy(), cmap="RdBu_r", vmin=-scale, vmax=scale, interpolation="nearest"
+        )
+        figure.colorbar(shown, ax=axes, shrink=0.8)
+        what = "one channel" if c == 1 else f"mean of {c} channels"
+    _title(axes, f"{name}: {k} × {h}×{w}\n{what}")
+    return figure
+
+
+def _tiles(images: Tensor, columns: int, gap: float = math.nan) -> Tensor:
+    """Lay (k, c, h, w) out in rows of `columns`, with a gap between them: (c, height, width)."""
+    k, c, h, w = images.shape
+    between = 1 + min(h, w) // 12
+    rows = math.ceil(k / columns)
+    height, width = rows * (h + between) - between, columns * (w + between) - between
+    grid = torch.full((c, height, width), gap)
+    for i, image in enumerate(images.float().cpu()):
+        top, left = i // columns * (h + between), i % columns * (w + between)
+        grid[:, top : top + h, left : left + w] = image
+    return grid
+
+
+def plot_features(outputs: Mapping[str, Tensor], heading: str) -> "Figure":
+    """Show the feature maps (1, c, h, w) of each stage in a row: its most active channels.
+
+    These are up to eight with the largest mean absolute activation, on one scale.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 1.55 * len(outputs) + 0.5), layout="constrained")
+    figure.suptitle(printable(heading), fontsize=10, **_text_options())
+    rows = figure.subplots(len(outputs), 1, squeeze=False)[:, 0]
+    for axes, (name, output) in zip(rows, outputs.items(), strict=True):
+        maps = output[0]
+        chosen = strongest(maps, CHANNELS)
+        # A stage of few channels leaves the rest of its row empty, so that all maps are as large.
+        grid = torch.full((CHANNELS, 1, *maps.shape[1:]), math.nan)
+        grid[: len(chosen), 0] = maps[chosen].float().cpu()
+        shown = axes.imshow(
+            _tiles(grid, CHANNELS)[0].numpy(), cmap="viridis", interpolation="nearest"
+        )
+        figure.colorbar(shown, ax=axes, pad=0.01, aspect=8)
+        axes.set_axis_off()
+        shape = "×".join(map(str, maps.shape))
+        _title(axes, f"{name}: {shape}, channels {', '.join(map(str, chosen))}")
+    return figure
+
+
+def plot_attention(image: Tensor, heat: Tensor, title: str) -> "Figure":
+    """Show a picture (c, h, w) uint8, and beside it where the network looked, a map (h', w').
+
+    What speaks for the class is red, what speaks against it is blue, and the stronger it is, the
+    less of the picture is seen through it. The colour bar has the values of the map.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 3.9), layout="constrained")
+    figure.suptitle(printable(title), fontsize=10, **_text_options())
+    large = enlarge(heat.float().cpu(), (image.shape[1], image.shape[2]))
+    scale = float(large.abs().max()) or 1.0
+    colours = Normalize(-scale, scale)
+    pair = figure.subplots(1, 2)
+    for axes in pair:
+        axes.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
+        axes.set_axis_off()
+    opacity = (0.8 * large.abs() / scale).numpy()
+    pair[1].imshow(large.numpy(), cmap="bwr", norm=colours, alpha=opacity)
+    figure.colorbar(ScalarMappable(colours, "bwr"), ax=pair[1], shrink=0.8)
+    return figure
+
+
+def write_events(folder: Path, figures: Mapping[str, "Figure"]) -> None:
+    """Write figures as TensorBoard's images; those of an earlier look are replaced."""
+    # See `TensorBoard`: events are written without TensorFlow.
+    sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
+    from torch.utils.tensorboard import SummaryWriter
+
+    old = list(folder.glob(f"events.out.tfevents.*{SUFFIX}"))
+    with SummaryWriter(str(folder), filename_suffix=SUFFIX) as writer:
+        for tag, figure in figures.items():
+            writer.add_figure(tag, figure)
+    for file in old:
+        file.unlink()
+
+
+def _title(axes: Any, text: str) -> None:
+    axes.set_title(printable(text), fontsize=9, **_text_options())
+
+
+def _text_options() -> dict[str, Any]:
+    from torchcnn.run.plots import text_options
+
+    return text_options()
