@@ -2,7 +2,8 @@
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -115,18 +116,32 @@ def plot_attention(image: Tensor, heat: Tensor, title: str) -> "Figure":
     return figure
 
 
-def write_events(folder: Path, figures: Mapping[str, "Figure"]) -> None:
-    """Write figures as TensorBoard's images; those of an earlier look are replaced."""
+@contextmanager
+def writing_events(folder: Path, wanted: bool) -> Iterator[Callable[[str, "Figure"], None]]:
+    """Give a function that writes a figure as one of TensorBoard's images, by its tag.
+
+    At the end the events of an earlier look are removed; after an error, those of this one. If
+    they are not `wanted`, nothing is written.
+    """
+    if not wanted:
+        yield lambda tag, figure: None
+        return
     # See `TensorBoard`: events are written without TensorFlow.
     sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
     from torch.utils.tensorboard import SummaryWriter
 
-    old = list(folder.glob(f"events.out.tfevents.*{SUFFIX}"))
-    with SummaryWriter(str(folder), filename_suffix=SUFFIX) as writer:
-        for tag, figure in figures.items():
-            writer.add_figure(tag, figure)
-    for file in old:
-        file.unlink()
+    pattern = f"events.out.tfevents.*{SUFFIX}"
+    old, unwanted = set(folder.glob(pattern)), set[Path]()
+    try:
+        with SummaryWriter(str(folder), filename_suffix=SUFFIX) as writer:
+            yield writer.add_figure
+        unwanted = old
+    except BaseException:
+        unwanted = set(folder.glob(pattern)) - old
+        raise
+    finally:
+        for file in unwanted:
+            file.unlink()
 
 
 def _title(axes: Any, text: str) -> None:

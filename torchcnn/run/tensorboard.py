@@ -101,7 +101,7 @@ class TensorBoard:
         from torch.utils.tensorboard.summary import hparams
 
         values = {
-            name: value if isinstance(value, bool | int | float) else str(value)
+            name: value if type(value) in (int, float) else str(value)
             for name, value in config.items()
             if name not in NO_HYPERPARAMETERS and value not in ("", None)
         }
