@@ -20,7 +20,7 @@ FAMILIES = {  # one network a family: in_channels, input_size, small_input
     "resnet18": (1, 28, True), "densenet": (1, 28, True), "tf_baseline": (3, 31, False),
     "tf_inception10": (3, 32, False), "resnet20": (3, 32, False),
 }  # fmt: skip
-PACKAGES = {"keras": "keras", "onnx": "onnxruntime", "safetensors": "safetensors"}  # pip's extra
+PACKAGES = {"keras": "keras", "onnx": "onnxruntime"}  # pip's extra
 
 
 def checkpoint(path, arch):
@@ -58,6 +58,19 @@ def load(to, path, net):
         extra = {"torchcnn.json": ""}
         program = torch.export.load(path, extra_files=extra)
         return program.module(), json.loads(extra["torchcnn.json"])
+    if to == "txt":
+        first, *lines = path.read_text().split("\n")
+        about, weights = json.loads(first[2:]), {}
+        twin = build_model(**about["model"]).eval()
+        for name, tensor in twin.state_dict().items():
+            assert lines.pop(0) == name and lines.pop(0) == str(tuple(tensor.shape))
+            end = lines.index("")
+            numbers = " ".join(lines[:end]).replace("[", " ").replace("]", " ").split()
+            lines = lines[end + 1 :]
+            values = [float(number) for number in numbers]
+            weights[name] = torch.tensor(values, dtype=tensor.dtype).view(tensor.shape)
+        twin.load_state_dict(weights)
+        return twin, about
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:

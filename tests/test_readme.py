@@ -81,9 +81,10 @@ def test_the_table_is_that_of_the_networks(name):
             count = sum(p.numel() for p in create_model(arch).parameters())
         assert int(parameters.replace(",", "")) == count, arch
         assert shape == "×".join(map(str, MODELS[arch].input))
-        assert f"def {arch}(" in (ROOT / file).read_text() or f"\n{arch} = " in (
-            ROOT / file
-        ).read_text(), arch
+        assert (
+            f"def {arch}(" in (ROOT / file).read_text()
+            or f"\n{arch} = " in (ROOT / file).read_text()
+        ), arch
         number = MODELS[arch].paper.partition("arXiv:")[2]
         assert number in paper and "](https://" in paper
 

@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "train a network on images",
     "evaluate": "evaluate a trained network on test images",
     "predict": "classify pictures",
+    "explain": "show what a network looks at",
     "compare": "show finished runs side by side",
     "export": "write a trained network for other programs",
     "models": "show the table of all networks, or the layers of one",

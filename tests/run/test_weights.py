@@ -194,3 +194,20 @@ def test_exports_know_the_normalization(to, tmp_path):
         assert torch.equal(written, net.stage1[0].weight[0, 0, 0, 0].detach())
         return
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("to", ["keras", "onnx"])
+def test_exports_for_other_programs_normalize_themselves(to, tmp_path):
+    module = pytest.importorskip({"keras": "keras", "onnx": "onnxruntime"}[to])
+    run("--normalize", "data", "--out", tmp_path / "r")
+    path, net = tmp_path / f"net.{to}", load_model(tmp_path / "r")
+    export.main(["--checkpoint", str(tmp_path / "r"), "--to", to, "--out", str(path)])
+    x = torch.rand(3, 1, 28, 28)
+    if to == "keras":
+        found = module.models.load_model(path).predict_on_batch(x.movedim(1, -1).numpy())
+    else:
+        found = module.InferenceSession(path).run(["logits"], {"images": x.numpy()})[0]
+    expected = net((x - net.mean[0]) / net.std[0]).detach()
+    torch.testing.assert_close(torch.tensor(found), expected, rtol=1e-4, atol=1e-4)

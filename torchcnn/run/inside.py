@@ -72,7 +72,7 @@ def plot_features(outputs: Mapping[str, Tensor], heading: str) -> "Figure":
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 1.55 * len(outputs) + 0.5), layout="constrained")
+    figure = Figure(figsize=(9, 1.4 * len(outputs) + 0.4), layout="constrained")
     figure.suptitle(printable(heading), fontsize=10, **_text_options())
     rows = figure.subplots(len(outputs), 1, squeeze=False)[:, 0]
     for axes, (name, output) in zip(rows, outputs.items(), strict=True):
@@ -97,22 +97,21 @@ def plot_attention(image: Tensor, heat: Tensor, title: str) -> "Figure":
     What speaks for the class is red, what speaks against it is blue, and the stronger it is, the
     less of the picture is seen through it. The colour bar has the values of the map.
     """
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 3.9), layout="constrained")
     figure.suptitle(printable(title), fontsize=10, **_text_options())
     large = enlarge(heat.float().cpu(), (image.shape[1], image.shape[2]))
     scale = float(large.abs().max()) or 1.0
-    colours = Normalize(-scale, scale)
     pair = figure.subplots(1, 2)
     for axes in pair:
         axes.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
         axes.set_axis_off()
-    opacity = (0.8 * large.abs() / scale).numpy()
-    pair[1].imshow(large.numpy(), cmap="bwr", norm=colours, alpha=opacity)
-    figure.colorbar(ScalarMappable(colours, "bwr"), ax=pair[1], shrink=0.8)
+    ends = [(0.0, (0, 0, 1, 0.8)), (0.5, (0, 0, 1, 0)), (0.5, (1, 0, 0, 0)), (1.0, (1, 0, 0, 0.8))]
+    colours = LinearSegmentedColormap.from_list("evidence", ends)  # transparent at 0
+    shown = pair[1].imshow(large.numpy(), cmap=colours, vmin=-scale, vmax=scale)
+    figure.colorbar(shown, ax=pair[1], shrink=0.8)
     return figure
 
 

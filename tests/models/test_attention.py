@@ -1,0 +1,198 @@
+"""What a network looks at: maps that are known on paper, and exact sums in every network."""
+
+import copy
+
+import pytest
+import torch
+from small_networks import HEAVY, ONE_OF_EACH, small
+from torch import nn
+
+from torchcnn import FlattenLayer, GlobalAvgPool2d, create_model
+from torchcnn.models.attention import (
+    CAM,
+    GRAD_CAM,
+    GRADIENT,
+    attention,
+    enlarge,
+    first_weights,
+    stage_outputs,
+    strongest,
+)
+
+WITHOUT_CONVOLUTIONS = {"softmax_regression", "mlp"}
+# Those that end in a global mean, at a size at which it is the mean of more than one pixel.
+ENDS_IN_A_MEAN = {
+    "nin": {"small_input": True}, "googlenet": {"input_size": 64}, "resnet18": {"input_size": 64},
+    "resnet50": {"input_size": 64}, "resnet20": {}, "densenet": {"input_size": 64},
+    "densenet121": {"input_size": 64}, "tf_nin": {"input_size": 99},
+    "tf_googlenet": {"input_size": 64}, "tf_inception10": {}, "tf_resnet18": {},
+    "tf_resnet18_pool": {},
+}  # fmt: skip
+
+
+def marked(names):
+    return [pytest.param(n, marks=pytest.mark.slow if n in HEAVY else ()) for n in names]
+
+
+def state_of(net):
+    """What a look may not change: modes, hooks, gradients, and whether there are any."""
+    modules = [(m.training, len(m._forward_hooks)) for m in net.modules()]
+    return modules, [(p.requires_grad, p.grad) for p in net.parameters()]
+
+
+def test_a_map_that_is_known_on_paper():
+    """The feature map is the image itself, and the classes weigh it by 2 and by -3."""
+    net = nn.Sequential(nn.Conv2d(1, 1, 1), GlobalAvgPool2d(), FlattenLayer(), nn.Linear(1, 2))
+    nn.init.ones_(net[0].weight)
+    nn.init.zeros_(net[0].bias)
+    net[3].weight.data = torch.tensor([[2.0], [-3.0]])
+    net[3].bias.data = torch.tensor([1.0, 0.5])
+    x = torch.tensor([[[[1.0, 2.0], [3.0, 6.0]]]])  # its mean is 3
+    seen = attention(net, x)
+    assert seen.method == CAM and seen.target == 0
+    assert seen.logits.tolist() == [7.0, -8.5]  # 2 · 3 + 1 and -3 · 3 + 0.5
+    assert seen.heat.tolist() == [[2.0, 4.0], [6.0, 12.0]]
+    assert attention(net, x, target=1).heat.tolist() == [[-3.0, -6.0], [-9.0, -18.0]]
+
+
+def test_grad_cam_that_is_known_on_paper():
+    """A dense layer after two maps, x and -x, whose weights have the means 1 and -0.5.
+
+    The weighted sum is 1 · x - 0.5 · (-x) = 1.5 x, of which relu keeps what is positive.
+    """
+    net = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), FlattenLayer(), nn.Linear(8, 1))
+    net[0].weight.data = torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)
+    net[2].weight.data = torch.tensor([[4.0, 0.0, 0.0, 0.0, 1.0, -1.0, -1.0, -1.0]])
+    seen = attention(net, torch.tensor([[[[2.0, -4.0], [0.0, 6.0]]]]))
+    assert seen.method == GRAD_CAM
+    assert seen.heat.tolist() == [[3.0, 0.0], [0.0, 9.0]]
+
+
+def test_the_gradient_times_the_input_of_a_linear_network():
+    net, x = small("softmax_regression", batch=1)
+    seen = attention(net, x, target=3)
+    weights = net.head.weight[3].view(2, 32, 32)
+    assert seen.method == GRADIENT
+    torch.testing.assert_close(seen.heat, (weights * x[0]).sum(0).detach())
+    torch.testing.assert_close(seen.heat.sum() + net.head.bias[3].detach(), seen.logits[3])
+
+
+@pytest.mark.parametrize("name", marked(ENDS_IN_A_MEAN))
+def test_the_mean_of_the_class_activation_map_is_the_logit(name):
+    options = {"input_size": 32, "in_channels": 2, "num_classes": 5, **ENDS_IN_A_MEAN[name]}
+    net = create_model(name, **options).double().eval()
+    size = options["input_size"]
+    x = torch.randn(1, 2, size, size, dtype=torch.float64)
+    with torch.no_grad():
+        logits = net(x)[0]
+    for target in (1, 4):
+        seen = attention(net, x, target)
+        assert seen.method == CAM and seen.heat.numel() > 1
+        last = list(net.head.children())[-1:]  # NiN has no linear layer, and no bias
+        bias = last[0].bias.detach()[target] if last else 0.0
+        torch.testing.assert_close(seen.heat.mean() + bias, logits[target], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", marked(ONE_OF_EACH))
+def test_every_network_is_looked_into_and_left_as_it_was(name):
+    net, x = small(name, batch=1)
+    if name not in WITHOUT_CONVOLUTIONS:
+        next(net.children()).eval()  # as a frozen part is
+    next(net.parameters()).requires_grad = False
+    before, weights = state_of(net), copy.deepcopy(net.state_dict())
+    seen, stages = attention(net, x), stage_outputs(net, x)
+    assert state_of(net) == before
+    assert all(torch.equal(net.state_dict()[key], tensor) for key, tensor in weights.items())
+    assert x.grad is None and not x.requires_grad and not seen.heat.requires_grad
+    assert seen.heat.isfinite().all() and seen.heat.dim() == 2 and seen.heat.numel() > 1
+    with torch.no_grad():
+        assert torch.equal(net.eval()(x)[0], seen.logits)
+    assert seen.target == int(seen.logits.argmax())
+    if name in WITHOUT_CONVOLUTIONS:
+        assert seen.method == GRADIENT and not stages
+    else:
+        expected = {CAM, GRAD_CAM} if name in ENDS_IN_A_MEAN else {GRAD_CAM}
+        assert seen.method in expected
+        assert "head" not in stages and all(y.dim() == 4 for y in stages.values())
+        assert [n for n, _ in net.named_children() if n in stages] == list(stages)
+
+
+def test_grad_cam_by_finite_differences():
+    """The weights are the means of the gradients, which differences of the logit give too."""
+    net, x = small("tf_lenet5", batch=1)
+    features = net.stage2(net.stage1(x)).detach()
+    c, step = features.shape[1], 1e-6
+    weights = []
+    for channel in range(c):  # moving a whole channel by d moves the logit by d · sum of gradients
+        moved = features.clone()
+        moved[:, channel] += step
+        with torch.no_grad():
+            slope = (net.head(moved) - net.head(features))[0, 2] / step
+        weights.append(slope / features[0, 0].numel())
+    expected = (torch.stack(weights).view(-1, 1, 1) * features[0]).sum(0).clamp(min=0)
+    torch.testing.assert_close(attention(net, x, 2).heat, expected, rtol=1e-4, atol=1e-8)
+
+
+class OwnForward(nn.Sequential):
+    """Its layers are those of a class activation map, but it does more with them."""
+
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+@pytest.mark.parametrize(
+    ("layers", "method"),
+    [
+        ([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(), nn.Linear(4, 2)], CAM),
+        ([nn.Dropout(), nn.AdaptiveAvgPool2d((1, 1)), nn.Identity(), nn.Flatten()], CAM),
+        ([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3), nn.Linear(3, 2)], GRAD_CAM),
+        ([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.ReLU(), nn.Linear(4, 2)], GRAD_CAM),
+        ([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2), nn.ReLU()], GRAD_CAM),
+        ([nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(4, 2)], GRAD_CAM),
+        ([nn.Flatten(), nn.Linear(4 * 36, 2)], GRAD_CAM),
+    ],
+)
+def test_which_networks_have_a_class_activation_map(layers, method):
+    x = torch.randn(1, 3, 8, 8)
+    net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.Sequential(*layers))
+    assert attention(net, x).method == method
+    assert attention(OwnForward(*net), x).method == GRAD_CAM
+
+
+def test_what_cannot_be_looked_into_is_refused():
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten())
+    for x, target, message in [
+        (torch.zeros(2, 1, 4, 4), None, r"one image \(1, c, h, w\), got \(2, 1, 4, 4\)"),
+        (torch.zeros(1, 4, 4), None, r"got \(1, 4, 4\)"),
+        (torch.zeros(1, 1, 4, 4), 32, "the classes 0 to 31, got 32"),
+        (torch.zeros(1, 1, 4, 4), -1, "the classes 0 to 31, got -1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            attention(net, x, target)
+    with pytest.raises(ValueError, match=r"returns \(1, 2, 4, 4\) for an image, not logits"):
+        attention(net[:1], torch.zeros(1, 1, 4, 4))
+    before = state_of(net)
+    with pytest.raises(RuntimeError):  # of another number of channels
+        attention(net, torch.zeros(1, 3, 4, 4))
+    assert state_of(net) == before
+
+
+def test_the_strongest_channels_come_first():
+    maps = torch.tensor([1.0, -3.0, 2.0, 0.0]).view(4, 1, 1).expand(4, 2, 2)
+    assert strongest(maps, 3) == [1, 2, 0] and strongest(maps, 8) == [1, 2, 0, 3]
+
+
+def test_first_weights():
+    net = create_model("resnet18", in_channels=3)
+    assert torch.equal(first_weights(net, (3, 224, 224)), net.stem[0].weight)
+    mlp = create_model("mlp", in_channels=3, input_size=4)
+    rows = first_weights(mlp, (3, 4, 4))
+    assert rows.shape == (128, 3, 4, 4) and torch.equal(rows.flatten(1), mlp.hidden[0].weight)
+    assert first_weights(mlp, (3, 5, 5)) is None
+    assert first_weights(nn.ReLU(), (3, 4, 4)) is None
+
+
+def test_enlarged_maps_keep_their_place():
+    """Two pixels become four: without align_corners their centres are at 0.5 and 2.5."""
+    large = enlarge(torch.tensor([[0.0, 4.0]]), (1, 4))
+    assert large.tolist() == [[0.0, 1.0, 3.0, 4.0]]
