@@ -50,7 +50,9 @@ def main() -> None:
             "epochs": len(checkpoint["history"]), "accuracy": accuracy,
             "command": command(config), "torch": torch.__version__,
         }  # fmt: skip
-        save_file(weights, FOLDER / f"{arch}.safetensors", {"torchcnn": json.dumps(about)})
+        path = FOLDER / f"{arch}.safetensors"
+        save_file(weights, path, {"torchcnn": json.dumps(about)})
+        path.chmod(0o644)  # safetensors makes it unreadable to others
         print(f"{arch}: {accuracy:.4f}, {about['command']}")
     files = sorted(FOLDER.glob("*.safetensors"))
     md5 = {file.name: hashlib.md5(file.read_bytes()).hexdigest() for file in files}
