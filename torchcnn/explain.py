@@ -9,13 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from torchcnn import cli
 from torchcnn.cli import option
-from torchcnn.data.decode import extensions, read_image
-from torchcnn.models import create_model, list_pretrained
+from torchcnn.data.decode import find_pictures, read_image
+from torchcnn.models import list_pretrained
 from torchcnn.models.attention import (
     CAM,
     GRAD_CAM,
@@ -25,9 +24,9 @@ from torchcnn.models.attention import (
     first_weights,
     stage_outputs,
 )
-from torchcnn.run.checkpoint import checkpoint_file, open_checkpoint
 from torchcnn.run.drawing import save_figure
 from torchcnn.run.inside import plot_attention, plot_features, plot_filters, writing_events
+from torchcnn.run.trained import Trained, open_trained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -92,12 +91,12 @@ def explain(config: Config) -> None:
     """Look at all pictures; only if all of them can be read, the first figure is written."""
     out = Path(config.out).expanduser()
     check_folder(out)
-    net, resize, note = open_network(config)
-    target = find_class(net, config.target)
+    trained = open_trained(config.checkpoint, config.arch)
+    target = find_class(trained.net, config.target)
     files = find_pictures(config.files)
     names = zip(files, figure_names(files), strict=True)
-    looks = [look(net, file, name, resize, target) for file, name in names]
-    figures = plan(net, looks)
+    looks = [look(trained, file, name, target) for file, name in names]
+    figures = plan(trained, looks)
     pictures = {Path(file).expanduser().resolve() for file in files}
     if hit := [name for name in figures if (out / name).resolve() in pictures]:
         raise ValueError(f"--out {out}: {hit[0]} is one of the pictures, and would be overwritten")
@@ -109,7 +108,7 @@ def explain(config: Config) -> None:
             save_figure(figure, out / name)
             add_event(name.removesuffix(".png"), figure)
             print(f"{out / name} is drawn")
-    print(f"by {note}", file=sys.stderr)
+    print(f"by {trained.note}", file=sys.stderr)
 
 
 def check_folder(out: Path) -> None:
@@ -121,24 +120,6 @@ def check_folder(out: Path) -> None:
     place = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise ValueError(f"--out {out} cannot be written: {place} is no writable folder")
-
-
-def open_network(config: Config) -> tuple[Any, str, str]:
-    """Return the network, how pictures become squares, and which network it is.
-
-    Raises:
-        ValueError, FileNotFoundError: the flags do not name one, or it cannot be read.
-    """
-    if bool(config.checkpoint) == bool(config.arch):
-        raise ValueError("either --checkpoint or --arch says which network is meant")
-    if config.arch:
-        net = create_model(config.arch, pretrained=True).eval()
-        return net, "squeeze", f"{config.arch}, trained on Fashion-MNIST"
-    net, checkpoint = open_checkpoint(config.checkpoint)
-    path = Path(config.checkpoint).expanduser()
-    path = checkpoint_file(path) if path.is_dir() else path
-    note = f"{path}, epoch {len(checkpoint['history'])}"
-    return net, checkpoint["config"].get("resize", "squeeze"), note
 
 
 def find_class(net: Any, name: str) -> int | None:
@@ -154,26 +135,6 @@ def find_class(net: Any, name: str) -> int | None:
     return int(net.classes.index(name))
 
 
-def find_pictures(names: Sequence[str]) -> list[str]:
-    """Replace folders by the pictures in them and below, in the order of their names.
-
-    Raises:
-        FileNotFoundError: a folder has none.
-    """
-    files: dict[str, None] = {}  # a picture that is named twice is drawn once
-    for name in names:
-        folder = Path(name).expanduser()
-        if not folder.is_dir():
-            files[name] = None
-            continue
-        inside = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in extensions()]
-        inside = [p for p in inside if p.is_file() and not p.name.startswith(".")]
-        if not inside:
-            raise FileNotFoundError(f"there are no pictures in {name}")
-        files |= dict.fromkeys(map(str, inside))
-    return list(files)
-
-
 def figure_names(files: Sequence[str]) -> list[str]:
     """Return a name for each picture's figures: its own, with a number if another one has it."""
     names: dict[str, str] = {}  # by what a file system that ignores case sees of them
@@ -187,46 +148,43 @@ def figure_names(files: Sequence[str]) -> list[str]:
     return list(names.values())
 
 
-def look(net: Any, file: str, name: str, resize: str, target: int | None) -> Look:
+def look(trained: Trained, file: str, name: str, target: int | None) -> Look:
     """Read a picture, and find out where the network looks in it.
 
     Raises:
         ValueError, FileNotFoundError: it cannot be read, or the network returns no finite numbers.
     """
-    image = read_image(Path(file).expanduser(), len(net.mean), net.input_size, resize)
-    found = attention(net, normalized(net, image), target)
+    net, path = trained.net, Path(file).expanduser()
+    image = read_image(path, len(net.mean), net.input_size, trained.resize)
+    found = attention(net, trained.normalize(image), target)
     if not (found.logits.isfinite().all() and found.heat.isfinite().all()):
         raise ValueError(f"the network computes NaN or infinity for {file}")
     return Look(file, name, image, found)
 
 
-def normalized(net: Any, image: Tensor) -> Tensor:
-    """Turn a picture (c, h, w) uint8 into what the network takes, (1, c, h, w)."""
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (net.mean, net.std))
-    return (image.float() / 255 - mean)[None] / std
-
-
-def plan(net: Any, looks: Sequence[Look]) -> dict[str, Callable[[], "Figure"]]:
+def plan(trained: Trained, looks: Sequence[Look]) -> dict[str, Callable[[], "Figure"]]:
     """Return what draws each figure, by its file's name; say which ones there cannot be."""
+    net = trained.net
     figures: dict[str, Callable[[], Figure]] = {}
     weights = first_weights(net, (len(net.mean), net.input_size, net.input_size))
     if weights is None:
         print("note: no filters.png, since no layer's weights are images", file=sys.stderr)
     else:
         figures["filters.png"] = partial(plot_filters, weights, "weights of the first layer")
-    has_maps = bool(stage_outputs(net, normalized(net, looks[0].image)))
+    has_maps = bool(stage_outputs(net, trained.normalize(looks[0].image)))
     if not has_maps:
         print("note: no features.png, since no stage returns feature maps", file=sys.stderr)
     for seen in looks:
         if has_maps:
-            figures[f"{seen.name}-features.png"] = partial(draw_features, net, seen)
+            figures[f"{seen.name}-features.png"] = partial(draw_features, trained, seen)
         figures[f"{seen.name}-attention.png"] = partial(draw_attention, net, seen)
     return figures
 
 
-def draw_features(net: Any, seen: Look) -> "Figure":
+def draw_features(trained: Trained, seen: Look) -> "Figure":
     """Draw a picture's feature maps; they are computed only now, because they are large."""
-    return plot_features(stage_outputs(net, normalized(net, seen.image)), Path(seen.file).name)
+    outputs = stage_outputs(trained.net, trained.normalize(seen.image))
+    return plot_features(outputs, Path(seen.file).name)
 
 
 def draw_attention(net: Any, seen: Look) -> "Figure":
@@ -234,7 +192,8 @@ def draw_attention(net: Any, seen: Look) -> "Figure":
     found = seen.attention
     probability = float(found.logits.softmax(0)[found.target])
     answer = f"{Path(seen.file).name}: {net.classes[found.target]} {probability:.1%}"
-    return plot_attention(seen.image, found.heat, f"{answer}\n{SAID[found.method]}")
+    nothing = "" if found.heat.any() else " (0 everywhere)"
+    return plot_attention(seen.image, found.heat, f"{answer}\n{SAID[found.method]}{nothing}")
 
 
 if __name__ == "__main__":

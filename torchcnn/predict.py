@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from torchcnn import cli
 from torchcnn.cli import option
-from torchcnn.data.decode import extensions, read_image
-from torchcnn.models import create_model, list_pretrained
-from torchcnn.run.checkpoint import checkpoint_file, open_checkpoint
+from torchcnn.data.decode import find_pictures, read_image
+from torchcnn.models import list_pretrained
 from torchcnn.run.drawing import drawing, save_figure
+from torchcnn.run.trained import Trained, open_trained
 
 PROG = "python -m torchcnn.predict"
 
@@ -61,11 +61,11 @@ def predict(config: Config) -> None:
     """Classify all pictures that can be read; those that cannot are an error at the end."""
     if config.out and Path(config.out).suffix != ".png":
         raise ValueError(f"--out draws a .png, got {config.out}")
-    net, resize, note = open_network(config)
+    trained = open_trained(config.checkpoint, config.arch)
     answers, unread = [], []
     for file in find_pictures(config.files):
         try:
-            answers.append(classify(net, file, resize, config.top))
+            answers.append(classify(trained, file, config.top))
         except (ValueError, OSError) as error:
             unread.append(str(error))
     if config.json:
@@ -79,57 +79,19 @@ def predict(config: Config) -> None:
         for text in unread[:-1]:
             print(f"{PROG}: {text}", file=sys.stderr)
         raise ValueError(unread[-1])
-    print(f"by {note}", file=sys.stderr)
-
-
-def open_network(config: Config) -> tuple[nn.Module, str, str]:
-    """Return the network, how pictures become squares, and which network it is.
-
-    Raises:
-        ValueError, FileNotFoundError: the flags do not name one, or it cannot be read.
-    """
-    if bool(config.checkpoint) == bool(config.arch):
-        raise ValueError("either --checkpoint or --arch says which network is meant")
-    if config.arch:
-        net = create_model(config.arch, pretrained=True).eval()
-        return net, "squeeze", f"{config.arch}, trained on Fashion-MNIST"
-    net, checkpoint = open_checkpoint(config.checkpoint)
-    path = Path(config.checkpoint).expanduser()
-    path = checkpoint_file(path) if path.is_dir() else path
-    note = f"{path}, epoch {len(checkpoint['history'])}"
-    return net, checkpoint["config"].get("resize", "squeeze"), note
-
-
-def find_pictures(names: Sequence[str]) -> list[str]:
-    """Replace folders by the pictures in them and below, in the order of their names.
-
-    Raises:
-        FileNotFoundError: a folder has none.
-    """
-    files: list[str] = []
-    for name in names:
-        folder = Path(name).expanduser()
-        if not folder.is_dir():
-            files.append(name)
-            continue
-        inside = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in extensions()]
-        inside = [p for p in inside if p.is_file() and not p.name.startswith(".")]
-        if not inside:
-            raise FileNotFoundError(f"there are no pictures in {name}")
-        files += map(str, inside)
-    return files
+    print(f"by {trained.note}", file=sys.stderr)
 
 
 @torch.no_grad()
-def classify(net: Any, file: str, resize: str, top: int) -> Answer:
+def classify(trained: Trained, file: str, top: int) -> Answer:
     """Classify a picture by itself, so that its numbers do not depend on others.
 
     Raises:
         ValueError, FileNotFoundError: it cannot be read.
     """
-    image = read_image(Path(file).expanduser(), len(net.mean), net.input_size, resize)
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (net.mean, net.std))
-    probabilities = net((image.float() / 255 - mean)[None] / std).softmax(1)[0]
+    net, path = trained.net, Path(file).expanduser()
+    image = read_image(path, len(net.mean), net.input_size, trained.resize)
+    probabilities = net(trained.normalize(image)).softmax(1)[0]
     values, classes = probabilities.topk(min(top, len(probabilities)))
     named = [net.classes[i] for i in classes.tolist()]
     return Answer(file, image, list(zip(named, values.tolist(), strict=True)))

@@ -46,6 +46,28 @@ def extensions() -> frozenset[str]:
     return frozenset(ext for ext, name in Image.registered_extensions().items() if name in known)
 
 
+def find_pictures(names: Sequence[str]) -> list[str]:
+    """Replace folders by the pictures in them and below, in the order of their names.
+
+    A picture that is named twice is in the list once.
+
+    Raises:
+        FileNotFoundError: a folder has none.
+    """
+    files: dict[str, None] = {}
+    for name in names:
+        folder = Path(name).expanduser()
+        if not folder.is_dir():
+            files[name] = None
+            continue
+        inside = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in extensions()]
+        inside = [p for p in inside if p.is_file() and not p.name.startswith(".")]
+        if not inside:
+            raise FileNotFoundError(f"there are no pictures in {name}")
+        files |= dict.fromkeys(map(str, inside))
+    return list(files)
+
+
 def read_image(
     path: str | Path, channels: int, size: int | None = None, resize: str = "squeeze"
 ) -> Tensor:

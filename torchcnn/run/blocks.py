@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,8 +90,9 @@ def plot_block(block: nn.Module, x_shape: tuple[int, int, int]) -> Figure:
         for i, stop in enumerate(column)
     }
     bottom, top = _bottom_and_top(boxes, y)
-    figure = Figure(figsize=(rights[-1] + MARGIN, top - bottom))
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, rights[-1] + MARGIN), ylim=(bottom, top))
+    width = math.ceil(10 * (rights[-1] + MARGIN)) / 10
+    figure = Figure(figsize=(width, top - bottom))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(bottom, top))
     axes.set_axis_off()
     for i, box in enumerate(boxes):
         middle, level = (lefts[box.column] + rights[box.column]) / 2, y[Stop(box.column, i)]
@@ -146,7 +148,7 @@ def layer_label(layer: Any) -> str:
     if isinstance(layer, nn.MaxPool2d | nn.AvgPool2d):
         size, what = layer.kernel_size, "max" if isinstance(layer, nn.MaxPool2d) else "average"
         return "\n".join([f"{_size(size)} {what} pool", *_stride(layer.stride)])
-    if "GlobalAvgPool" in kind or "AdaptiveAvgPool" in kind:
+    if "GlobalAvgPool" in kind or getattr(layer, "output_size", 0) in (1, (1, 1)):
         return "global\naverage pool"
     if "norm" in kind.lower():
         return "norm"
