@@ -50,5 +50,5 @@ def test_a_notebook_runs_and_shows_what_is_committed(path, tmp_path):
 def test_there_is_a_notebook_of_every_family_and_of_what_is_written_by_hand():
     assert [path.stem[3:] for path in NOTEBOOKS] == [
         "quickstart", *TRAIN, "regression", "perceptron", "convolution", "batch_norm",
-        KERAS,
+        KERAS, "inside",
     ]  # fmt: skip

@@ -1,8 +1,8 @@
 """Put the networks of finished runs into the package: `python pretrained.py RUN…`.
 
 Each run becomes `torchcnn/models/fashion_mnist/<arch>.safetensors`: its weights in half precision,
-and what is said of them, among it the accuracy that the rounded weights have in float64 on the
-10,000 test images of Fashion-MNIST. `md5.json` has the md5 of each file.
+and what is said of them, among it the accuracy that the rounded weights have on the 10,000 test
+images of Fashion-MNIST. `md5.json` has the md5 of each file.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ def main() -> None:
         }
         net.load_state_dict(weights)
         batches = Batches(data.test_images, data.test_labels, 500, size=net.input_size)
-        accuracy = evaluate_accuracy(((x.double(), y) for x, y in batches), net.double())
+        accuracy = evaluate_accuracy(batches, net)
         about = {
             "model": checkpoint["model"], "classes": net.classes, "mean": net.mean, "std": net.std,
             "data": config["data"], "recipe": config["recipe"], "seed": config["seed"],

@@ -14,7 +14,7 @@ from torchcnn.data.datasets import load_data
 from torchcnn.data.loader import Batches
 from torchcnn.models import MODELS, list_pretrained, pretrained
 from torchcnn.models.pretrained import FOLDER, read_pretrained
-from torchcnn.training.loop import evaluate_accuracy
+from torchcnn.training.loop import predict_logits
 
 NAMES = ["densenet", "lenet", "resnet20", "tf_baseline"]
 SLOW = {"densenet", "resnet20"}
@@ -29,12 +29,15 @@ def test_there_are_four_of_three_megabytes_together():
     "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in NAMES]
 )
 def test_the_accuracy_is_the_stated_one_to_the_image(name, real_fashion_mnist):
-    """In float64, so that no machine rounds an image to another class."""
+    """But for images between whose two first classes the rounding of a processor decides."""
     data, net = load_data("fashion-mnist"), create_model(name, pretrained=True)
     batches = Batches(data.test_images, data.test_labels, 250, size=net.input_size)
-    found = evaluate_accuracy(((x.double(), y) for x, y in batches), net.double())
+    logits, labels = predict_logits(net, batches)
+    first, second = logits.topk(2).values.unbind(1)
+    undecided = int((first - second < 1e-4).sum())
     stated = read_pretrained(name)[1]["accuracy"]
-    assert round(found * 10_000) == round(stated * 10_000) and found == stated
+    correct = int((logits.argmax(1) == labels).sum())
+    assert abs(correct - round(stated * 10_000)) <= undecided < 5
     assert f"{stated:.4f}" in (FOLDER / "README.md").read_text()
 
 
