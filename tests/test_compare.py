@@ -121,8 +121,13 @@ def test_three_seeds_of_two_networks_are_two_commands(tmp_path, monkeypatch, cap
     """Real runs: `train --seed 0,1`, twice, and `compare`."""
     monkeypatch.chdir(tmp_path)
     flags = ["--data", "sample", "--device", "cpu", "--epochs", "1", "--batch-size", "500"]
+    train.main(["--arch", "softmax_regression,mlp", "--seed", "0,1", "--out", "both", *flags])
+    printed = capsys.readouterr().out
+    assert "run 4 of 4: mlp, seed 1" in printed and "mlp, 2 seeds: test acc 0." in printed
+    assert sorted(p.name for p in (tmp_path / "both").iterdir()) == [
+        f"{arch}-seed{seed}" for arch in ("mlp", "softmax_regression") for seed in (0, 1)]  # fmt: skip
     train.main(["--arch", "softmax_regression", "--seed", "0,1", *flags])
-    assert "2 seeds: test acc 0." in capsys.readouterr().out
+    assert "softmax_regression, 2 seeds: test acc 0." in capsys.readouterr().out
     train.main(["--arch", "lenet", "--seed", "3,4", "--out", "lenets", *flags])
     assert sorted(p.name for p in (tmp_path / "lenets").iterdir()) == ["seed3", "seed4"]
     names = sorted(p.name for p in (tmp_path / "runs").iterdir())
@@ -150,7 +155,8 @@ def test_three_seeds_of_two_networks_are_two_commands(tmp_path, monkeypatch, cap
     [
         (["--seed", "0,0"], "allowed are different seeds"),
         (["--seed", "0,x"], "got x, allowed is a whole number"),
-        (["--seed", "0,1", "--resume", "r"], "--resume takes one seed, got 0, 1"),
+        (["--seed", "0,1", "--resume", "r"], "--resume takes one network and one seed, got "),
+        (["--arch", "lenet,lenett", "--out", "never"], "did you mean lenet"),
     ],
 )
 def test_seeds_that_are_refused(argv, message, capsys):

@@ -42,13 +42,13 @@ def test_the_commands_run_as_they_are_written(tmp_path, monkeypatch, capsys):
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.numpy()).save(place / f"{i}.png")
     lines = typed("README.md")
-    assert len(lines) >= 8
+    assert len(lines) >= 7
     for line in lines:
         _, _, command, *arguments = shlex.split(line)
         commands.main([command.removeprefix("torchcnn."), *arguments])
     out = capsys.readouterr().out
-    assert "3 seeds: test acc 0." in out and "± " in out
-    for path in ("curves.png", "answers.png", "inside", "runs/lenet/seed2/result.json"):
+    assert "lenet, 3 seeds: test acc 0." in out and "± " in out
+    for path in ("curves.png", "answers.png", "inside", "runs/three/lenet-seed2/result.json"):
         assert (tmp_path / path).exists(), path
 
 

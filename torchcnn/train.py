@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 
 from torchcnn import cli
-from torchcnn.data.datasets import ImageData
+from torchcnn.data.datasets import DATASETS, ImageData
 from torchcnn.run.checkpoint import FORMAT, normalization
-from torchcnn.run.folder import check_out, make_folder
+from torchcnn.run.folder import RUNS, check_out, make_folder
 from torchcnn.run.log import Run
 from torchcnn.run.weights import read_weights
 from torchcnn.system import is_elastic
@@ -36,38 +36,49 @@ PROG = "python -m torchcnn.train"
 def main(argv: Sequence[str] | None = None) -> None:
     with cli.one_line_errors(PROG):
         given = cli.parse(Config, PROG, argv)
-        if isinstance(given.get("seed"), tuple):
-            train_seeds(given)
+        if isinstance(given.get("seed"), tuple) or "," in given.get("arch", ""):
+            train_all(given)
         else:
             train(**given)
 
 
-def train_seeds(given: dict[str, Any]) -> None:
-    """Train from each of several seeds in turn, on data that is read once.
+def train_all(given: dict[str, Any]) -> None:
+    """Train several networks, from several seeds, one after the other, on data that is read once.
 
     Raises:
         ValueError: for the same reasons as `train`, before the first run as far as can be known.
     """
-    seeds = given["seed"]
+    archs, seeds = given.get("arch", Config.arch).split(","), given.get("seed", Config.seed)
+    seeds = seeds if isinstance(seeds, tuple) else (seeds,)
     if "resume" in given or is_elastic():
         other = "--resume" if "resume" in given else "torchrun"
-        raise ValueError(f"{other} takes one seed, got {', '.join(map(str, seeds))}")
-    runs = [given | {"seed": seed} for seed in seeds]
+        got = f"{', '.join(archs)} and {', '.join(map(str, seeds))}"
+        raise ValueError(f"{other} takes one network and one seed, got {got}")
+    runs = [given | {"arch": arch, "seed": seed} for arch in archs for seed in seeds]
     if "out" in given:
-        runs = [run | {"out": str(Path(run["out"]) / f"seed{run['seed']}")} for run in runs]
         for run in runs:
-            check_out(Path(run["out"]).expanduser(), asdict(configure(run)[0]))
-    accuracies: list[float] = []
-    part, dataset = "test", None
+            name = f"{run['arch']}-" * (len(archs) > 1) + f"seed{run['seed']}"
+            run["out"] = str(Path(given["out"]) / name)
+    for run in runs:
+        config = configure(run)[0]
+        check_out(Path(config.out or RUNS / "new"), asdict(config))
+    accuracies: dict[str, list[float]] = {arch: [] for arch in archs}
+    part, dataset, read = "test", None, None
     for i, run in enumerate(runs, start=1):
-        print(f"run {i} of {len(runs)}: seed {run['seed']}", flush=True)
-        result, dataset = _train(run, None, dataset)
-        accuracy = result.test_acc
+        print(f"run {i} of {len(runs)}: {run['arch']}, seed {run['seed']}", flush=True)
+        config = configure(run)[0]
+        # Pictures of a folder are read in the size that the network takes.
+        size = None if config.data in DATASETS else (config.input_size, config.resize)
+        result, dataset = _train(run, None, dataset if size == read else None)
+        read, accuracy = size, result.test_acc
         if accuracy is None:  # there is no test part
             part, accuracy = "val", result.history[result.epoch - 1].eval_acc
-        accuracies.append(accuracy)
-    mean, std = statistics.mean(accuracies), statistics.stdev(accuracies)
-    print(f"{len(runs)} seeds: {part} acc {mean:.4f} ± {std:.4f} (mean ± standard deviation)")
+        accuracies[run["arch"]].append(accuracy)
+    for arch, values in accuracies.items():
+        mean = f"{statistics.mean(values):.4f}"
+        if len(values) > 1:
+            mean += f" ± {statistics.stdev(values):.4f} (mean ± standard deviation)"
+        print(f"{arch}, {len(values)} seeds: {part} acc {mean}")
 
 
 def train(*, net: nn.Module | None = None, **flags: Any) -> TrainResult:

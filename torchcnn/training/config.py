@@ -48,7 +48,11 @@ def on_off_auto(text: str) -> bool | str:
 class Config:
     """Train a network on images. What is not given comes from the recipe of the network."""
 
-    arch: str = option("the network; python -m torchcnn.models shows all", default="lenet")
+    arch: str = option(
+        "the network; python -m torchcnn.models shows all; several, with commas between them, are "
+        "trained one after the other",
+        default="lenet",
+    )
     data: str = option(
         f"the images: {', '.join(DATASETS)}, or a folder with train/<class>/* and test/<class>/*, "
         "or <class>/* alone",
@@ -205,8 +209,8 @@ class Config:
         type=cli.seeds,
     )
     out: str = option(
-        "run folder (default: runs/<arch>-<data>-seed<seed>-<time>); with several seeds, a folder "
-        "for their run folders",
+        "run folder (default: runs/<arch>-<data>-seed<seed>-<time>); for several runs, the folder "
+        "of their folders",
         default="",
         type=cli.path,
     )
