@@ -124,8 +124,8 @@ def test_three_seeds_of_two_networks_are_two_commands(tmp_path, monkeypatch, cap
     train.main(["--arch", "softmax_regression,mlp", "--seed", "0,1", "--out", "both", *flags])
     printed = capsys.readouterr().out
     assert "run 4 of 4: mlp, seed 1" in printed and "mlp, 2 seeds: test acc 0." in printed
-    assert sorted(p.name for p in (tmp_path / "both").iterdir()) == [
-        f"{arch}-seed{seed}" for arch in ("mlp", "softmax_regression") for seed in (0, 1)]  # fmt: skip
+    both = sorted(p.name for p in (tmp_path / "both").iterdir())
+    assert both == [f"{arch}-seed{k}" for arch in ("mlp", "softmax_regression") for k in (0, 1)]
     train.main(["--arch", "softmax_regression", "--seed", "0,1", *flags])
     assert "softmax_regression, 2 seeds: test acc 0." in capsys.readouterr().out
     train.main(["--arch", "lenet", "--seed", "3,4", "--out", "lenets", *flags])
