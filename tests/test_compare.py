@@ -32,7 +32,8 @@ def test_runs_that_differ_in_their_seed_are_one_row(tmp_path):
     # (0.80, 0.82, 0.90): the mean is 0.84, and the squares of the distances 16 + 4 + 36 = 56
     # (1e-4); half of that is 28, whose root is 5.2915.
     for seed, accuracy in enumerate((0.80, 0.82, 0.90)):
-        write_run(tmp_path / f"a{seed}", accuracy, seed, root=f"data{seed}", device=f"cuda:{seed}")
+        other = {"root": f"data{seed}", "device": f"cuda:{seed}", "channels_last": seed == 1}
+        write_run(tmp_path / f"a{seed}", accuracy, seed, **other)
     write_run(tmp_path / "b", 0.85, lr=0.01)
     first, second = group([read_run(path) for path in find_runs([str(tmp_path)])[0]])
     assert first.cells() == ["lenet", "1", "2", "1,234", "0.8500", "3.0", "lr=0.01"]

@@ -37,12 +37,12 @@ class FinishedRun:
         return sum(epoch["seconds"] for epoch in self.history)
 
     def setting(self) -> dict[str, Any]:
-        """Return the configuration without what does not tell how the network is trained."""
-        return {
-            name: value
-            for name, value in self.config.items()
-            if name not in {*NO_HYPERPARAMETERS, "seed"}
-        }
+        """Return the configuration without what does not tell how the network is trained.
+
+        The memory format does not: `--channels-last auto` may choose another one for each seed.
+        """
+        left_out = {*NO_HYPERPARAMETERS, "seed", "channels_last"}
+        return {name: value for name, value in self.config.items() if name not in left_out}
 
 
 @dataclass(frozen=True)
