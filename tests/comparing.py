@@ -38,7 +38,7 @@ def points(folder):
 def result(folder):
     """The result of a run, without how long it took."""
     values = json.loads((folder / "result.json").read_text())
-    assert values.pop("seconds") > 0
+    assert values.pop("seconds", 1) > 0  # runs of earlier versions do not say it
     return values
 
 
@@ -47,7 +47,7 @@ def contents(folder):
     checkpoint = load_checkpoint(folder / "last.pt")
     clock = {"time", "seconds", "images_per_second"}
     history = [{k: v for k, v in r.items() if k not in clock} for r in checkpoint["history"]]
-    shown = {tag: p for tag, p in points(folder).items() if tag != "train/images per second"}
+    shown = {tag: p for tag, p in points(folder).items() if not tag.endswith("images per second")}
     return {key: checkpoint[key] for key in ("weights", "optimizer", "average", "partial")} | {
         "history": history, "points": shown, "result": result(folder),
     }  # fmt: skip

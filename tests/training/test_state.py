@@ -123,7 +123,7 @@ def test_the_norm_of_clipped_gradients_is_logged(tmp_path):
     assert len(norms) == 2 and min(norms) > 0
     with open(tmp_path / "r" / "history.csv", newline="") as file:
         assert [float(row["gradient_norm"]) for row in csv.DictReader(file)] == norms
-    points = contents(tmp_path / "r")["points"]["gradient norm"]
+    points = contents(tmp_path / "r")["points"]["train/gradient norm"]
     assert [value for _, value in points] == pytest.approx(norms)
 
 
