@@ -69,7 +69,8 @@ def test_a_table_markdown_json_and_a_picture(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == [*COLUMNS[:-1], "differs", "in"]
     assert lines[1].startswith("lenet       1") and lines[1].endswith("val_fraction=0.2")
-    assert lines[-1] == "for all of them data=sample recipe=source"
+    assert lines[-2:] == [
+        "for all of them data=sample recipe=source", f"{tmp_path / 'c.png'} is drawn"]  # fmt: skip
     with Image.open(tmp_path / "c.png") as picture:
         assert picture.size == (1650, 600)
     main([str(tmp_path), "--markdown"])

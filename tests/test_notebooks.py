@@ -13,7 +13,7 @@ FEWER_IMAGES = """
 import dataclasses, torchcnn.data.datasets
 whole = torchcnn.data.datasets.load_data("sample")
 names = "train_images", "train_labels", "test_images", "test_labels"
-part = dataclasses.replace(whole, **{name: getattr(whole, name)[:500] for name in names})
+part = dataclasses.replace(whole, **{name: getattr(whole, name)[:200] for name in names})
 torchcnn.data.datasets.load_data = lambda name: part
 """
 KERAS = "two_frameworks"

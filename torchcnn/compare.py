@@ -75,6 +75,8 @@ def compare(config: Config) -> None:
     if config.out:
         with drawing(config.out):
             save_figure(plot_rows(rows), Path(config.out).expanduser())
+            if not (config.json or config.markdown):
+                print(f"{config.out} is drawn")
 
 
 if __name__ == "__main__":

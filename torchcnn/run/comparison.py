@@ -203,7 +203,9 @@ def plot_rows(rows: Sequence[Row]) -> "Figure":
     splits = {eval_split(row.runs[0].config) for row in rows}
     loss_axes.set(xlabel="epoch", ylabel="training loss")
     accuracy_axes.set(xlabel="epoch", ylabel=f"{' / '.join(sorted(splits))} accuracy")
+    longest = max(len(run.history) for row in rows for run in row.runs)
     for axes in (loss_axes, accuracy_axes):
+        axes.set_xlim(0.5, longest + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     accuracy_axes.legend(fontsize=8)

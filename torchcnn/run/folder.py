@@ -26,7 +26,8 @@ def check_out(path: Path, config: dict[str, Any]) -> None:
     """
     if path.is_dir() and not is_leftover(path, config):
         if (path / "last.pt").exists():
-            raise ValueError(f"--out {path} already holds a run; --resume continues it")
+            ways = "--resume continues it, another --out begins anew"
+            raise ValueError(f"--out {path} already holds a run; {ways}")
         raise ValueError(f"--out {path} is not empty")
     place = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):

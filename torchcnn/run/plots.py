@@ -28,6 +28,7 @@ def plot_curves(history: list[dict[str, Any]], split: str) -> Figure:
         for part in ("train", split):
             axes.plot(epochs, [record[f"{part}_{kind}"] for record in history], "o-", label=part)
         axes.set(xlabel="epoch", ylabel=label)
+        axes.set_xlim(0.5, len(epochs) + 0.5)  # so that a single epoch has a whole number too
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
