@@ -55,13 +55,10 @@ def test_the_default_is_the_sources():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arch", "epochs"),
-    [("softmax_regression", 5), ("mlp", 5), ("lenet", 2), ("tf_lenet5", 2)],
-)
+@pytest.mark.parametrize(("arch", "epochs"), [("softmax_regression", 5), ("lenet", 2)])
 def test_the_fast_recipe_reaches_more(arch, epochs, real_fashion_mnist, tmp_path):
     accuracies = {}
-    for recipe in RECIPES:
+    for recipe in ("source", "fast"):
         folder = tmp_path / recipe
         train.main(["--arch", arch, "--recipe", recipe, "--val-fraction", "0", "--device", "cpu",
                     "--data", "fashion-mnist", "--epochs", str(epochs),
