@@ -30,8 +30,7 @@ class Weights:
 
 
 def read_weights(source: str, arch: str) -> Weights:
-    """Read weights from a run folder, a checkpoint, a .safetensors file, or a state dict, or
-    those in the package by their name.
+    """Read weights of a run, a checkpoint, a .safetensors file, a state dict, or of this package.
 
     A state dict, saved by `torch.save`, has the names of this network, or those of torchvision.
     Nothing in a file is executed.
