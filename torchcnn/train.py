@@ -17,7 +17,7 @@ from torchcnn.run.weights import read_weights
 from torchcnn.system import is_elastic
 from torchcnn.training import preflight
 from torchcnn.training.config import Config
-from torchcnn.training.configure import configure, fit_batch_size, print_config
+from torchcnn.training.configure import configure, fit_batch_size, fit_input_size, print_config
 from torchcnn.training.distributed import World, device_of_rank, join
 from torchcnn.training.fastest import decide
 from torchcnn.training.loaders import make_loaders, pick_normalization, read_images, split
@@ -121,6 +121,7 @@ def _train(
         preflight.check_dataset(config, dataset, checkpoint, device, world)
         parts = split(config, dataset, version)
         if checkpoint is None:
+            config = fit_input_size(config, given, dataset.train_images.shape[-1])
             config = fit_batch_size(config, given, len(parts.train[1]), world.world_size)
         model_spec = preflight.check_network(config, dataset, len(parts.train[1]), world, net)
         normalized = normalization(checkpoint) if checkpoint else None

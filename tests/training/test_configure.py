@@ -9,7 +9,8 @@ from torchcnn import train
 from torchcnn.run import log
 from torchcnn.run.checkpoint import load_checkpoint
 from torchcnn.training.config import Config
-from torchcnn.training.configure import fit_batch_size
+from torchcnn.training.configure import fit_batch_size, fit_input_size
+from torchcnn.training.recipes import complete
 
 FLAGS = ["--arch", "softmax_regression", "--data", "sample", "--device", "cpu"]
 FLAGS += ["--batch-size", "500"]
@@ -103,6 +104,31 @@ def test_a_batch_is_at_most_a_tenth_of_few_images(n, world_size, size):
     assert fit_batch_size(Config(**RECIPE), {}, n, world_size).batch_size == size
     given = {"batch_size": 128}
     assert fit_batch_size(Config(**RECIPE), given, n, world_size).batch_size == 128
+
+
+@pytest.mark.parametrize(
+    ("arch", "recipe", "given", "pixels", "size"),
+    [
+        ("resnet20", "fast", {}, 28, 28),
+        ("resnet20", "best", {}, 28, 28),
+        ("resnet20", "fast", {}, 32, 32),  # CIFAR-10, or a folder
+        ("resnet20", "fast", {"input_size": 32}, 28, 32),
+        ("resnet20", "source", {}, 28, 32),
+        ("tf_baseline", "fast", {}, 28, 32),  # its dense layer depends on the size
+        ("densenet", "fast", {}, 28, 56),
+    ],
+)
+def test_small_images_are_taken_at_their_own_size(arch, recipe, given, pixels, size):
+    config = Config(**complete(arch, recipe, {"arch": arch, "recipe": recipe, **given}))
+    assert fit_input_size(config, given, pixels).input_size == size
+
+
+def test_the_size_of_the_images_themselves_is_said(tmp_path, capsys):
+    flags = ["--arch", "resnet20", "--recipe", "fast", "--data", "sample", "--device", "cpu"]
+    train.main([*flags, "--epochs", "1", "--batch-size", "500", "--out", str(tmp_path / "r")])
+    said = "input_size       28 (the images' own, in place of the recipe's 32)\n"
+    assert said in capsys.readouterr().out
+    assert load_checkpoint(tmp_path / "r" / "last.pt")["model"]["input_size"] == 28
 
 
 def test_huge_batches_are_answered_at_once(tmp_path, capsys):

@@ -1,11 +1,11 @@
 """How each network is trained: as its source does, `fast`, which reaches more in less time, or
 `best`, which takes `fast`'s way for longer, on images that are flipped at random.
 
-`fast` takes images at their own size, 28 or 32 pixels, with the stem for small images; batches of
-64 to 256; and one cycle of the learning rate (arXiv:1708.07120). Networks with batch norm take
-Nesterov momentum at a high rate, others AdamW (arXiv:1711.05101). Precision and memory format are
-what the machine is faster with. Some networks have fewer epochs than their source, chosen on images
-that were held out from training.
+`fast` takes images of 28 or 32 pixels, with the stem for small images; batches of 64 to 256; and
+one cycle of the learning rate (arXiv:1708.07120). Networks with batch norm take Nesterov momentum
+at a high rate, others AdamW (arXiv:1711.05101). Precision and memory format are what the machine is
+faster with. Some networks have fewer epochs than their source, chosen on images that were held out
+from training.
 """
 
 import inspect
@@ -25,7 +25,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "alexnet": {"lr": 3e-3},
     "googlenet": {"lr": 3e-3},
     "tf_baseline": {"epochs": 3},
-    "resnet20": {"epochs": 2},
+    "resnet20": {"epochs": 2, "lr": 0.2, "batch_size": 128},
     # Images of twice their size with the usual stem: a quarter of the work of the small stem.
     "densenet": {"epochs": 3, "input_size": 56, "small_input": False},
     "lenet": {"epochs": 1, "lr": 0.5, "batch_size": 128, "weight_decay": 1e-4, "clip": 0.0},
