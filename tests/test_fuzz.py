@@ -1,5 +1,6 @@
 """Random command lines over odd folders: each ends in good order, whatever is asked."""
 
+import dataclasses
 import os
 import random
 import struct
@@ -10,10 +11,11 @@ from PIL import Image
 
 from torchcnn import evaluate, export, predict, train
 from torchcnn.data.augment import AUGMENTATIONS
+from torchcnn.data.datasets import DATASETS, sample
 from torchcnn.models.__main__ import main as models_main
 from torchcnn.run.checkpoint import load_checkpoint
 
-COUNT = 300
+COUNT = 100
 CLASSES = ["cat", "dog", "$5_to_$10", "卷积", "-rf", "a b", "b\udcffd", "x" * 120, "train", "Test"]
 
 
@@ -118,10 +120,21 @@ def other_line(dice, folders, runs, out):
     ])  # fmt: skip
 
 
+def tenth_of_the_sample(root):
+    whole = sample(root)
+    parts = {
+        f"{part}_{what}": getattr(whole, f"{part}_{what}")[:n]
+        for part, n in (("train", 500), ("test", 100))
+        for what in ("images", "labels")
+    }
+    return dataclasses.replace(whole, **parts)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of torch and Pillow, about such sizes
 def test_random_command_lines_end_in_good_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(DATASETS, "sample", tenth_of_the_sample)
     dice, codes = random.Random(0), []
     folders = [odd_folder(tmp_path / f"d{i}", dice) for i in range(40)]
     runs = [tmp_path / "none"]
@@ -149,4 +162,4 @@ def test_random_command_lines_end_in_good_order(tmp_path, monkeypatch, capsys):
             load_checkpoint(out / "last.pt")
             runs += [out] * (code == 0)
         codes.append(code)
-    assert codes.count(0) > 50 and codes.count(2) > 50
+    assert codes.count(0) > 20 and codes.count(2) > 20

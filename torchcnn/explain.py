@@ -14,7 +14,6 @@ from torch import Tensor
 from torchcnn import cli
 from torchcnn.cli import option
 from torchcnn.data.decode import find_pictures, read_image
-from torchcnn.models import list_pretrained
 from torchcnn.models.attention import (
     CAM,
     GRAD_CAM,
@@ -26,7 +25,7 @@ from torchcnn.models.attention import (
 )
 from torchcnn.run.drawing import save_figure
 from torchcnn.run.inside import plot_attention, plot_features, plot_filters, writing_events
-from torchcnn.run.trained import Trained, open_trained
+from torchcnn.run.trained import PicturesAndNetwork, Trained, open_trained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +39,7 @@ SAID = {
 
 
 @dataclass(kw_only=True, frozen=True)
-class Config:
+class Config(PicturesAndNetwork):
     """Draw what a network looks at.
 
     The folder gets filters.png with the weights of the first layer, and for each picture
@@ -49,17 +48,6 @@ class Config:
     that end in a global mean, and Grad-CAM (arXiv:1610.02391) of other ones.
     """
 
-    files: tuple[str, ...] = option(
-        "pictures, or folders of them", positional=True, nargs="+", metavar="FILE", type=cli.path
-    )
-    checkpoint: str = option(
-        "a run's best.pt or last.pt, or the run's folder", default="", type=cli.path
-    )
-    arch: str = option(
-        "in place of a checkpoint: a network that is in the package with its weights, which were "
-        f"trained on Fashion-MNIST: {', '.join(list_pretrained())}",
-        default="",
-    )
     out: str = option(
         "the folder to draw into; it is made if need be", required=True, type=cli.path
     )

@@ -13,28 +13,16 @@ from torch import Tensor
 from torchcnn import cli
 from torchcnn.cli import option
 from torchcnn.data.decode import find_pictures, read_image
-from torchcnn.models import list_pretrained
 from torchcnn.run.drawing import drawing, save_figure
-from torchcnn.run.trained import Trained, open_trained
+from torchcnn.run.trained import PicturesAndNetwork, Trained, open_trained
 
 PROG = "python -m torchcnn.predict"
 
 
 @dataclass(kw_only=True, frozen=True)
-class Config:
+class Config(PicturesAndNetwork):
     """Classify pictures by a trained network, and print the classes with their probabilities."""
 
-    files: tuple[str, ...] = option(
-        "pictures, or folders of them", positional=True, nargs="+", metavar="FILE", type=cli.path
-    )
-    checkpoint: str = option(
-        "a run's best.pt or last.pt, or the run's folder", default="", type=cli.path
-    )
-    arch: str = option(
-        "in place of a checkpoint: a network that is in the package with its weights, which were "
-        f"trained on Fashion-MNIST: {', '.join(list_pretrained())}",
-        default="",
-    )
     top: int = option(
         "how many classes to print for each picture", default=3, type=cli.at_least_one
     )

@@ -100,6 +100,19 @@ def test_a_signal_stops_a_single_process_after_the_step_in_which_it_comes():
     assert given == [("first", 0), ("second", signal.SIGTERM)]
 
 
+def test_every_exchange_of_signals_is_waited_for():
+    """Also the one that was begun before there turned out to be no further step."""
+    pending, waited = [], []
+
+    class Ranks(World):
+        def ask_max(self, number):
+            pending.append(len(pending))
+            return lambda asked=pending[-1]: waited.append(asked) or 0
+
+    assert len(list(with_signal("abc", StopRequest(patience=True), Ranks(0, 2)))) == 3
+    assert waited == pending == [0, 1, 2, 3]
+
+
 def test_without_sync_bn_batch_norm_sees_the_share_alone(two):
     one = two_ranks.train("lenet", False, World())
     assert two["lenet"]["losses"][0] != pytest.approx(one["losses"][0], rel=1e-6)

@@ -1,11 +1,12 @@
 """Text: the name, the shape and the numbers of each tensor; the first line describes the network.
 
-The numbers have as many digits as are needed to read the same ones again.
+Each row of the last dimension is a line, and a blank line ends a tensor. The numbers have as many
+digits as are needed to read the same ones again.
 """
 
 import json
 import re
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,24 @@ from torch import Tensor, nn
 from torchcnn.formats.description import Run
 from torchcnn.models.registry import build_model
 
+BRACKETS = str.maketrans("[]", "  ")
+
 
 def write(net: nn.Module, example: Tensor, about: dict[str, Any], path: Path) -> None:
     with open(path, "w", encoding="utf-8") as file:
         file.write(f"# {json.dumps(about)}\n")
         for name, tensor in net.state_dict().items():
-            numbers = np.array2string(tensor.numpy(), threshold=sys.maxsize, floatmode="unique")
-            # A blank line ends a tensor; numpy writes some between matrices, too.
-            lines = "\n".join(line for line in numbers.split("\n") if line.strip())
-            file.write(f"{name}\n{tuple(tensor.shape)}\n{lines}\n\n")
+            file.write(f"{name}\n{tuple(tensor.shape)}\n")
+            file.writelines(_lines(tensor))
+            file.write("\n")
+
+
+def _lines(tensor: Tensor) -> Iterator[str]:
+    # Not numpy's `array2string`, whose time grows with the square of the numbers.
+    rows = tensor.numpy().reshape(-1, tensor.shape[-1] if tensor.dim() else 1)
+    for start in range(0, len(rows), 1024):
+        for row in rows[start : start + 1024].astype(str).tolist():
+            yield f"[{' '.join(row)}]\n"
 
 
 def load(path: Path, model_spec: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
@@ -34,7 +44,7 @@ def load(path: Path, model_spec: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
     kinds = {name: tensor.dtype for name, tensor in net.state_dict().items()}
     for block in text.strip().split("\n\n"):
         name, shape, numbers = block.split("\n", 2)
-        values = np.array(re.sub(r"[\[\]]", " ", numbers).split(), dtype=np.float64)
+        values = np.fromstring(numbers.translate(BRACKETS), sep=" ")
         sides = [int(side) for side in re.findall(r"\d+", shape)]
         weights[name] = torch.from_numpy(values.reshape(sides)).to(kinds[name])
     net.load_state_dict(weights)

@@ -2,6 +2,7 @@
 
 import fnmatch
 import inspect
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -200,11 +201,14 @@ def create_model(
     sized = input_size is not None and "input_size" in known
     net = builder(**options, **{"input_size": input_size} if sized else {})
     if input_size is not None and not _takes(net, name, input_size, options):
+        larger = range(input_size + 1, MODELS[name].input[1] + 1)
+
+        def is_taken(size: int) -> bool:
+            net = builder(**options, **{"input_size": size} if sized else {})
+            return _takes(net, name, size, options)
+
         with torch.device("meta"):  # which computes nothing
-            for least in range(input_size + 1, MODELS[name].input[1] + 1):
-                net = builder(**options, **{"input_size": least} if sized else {})
-                if _takes(net, name, least, options):
-                    break
+            least = larger[bisect_left(larger, True, key=is_taken)]
         raise ValueError(
             f"{name} cannot take {input_size}×{input_size} images; the least input size is {least}"
         )

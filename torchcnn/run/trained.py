@@ -1,13 +1,34 @@
 """A trained network for the commands that use one: of a run, or of this package."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from torchcnn import cli
+from torchcnn.cli import option
+from torchcnn.models.pretrained import list_pretrained
 from torchcnn.models.registry import create_model
 from torchcnn.run.checkpoint import checkpoint_file, open_checkpoint
+
+
+@dataclass(kw_only=True, frozen=True)
+class PicturesAndNetwork:
+    """What `predict` and `explain` are given: pictures, and the network that sees them."""
+
+    files: tuple[str, ...] = option(
+        "pictures, or folders of them", positional=True, nargs="+", metavar="FILE", type=cli.path
+    )
+    checkpoint: str = option(
+        "a run's best.pt or last.pt, or the run's folder", default="", type=cli.path
+    )
+    arch: str = option(
+        "in place of a checkpoint: a network that is in the package with its weights, which were "
+        f"trained on Fashion-MNIST: {', '.join(list_pretrained())}",
+        default="",
+    )
 
 
 class Trained(NamedTuple):
