@@ -38,6 +38,7 @@ def test_it_compares_three_ways_round_by_round(run):
     assert 0 < float(row.split()[-1]) < 1  # nothing is faster than the machine
 
 
+@pytest.mark.slow
 def test_several_networks_as_json_at_another_size(run):
     sizes = "--images 8 --rounds 2 --batch-size 4 --input-size 28 --small-input"
     result = json.loads(run(f"--arch mlp,resnet18 {sizes} --json"))

@@ -32,6 +32,7 @@ def test_peak_memory_is_of_what_comes_after_the_restart():
     assert 120 < float(out.stdout) < 140
 
 
+@pytest.mark.slow
 def test_a_way_alone_takes_its_images_and_its_network():
     """LeNet on 2 batches: far less than with torch and Python, which are not counted."""
     device = torch.device("cpu")

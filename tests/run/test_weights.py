@@ -37,7 +37,8 @@ def folder(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("arch", [pytest.param("vgg16", marks=pytest.mark.slow), "densenet121"])
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["vgg16", "densenet121"])
 def test_fine_tuning_from_a_state_dict_of_torchvision(arch, folder, tmp_path, capsys):
     """The head is new, frozen parts stay bit for bit, and all commands normalize as in training."""
     options = {"num_classes": 1000}
