@@ -1,5 +1,6 @@
 """Shared fixtures: small data, and one finished run that several tests look at."""
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -34,6 +35,22 @@ def real_fashion_mnist(no_stray_data: None, monkeypatch: pytest.MonkeyPatch) -> 
         pytest.skip("Fashion-MNIST is not installed; Debian's dataset-fashion-mnist has it")
     monkeypatch.setattr(data, "DEBIAN_FOLDER", folder)
     return folder
+
+
+@pytest.fixture
+def tenth_of_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--data sample` is 500 + 100 images."""
+
+    def few(root: Path) -> data.ImageData:
+        whole = data.sample(root)
+        parts = {
+            f"{part}_{what}": getattr(whole, f"{part}_{what}")[:n]
+            for part, n in (("train", 500), ("test", 100))
+            for what in ("images", "labels")
+        }
+        return dataclasses.replace(whole, **parts)
+
+    monkeypatch.setitem(data.DATASETS, "sample", few)
 
 
 @pytest.fixture

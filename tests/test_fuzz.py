@@ -1,6 +1,5 @@
 """Random command lines over odd folders: each ends in good order, whatever is asked."""
 
-import dataclasses
 import os
 import random
 import struct
@@ -11,7 +10,6 @@ from PIL import Image
 
 from torchcnn import evaluate, export, predict, train
 from torchcnn.data.augment import AUGMENTATIONS
-from torchcnn.data.datasets import DATASETS, sample
 from torchcnn.models.__main__ import main as models_main
 from torchcnn.run.checkpoint import load_checkpoint
 
@@ -120,21 +118,10 @@ def other_line(dice, folders, runs, out):
     ])  # fmt: skip
 
 
-def tenth_of_the_sample(root):
-    whole = sample(root)
-    parts = {
-        f"{part}_{what}": getattr(whole, f"{part}_{what}")[:n]
-        for part, n in (("train", 500), ("test", 100))
-        for what in ("images", "labels")
-    }
-    return dataclasses.replace(whole, **parts)
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of torch and Pillow, about such sizes
-def test_random_command_lines_end_in_good_order(tmp_path, monkeypatch, capsys):
+def test_random_command_lines_end_in_good_order(tmp_path, monkeypatch, capsys, tenth_of_the_sample):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(DATASETS, "sample", tenth_of_the_sample)
     dice, codes = random.Random(0), []
     folders = [odd_folder(tmp_path / f"d{i}", dice) for i in range(40)]
     runs = [tmp_path / "none"]

@@ -123,9 +123,9 @@ def test_small_images_are_taken_at_their_own_size(arch, recipe, given, pixels, s
     assert fit_input_size(config, given, pixels).input_size == size
 
 
-def test_the_size_of_the_images_themselves_is_said(tmp_path, capsys):
+def test_the_size_of_the_images_themselves_is_said(tmp_path, capsys, tenth_of_the_sample):
     flags = ["--arch", "resnet20", "--recipe", "fast", "--data", "sample", "--device", "cpu"]
-    train.main([*flags, "--epochs", "1", "--batch-size", "500", "--out", str(tmp_path / "r")])
+    train.main([*flags, "--epochs", "1", "--batch-size", "90", "--out", str(tmp_path / "r")])
     said = "input_size       28 (the images' own, in place of the recipe's 32)\n"
     assert said in capsys.readouterr().out
     assert load_checkpoint(tmp_path / "r" / "last.pt")["model"]["input_size"] == 28
