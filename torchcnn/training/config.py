@@ -63,7 +63,7 @@ class Config:
     device: str = option("auto, cpu, cuda, cuda:1 or mps", default="auto")
     recipe: str = option(
         "where flags that are not given come from: the recipe of the network's source, one that "
-        "reaches a higher accuracy sooner, or one that takes longer and reaches more",
+        "takes less time, or one that takes longer and reaches more",
         default="source",
         choices=tuple(RECIPES),
     )

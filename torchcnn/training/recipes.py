@@ -1,5 +1,5 @@
-"""How each network is trained: as its source does, `fast`, which reaches more in less time, or
-`best`, which takes `fast`'s way for longer, on images that are flipped at random.
+"""How each network is trained: as its source does, `fast`, which reaches about as much or more in
+less time, or `best`, which takes `fast`'s way for longer, on images that are flipped at random.
 
 `fast` takes images of 28 or 32 pixels, with the stem for small images; batches of 64 to 256; and
 one cycle of the learning rate (arXiv:1708.07120). Networks with batch norm take Nesterov momentum
@@ -47,7 +47,7 @@ def source(arch: str) -> dict[str, Any]:
 
 
 def fast(arch: str) -> dict[str, Any]:
-    """Return the recipe that reaches more in less time, as flags of `torchcnn.train`."""
+    """Return the recipe that takes less time, as flags of `torchcnn.train`."""
     model = find_model(arch)
     known = inspect.signature(model.builder).parameters
     flags = {
