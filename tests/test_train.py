@@ -202,7 +202,7 @@ def test_the_command_is_train_ch5(tmp_path):
         ["--optimizer", "sgd", "--lr", "0.1", "--norm", "scratch", "--layers", "scratch"],
     ],
 )
-def test_other_resumed_runs_are_exact_too(flags, tmp_path):
+def test_other_resumed_runs_are_exact_too(flags, tmp_path, tenth_of_the_sample):
     run(*flags, "--epochs", 2, "--out", "whole")
     run(*flags, "--epochs", 1, "--out", "r")
     train.main(["--resume", "r", "--epochs", "2"])

@@ -23,6 +23,7 @@ def test_calls_go_to_one_other_process():
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows kills in another way")
+@pytest.mark.slow
 def test_it_ends_with_a_parent_that_is_killed(tmp_path):
     code = """
 import os, time

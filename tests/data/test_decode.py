@@ -152,6 +152,7 @@ def test_what_would_start_another_program_is_no_picture(tmp_path):
     assert not extensions() & {".eps", ".ps", ".wmf", ".h5", ".mpg"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["", "raise SystemExit(3)", "1 / 0"])
 def test_a_process_that_ends_in_a_pass_does_not_wait_for_its_workers(end, tmp_path):
     for i in range(64):

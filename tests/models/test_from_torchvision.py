@@ -16,7 +16,7 @@ VGGS = ("vgg11_bn", "vgg16")
 # A network of each family; that all have torchvision's shapes in its order, `test_registry` checks.
 @pytest.mark.parametrize(
     "name",
-    ["densenet121", "resnet50", *(pytest.param(n, marks=pytest.mark.slow) for n in VGGS)],
+    ["resnet50", *(pytest.param(n, marks=pytest.mark.slow) for n in ("densenet121", *VGGS))],
 )
 def test_with_torchvisions_weights_the_logits_are_torchvisions(name):
     theirs = getattr(torchvision.models, name)(num_classes=7).eval()

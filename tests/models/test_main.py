@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from torchcnn.models import MODELS
+from torchcnn.models import __main__ as module
 from torchcnn.models.__main__ import main
 
 
@@ -16,8 +17,13 @@ def test_the_table_of_all_networks(capsys):
     assert [row.split()[0] for row in rows] == list(MODELS)
     lenet = next(row for row in rows if row.startswith("lenet"))
     assert lenet.split()[1:5] == ["44,878", "281,640", "1×28×28", "5"]
+
+
+def test_the_table_as_json(capsys, monkeypatch):
+    monkeypatch.setattr(module, "MODELS", {name: MODELS[name] for name in ("lenet", "nin")})
     main(["--json"])
-    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == list(MODELS)
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == ["lenet", "nin"] and rows[0]["macs"] == 281_640
 
 
 def test_one_network_layer_by_layer(capsys):

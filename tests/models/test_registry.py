@@ -299,7 +299,8 @@ def test_every_network_travels(name):
             assert torch.equal(y, twin(x))
 
 
-@pytest.mark.parametrize("name", WHOLE_REGISTRY)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_every_network_exports_with_a_dynamic_batch(name):
     net, x = small(name)
     net.eval()

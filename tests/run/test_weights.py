@@ -150,8 +150,8 @@ def test_a_hostile_file_is_not_executed(tmp_path, capsys):
     assert "executed" not in capsys.readouterr().out
 
 
-def test_options_of_the_builder_are_kept(tmp_path, capsys):
-    flags = ["--arch", "densenet", "--input-size", "32", "--batch-size", "1500", "--model-kwargs",
+def test_options_of_the_builder_are_kept(tmp_path, capsys, tenth_of_the_sample):
+    flags = ["--arch", "densenet", "--input-size", "32", "--batch-size", "150", "--model-kwargs",
              "growth_rate=4", "bottleneck=True", "num_layers=(1,2)"]  # fmt: skip
     run(*flags, "--out", tmp_path / "r")
     net = load_model(tmp_path / "r")
@@ -162,7 +162,7 @@ def test_options_of_the_builder_are_kept(tmp_path, capsys):
     capsys.readouterr()
     # From Python they are a dict.
     result = train.train(arch="densenet", model_kwargs={"growth_rate": 4, "num_layers": (1, 2)},
-                         input_size=32, data="sample", device="cpu", epochs=1, batch_size=1500,
+                         input_size=32, data="sample", device="cpu", epochs=1, batch_size=150,
                          out=str(tmp_path / "p"))  # fmt: skip
     assert result.history and load_model(tmp_path / "p").block2.net[1][-1].out_channels == 4
 

@@ -178,6 +178,7 @@ def test_every_rank_has_a_device_of_its_own(monkeypatch):
             device_of_rank(shared)
 
 
+@pytest.mark.slow
 def test_ranks_that_do_not_see_the_same_run_do_not_begin(tmp_path):
     """The last is given another folder, as a machine that does not see the checkpoint."""
     train.main([*FLAGS[2:], "--epochs", "1", "--out", str(tmp_path / "a")])
