@@ -131,6 +131,15 @@ def test_the_size_of_the_images_themselves_is_said(tmp_path, capsys, tenth_of_th
     assert load_checkpoint(tmp_path / "r" / "last.pt")["model"]["input_size"] == 28
 
 
+def test_a_size_that_was_given_is_not_called_the_images_own(tmp_path, capsys, tenth_of_the_sample):
+    flags = ["--recipe", "fast", "--input-size", "32", "--batch-size", "60", "--data", "sample"]
+    train.main([*flags, "--device", "cpu", "--epochs", "1", "--out", str(tmp_path / "r")])
+    capsys.readouterr()
+    train.main(["--resume", str(tmp_path / "r"), "--epochs", "2"])
+    out = capsys.readouterr().out
+    assert "input_size       32\n" in out and "batch_size       60\n" in out
+
+
 def test_huge_batches_are_answered_at_once(tmp_path, capsys):
     train_on = ["--data", "sample", "--out", tmp_path / "r"]
     error = refused(capsys, *train_on, "--batch-size", 10**8, "--accumulate", 10**8)

@@ -20,6 +20,7 @@ from torchcnn.training.schedule import SCHEDULES
 MAY_CHANGE = {"resume", "epochs", "device", "root", "checkpoint_every"}  # when a run is resumed
 AGAIN = {"data": "auto", "schedule": "stay", "amp": "auto", "channels_last": "auto"}  # no change
 
+FITTED = {"input_size": "the images' own", "batch_size": "for so few images"}
 OF_REGISTERED = {"arch", "recipe", "small_input", "norm", "model_kwargs"}
 
 
@@ -146,12 +147,9 @@ def print_config(
         source = ""
         if name in recipe and name not in given:
             source = f"({config.recipe} recipe)"
-            if name == "input_size" and value != recipe[name]:
-                source = f"(the images' own, in place of the recipe's {recipe[name]})"
-            elif name == "batch_size" and value < recipe[name]:
-                source = f"(for so few images, in place of the recipe's {recipe[name]})"
-            elif value != recipe[name]:
-                source = ""
+            if value != recipe[name]:  # fitted to the images, or given when the run was begun
+                why = FITTED.get(name) if "resume" not in given else None
+                source = f"({why}, in place of the recipe's {recipe[name]})" if why else ""
         if name in reasons:
             source = f"({reasons[name]})"
         if value != "":
