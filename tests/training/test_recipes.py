@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
-from torchcnn import cli, train
+from torchcnn import cli, create_model, train
 from torchcnn.models import MODELS
 from torchcnn.training.config import Config
 from torchcnn.training.preflight import check_batches, make_model_spec
@@ -27,6 +28,14 @@ def test_every_network_can_take_its_fast_recipe(arch):
         make_model_spec(replace(config, arch="mlp", small_input=False), 1, 10),
         torch.device("cpu"),
     )
+
+
+@pytest.mark.parametrize("arch", MODELS)
+def test_networks_without_batch_norm_are_trained_with_adamw(arch):
+    """At the rates that batch norm allows, or with SGD at all, GoogLeNet stays at ln 10."""
+    with torch.device("meta"):
+        norms = any(isinstance(module, nn.BatchNorm2d) for module in create_model(arch).modules())
+    assert fast(arch)["optimizer"] == ("sgd" if norms else "adamw")
 
 
 def test_what_is_given_wins_over_the_recipe(tmp_path, capsys):

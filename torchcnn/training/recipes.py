@@ -23,7 +23,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "tf_sigmoid_cnn": {"lr": 1e-2},
     "tf_lenet5": {"lr": 1e-2},
     "alexnet": {"lr": 3e-3},
-    "googlenet": {"lr": 3e-3},
     "tf_baseline": {"epochs": 3},
     "resnet20": {"epochs": 2, "lr": 0.2, "batch_size": 128},
     # Images of twice their size with the usual stem: a quarter of the work of the small stem.
@@ -50,6 +49,7 @@ def fast(arch: str) -> dict[str, Any]:
     """Return the recipe that takes less time, as flags of `torchcnn.train`."""
     model = find_model(arch)
     known = inspect.signature(model.builder).parameters
+    has_norms = "norm_layer" in known and known["norm_layer"].default is not None
     flags = {
         "epochs": model.recipe.epochs,
         "input_size": LEAST_PIXELS.get(arch, 28 if model.input[0] == 1 else 32),
@@ -57,7 +57,7 @@ def fast(arch: str) -> dict[str, Any]:
     }
     if "small_input" in known:
         flags["small_input"] = True
-    return flags | COMMON | (SGD if "norm_layer" in known else ADAMW) | CHANGES.get(arch, {})
+    return flags | COMMON | (SGD if has_norms else ADAMW) | CHANGES.get(arch, {})
 
 
 def best(arch: str) -> dict[str, Any]:
