@@ -271,6 +271,8 @@ def test_the_seed_is_what_tells_runs_apart(finished_run, tmp_path):
         (["--arch", "mlp", "--norm", "scratch"], "got norm_layer"),
         (["--arch", "mlp", "--small-input"], "got small_input"),
         (["--lr", "1e38"], "allowed is a number above 0, to 1e30"),
+        (["--optimizer", "sgd"], "--optimizer sgd needs a --lr: the recipe's 0.001 is for adam"),
+        (["--arch", "mlp,lenet,mlp", "--seed", "1,2"], "--arch has mlp twice"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused(argv, message, capsys, tmp_path):
@@ -396,7 +398,7 @@ def test_every_network_trains_by_the_command(arch, tmp_path, monkeypatch):
     size = TRAIN_AT.get(arch, 32)
     # SGD: to write Adam's state would take longer than to train.
     run("--arch", arch, "--epochs", 1, "--batch-size", 6, "--input-size", size, "--out", "r",
-        "--optimizer", "sgd")  # fmt: skip
+        "--optimizer", "sgd", "--lr", "0.001")  # fmt: skip
     assert load_model(tmp_path / "r")(torch.zeros(1, 1, size, size)).shape == (1, 10)
 
 

@@ -1,6 +1,7 @@
 """How good a trained network is: `python -m torchcnn.evaluate --checkpoint RUN/best.pt`."""
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,7 +157,10 @@ def check_images(data: ImageData, checkpoint: dict[str, Any], path: str) -> None
     if digests := checkpoint.get("digests"):
         same = digests == data.digests
     if not same:
-        print("note: these are not the images of the run; it may have been trained on some of them")
+        print(
+            "note: these are not the images of the run; it may have been trained on some of them",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

@@ -50,6 +50,8 @@ def train_all(given: dict[str, Any]) -> None:
     """
     archs, seeds = given.get("arch", Config.arch).split(","), given.get("seed", Config.seed)
     seeds = seeds if isinstance(seeds, tuple) else (seeds,)
+    if twice := [arch for arch in dict.fromkeys(archs) if archs.count(arch) > 1]:
+        raise ValueError(f"--arch has {', '.join(twice)} twice")
     if "resume" in given or is_elastic():
         other = "--resume" if "resume" in given else "torchrun"
         got = f"{', '.join(archs)} and {', '.join(map(str, seeds))}"

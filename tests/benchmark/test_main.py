@@ -116,6 +116,7 @@ def test_bad_input_is_refused(argv, message, capsys):
         ("--seeds 2", "--seeds is only for --to-accuracy"),
         ("--to-accuracy --rounds 2", "--to-accuracy does not take --rounds"),
         ("--to-accuracy --versus keras", "--to-accuracy does not take --versus"),
+        ("--decoding --json", "--decoding takes --rounds alone, got --device, --json"),
     ],
 )
 def test_flags_that_do_not_belong_together_are_refused_first(flags, message, capsys):

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from torchcnn.data.decode import extensions, read_image
+from torchcnn.data.decode import extensions, find_pictures, read_image
 
 RAMP = np.linspace(0, 255, 16).round().astype(np.uint8).reshape(1, 16)  # 0, 17, 34, ... 255
 
@@ -142,6 +142,17 @@ def test_a_large_jpeg_is_decoded_at_a_fraction_and_looks_the_same(tmp_path):
     whole = Image.open(tmp_path / "a.jpg").resize((32, 32), Image.Resampling.BILINEAR)
     read = read_image(tmp_path / "a.jpg", 3, 32).permute(1, 2, 0).numpy()
     assert np.abs(read - np.array(whole).astype(int)).mean() < 2
+
+
+def test_hidden_and_system_files_are_passed_over_but_for_a_folder_that_is_named(tmp_path):
+    folder = tmp_path / ".mine"
+    for name in ("a.png", "sub/b.png", ".hidden/c.png", "@eaDir/d.png", "sub/__MACOSX/e.png"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(RAMP).save(path)
+        Image.fromarray(RAMP).save(path.with_name("._" + path.name))
+    found = find_pictures([str(folder), str(folder / ".hidden")])
+    assert found == [str(folder / name) for name in ("a.png", "sub/b.png", ".hidden/c.png")]
 
 
 def test_what_would_start_another_program_is_no_picture(tmp_path):

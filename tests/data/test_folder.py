@@ -209,9 +209,9 @@ def test_a_folder_that_was_moved_is_taken_for_the_same(tmp_path, capsys):
     train.main([*flags, str(tmp_path / "moved")])
     assert load_checkpoint(folder / "last.pt")["config"]["data"] == str(tmp_path / "moved")
     evaluate.main(["--checkpoint", str(folder)])
-    assert "note:" not in capsys.readouterr().out
+    assert "note:" not in capsys.readouterr().err
     evaluate.main(["--checkpoint", str(folder), "--data", str(other)])
-    assert "note: these are not the images of the run" in capsys.readouterr().out
+    assert "note: these are not the images of the run" in capsys.readouterr().err
 
 
 def test_a_run_without_a_test_part(tmp_path, capsys):

@@ -1,10 +1,12 @@
 """With torchvision's weights, networks are torchvision's."""
 
 import re
+from functools import partial
 
 import pytest
 import torch
 import torchvision
+from torch import nn
 
 from torchcnn import create_model
 from torchcnn.models.from_torchvision import from_torchvision
@@ -29,6 +31,30 @@ def test_with_torchvisions_weights_the_logits_are_torchvisions(name):
     x = torch.randn(2, 3, size, size)
     with torch.no_grad():
         assert torch.equal(ours(x), theirs(x))
+
+
+@pytest.mark.slow
+def test_a_deep_vgg_begins_with_torchvisions_weights():
+    """From the same seed, to the last bit."""
+    weights = []
+    for build in (torchvision.models.vgg13, partial(create_model, "vgg13", in_channels=3)):
+        torch.manual_seed(0)
+        weights.append(list(build(num_classes=10).state_dict().values()))
+    assert all(map(torch.equal, *weights))
+
+
+@pytest.mark.parametrize("name", ["vgg13", "vgg16", "vgg19"])
+def test_a_deep_vgg_has_weights_from_which_it_learns(name):
+    """Of variance 2 / (9 c), by He et al. 2015.
+
+    With torch's default weights, as vgg11 has them from its tutorial, the signal of vgg16 fades
+    layer by layer, and its loss stays at ln 10.
+    """
+    net = create_model(name, width=0.25)
+    for stage, c in zip(net[:5], (16, 32, 64, 128, 128), strict=True):
+        for conv in (module for module in stage if isinstance(module, nn.Conv2d)):
+            assert conv.weight.std().item() == pytest.approx((2 / (9 * c)) ** 0.5, rel=0.25)
+            assert not conv.bias.any()
 
 
 def test_old_files_of_torchvision_are_read_too():

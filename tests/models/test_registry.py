@@ -18,6 +18,7 @@ from torchcnn.models import MODELS
 from torchcnn.models.densenet import DenseBlock, transition_block
 from torchcnn.models.from_torchvision import TORCHVISION
 from torchcnn.models.googlenet import Inception, InceptionBlk
+from torchcnn.models.registry import build_model
 from torchcnn.models.resnet import Residual, ResnetBlock, resnet_block
 
 KINDS = {
@@ -363,6 +364,15 @@ def test_the_hand_written_norm_fits_into_any_network(name):
             torch.testing.assert_close(ours(x), theirs(x), rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("arch", "eps", "kept"), [("resnet20", 1e-5, 0.9), ("tf_resnet18", 1e-3, 0.99)]
+)
+def test_the_norm_by_hand_has_the_numbers_of_the_networks_own(arch, eps, kept):
+    net = build_model(arch, 3, 10, 32, "scratch", False)
+    norms = [module for module in net.modules() if isinstance(module, BatchNorm)]
+    assert norms and {(norm.eps, norm.momentum) for norm in norms} == {(eps, kept)}
+
+
 @pytest.mark.parametrize("name", sorted(NORMLESS - {"googlenet"}))
 def test_a_network_without_norms_refuses_one(name):
     with pytest.raises(ValueError, match="got norm_layer"):
@@ -453,6 +463,10 @@ def test_every_size_from_that_of_its_source_upwards_is_taken(name):
         ({"name": "lenet", "growth": 1}, "lenet takes the options in_channels.*got growth"),
         ({"name": "lenet", "input_size": 15}, "at least 16 pixels, got input_size=15"),
         ({"name": "densenet", "input_size": 28}, "28×28 images; the least input size is 29"),
+        (
+            {"name": "densenet", "num_layers": (1,) * 6},
+            r"densenet with num_layers=\(1, 1, 1, 1, 1, 1\) cannot take 96×96 images \(Given input",
+        ),
         (
             {"name": "resnet18", "input_size": 0},
             "input_size must be a whole number of at least 1, got 0",

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from torchcnn import create_model
-from torchcnn.models.weights import freeze, frozen_norms, start_from
+from torchcnn.models.weights import freeze, frozen_norms, set_attributes, start_from
 
 
 @pytest.mark.parametrize("name", ["lenet", "nin", "resnet20", "densenet"])
@@ -50,6 +50,17 @@ def test_frozen_parts_have_no_gradients_and_keep_their_statistics():
 
 def test_a_norm_without_parameters_is_not_frozen():
     assert not list(frozen_norms(nn.Sequential(nn.BatchNorm2d(3, affine=False), nn.Linear(3, 1))))
+
+
+def test_what_a_module_says_itself_is_left_alone():
+    """A buffer `mean` and a number `std`, as own modules often have them."""
+    net = nn.Linear(1, 1)
+    net.register_buffer("mean", torch.tensor([0.5]))
+    net.std = 0.25
+    for classes in (["a", "b"], ["c"]):
+        set_attributes(net, classes, 28, ([0.0], [1.0]))
+        assert (net.mean.tolist(), net.std) == ([0.5], 0.25)
+        assert (net.classes, net.input_size) == (classes, 28)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from torch import nn
 
 from torchcnn import create_model, evaluate, export, load_model, predict, train
 from torchcnn.data.decode import read_image
@@ -108,6 +109,21 @@ def test_a_run_starts_from_a_run_a_file_or_a_state_dict_alike(tmp_path):
         results.append(weights_of(out)["stage1.0.weight"])
     assert all(torch.equal(r, results[0]) for r in results)
     assert torch.equal(results[0], load_model(tmp_path / "first").state_dict()["stage1.0.weight"])
+
+
+def test_a_module_of_your_own_may_have_torchvisions_names(tmp_path):
+    class Net(nn.Sequential):
+        def __init__(self):
+            super().__init__()
+            self.features = nn.Flatten()
+            self.layer1 = nn.Linear(784, 10)
+
+    net = Net()
+    torch.save(net.state_dict(), tmp_path / "own.pth")
+    weights = read_weights(str(tmp_path / "own.pth"), "Net")
+    twin = Net()
+    assert weights.load_into(twin, 10) == "" and weights.normalization is None
+    assert torch.equal(twin.layer1.weight, net.layer1.weight)
 
 
 @pytest.mark.parametrize(

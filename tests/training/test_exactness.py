@@ -202,7 +202,10 @@ def test_the_moving_average_is_what_is_evaluated_and_loaded(whole):
     ("flags", "message"),
     [
         (["--momentum", "0.9"], "--momentum is not for the optimizer adam"),
-        (["--optimizer", "sgd", "--nesterov"], "--nesterov needs a --momentum above 0"),
+        (
+            ["--optimizer", "sgd", "--lr", "1", "--nesterov"],
+            "--nesterov needs a --momentum above 0",
+        ),
         (["--augment", "crop,spin"], "got 'spin', allowed are crop, flip, rotate, colour, erase"),
         (["--schedule", "linear"], "invalid choice: 'linear'"),
         (["--ema", "1"], "got 1, allowed is a number from 0 to below 1"),

@@ -10,7 +10,10 @@ from torch import nn
 from torchcnn import create_model
 from torchcnn.train import main, train
 from torchcnn.training import fastest as module
+from torchcnn.training.config import Config
+from torchcnn.training.distributed import World
 from torchcnn.training.fastest import describe, fastest, has_bf16, measure
+from torchcnn.training.recipes import fast
 
 CPU = torch.device("cpu")
 SMALL = ["--data", "sample", "--device", "cpu", "--epochs", "1", "--batch-size", "450"]
@@ -63,6 +66,18 @@ def test_each_way_is_measured_and_the_network_left_as_it_is():
     assert list(seconds) == ways and all(0 < s < float("inf") for s in seconds.values())
     assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
     assert all(p.grad is None for p in net.parameters()) and net.training
+
+
+def test_a_whole_part_of_a_batch_is_measured(monkeypatch):
+    """Of 100 images in 60 parts, as torch.chunk cuts them: 2, and not 1."""
+    seen = []
+    monkeypatch.setattr(module, "measure", lambda net, batch, ways: seen.append(batch[0].shape)
+                        or dict.fromkeys(ways, 1.0))  # fmt: skip
+    config = Config(**fast("lenet") | {"batch_size": 100, "accumulate": 60})
+    spec = {"arch": "lenet", "in_channels": 1, "num_classes": 10, "input_size": 28,
+            "norm": "torch", "small_input": False}  # fmt: skip
+    module.decide(config, spec, CPU, World())
+    assert seen == [(2, 1, 28, 28)]
 
 
 def test_a_slow_network_is_measured_on_fewer_images():

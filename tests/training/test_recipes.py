@@ -49,10 +49,26 @@ def test_what_is_given_wins_over_the_recipe(tmp_path, capsys):
 
 
 def test_what_a_recipe_turns_on_can_be_turned_off():
-    assert not complete("lenet", "fast", {"optimizer": "adam"}).keys() & {"momentum", "nesterov"}
+    own = {"momentum", "nesterov", "weight_decay"}
+    assert not complete("lenet", "fast", {"optimizer": "adam", "lr": 1e-3}).keys() & own
     flags = cli.parse(Config, "x", ["--no-nesterov", "--no-small-input", "--momentum", "0"])
     config = Config(arch="densenet", **complete("densenet", "fast", flags))
     assert (config.nesterov, config.small_input, config.momentum) == (False, False, 0)
+
+
+@pytest.mark.parametrize(
+    ("arch", "recipe", "optimizer", "own"),
+    [("mlp", "fast", "sgd", "0.005 is for adamw"), ("lenet", "fast", "adam", "0.5 is for sgd")],
+)
+def test_a_rate_is_not_taken_over_by_another_kind_of_optimizer(arch, recipe, optimizer, own):
+    with pytest.raises(ValueError, match=f"--optimizer {optimizer} needs a --lr.* {own}"):
+        complete(arch, recipe, {"optimizer": optimizer})
+    assert complete(arch, recipe, {"optimizer": optimizer, "lr": 0.1})["lr"] == 0.1
+
+
+def test_the_kinds_of_adam_share_a_rate():
+    flags = complete("mlp", "fast", {"optimizer": "adam"})
+    assert flags["lr"] == 5e-3 and "weight_decay" not in flags
 
 
 def test_the_default_is_the_sources():

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from comparing import contents
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from torchcnn import train
 from torchcnn.run import log
@@ -200,20 +200,36 @@ def test_a_float16_run_that_has_only_overflowed_goes_on(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("decay", [0.1, 0.9])
 def test_the_moving_average_is_torchs(decay):
-    """Weights and statistics; but of the count of batches, which torch averages too, the last."""
+    """Weights and statistics; and the last count of batches."""
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.BatchNorm1d(4)).double()
     ours = MovingAverage(net, decay)
-    theirs = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+    def warmed_up(averages, weights, n):  # what TensorFlow's documentation says of num_updates
+        weight = 1 - min(decay, (1 + int(n)) / (10 + int(n)))
+        for average, new in zip(averages, weights, strict=True):
+            average.copy_(average.lerp(new, weight) if average.is_floating_point() else new)
+
+    theirs = AveragedModel(net, multi_avg_fn=warmed_up, use_buffers=True)
     for _ in range(4):
         net(torch.randn(5, 3, dtype=torch.float64))
         with torch.no_grad():
             net[0].weight.add_(1)
         ours.update(net)
         theirs.update_parameters(net)
-    counts = {f"{i}.num_batches_tracked": torch.tensor(4) for i in (1, 2)}
-    expected = theirs.module.state_dict() | counts
+    expected = theirs.module.state_dict()
     torch.testing.assert_close(dict(ours.module.state_dict()), expected, rtol=1e-14, atol=0)
     assert ours.count == 4 and not any(p.requires_grad for p in ours.module.parameters())
+
+
+def test_the_moving_average_forgets_the_first_weights_of_a_short_run():
+    """A weight is 1 and then 0: of the 1 is left the product of (1 + n) / (10 + n), n < 100."""
+    net = nn.Linear(1, 1, bias=False).double()
+    average = MovingAverage(net, 0.999)
+    for step in range(100):
+        nn.init.constant_(net.weight, float(step == 0))
+        average.update(net)
+    left = math.factorial(10) * math.factorial(100) / math.factorial(109)
+    assert average.module.weight.item() == pytest.approx(left, rel=1e-5) and left < 1e-10
 
 
 FLAGS = ["--data", "sample", "--device", "cpu", "--batch-size", "1000", "--epochs", "2"]

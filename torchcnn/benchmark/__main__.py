@@ -120,6 +120,10 @@ def check(config: Config, given: Iterable[str]) -> None:
         if useless:
             names = ", ".join(map(cli.flag, sorted(useless)))
             raise ValueError(f"--to-accuracy does not take {names}")
+    elif config.decoding:
+        if useless := set(given) - {"decoding", "rounds"}:
+            names = ", ".join(map(cli.flag, sorted(useless)))
+            raise ValueError(f"--decoding takes --rounds alone, got {names}")
     elif "seeds" in given:
         raise ValueError("--seeds is only for --to-accuracy")
     others = [("layers", "scratch")] * (config.layers == "scratch")

@@ -24,6 +24,7 @@ warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)  # it is not
 
 # Pillow only identifies these formats, or starts another program to decode them.
 NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+COMPANIONS = {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin"}  # of systems
 ENOUGH = 3  # times the size that is asked for; what is larger is reduced first
 TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF orientation -> Pillow's Transpose
 
@@ -46,10 +47,16 @@ def extensions() -> frozenset[str]:
     return frozenset(ext for ext, name in Image.registered_extensions().items() if name in known)
 
 
+def is_visible(name: str) -> bool:
+    """Whether a file or folder of this name is neither hidden nor one of the system's."""
+    return not name.startswith(".") and name.lower() not in COMPANIONS
+
+
 def find_pictures(names: Sequence[str]) -> list[str]:
     """Replace folders by the pictures in them and below, in the order of their names.
 
-    A picture that is named twice is in the list once.
+    A picture that is named twice is in the list once. Hidden and system files and folders are
+    passed over, as in training, but for a folder that is named.
 
     Raises:
         FileNotFoundError: a folder has none.
@@ -61,7 +68,8 @@ def find_pictures(names: Sequence[str]) -> list[str]:
             files[name] = None
             continue
         inside = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in extensions()]
-        inside = [p for p in inside if p.is_file() and not p.name.startswith(".")]
+        inside = [p for p in inside if all(map(is_visible, p.relative_to(folder).parts))]
+        inside = [p for p in inside if p.is_file()]
         if not inside:
             raise FileNotFoundError(f"there are no pictures in {name}")
         files |= dict.fromkeys(map(str, inside))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from torchcnn.data.datasets import DATASETS, ImageData, load_data
-from torchcnn.data.decode import LazyImages, decode_all, extensions, open_image
+from torchcnn.data.decode import LazyImages, decode_all, extensions, is_visible, open_image
 from torchcnn.data.split import is_for_test, is_for_test_by_seed
 from torchcnn.system import free_memory
 
@@ -26,7 +26,6 @@ PARTS = {  # what folders of parts are called, in any case
     "test": "test",
     "testing": "test",
 }
-COMPANIONS = {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin"}  # of systems
 GREY = ("1", "L", "F", "I")  # Pillow's modes of one channel; 16 bits are I;16
 
 Part = dict[str, list[Path]]  # the pictures of each class
@@ -206,9 +205,9 @@ def _pictures_under(place: Path, passed: Passed) -> list[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = [name for name in folders if _is_visible(name)]
+        folders[:] = [name for name in folders if is_visible(name)]
         for path in (Path(here) / name for name in files):
-            if not _is_visible(path.name):
+            if not is_visible(path.name):
                 passed.files["hidden"] += 1
             elif not path.is_file():  # a pipe, a socket, a link to nothing
                 passed.files["no regular file"] += 1
@@ -219,12 +218,8 @@ def _pictures_under(place: Path, passed: Passed) -> list[Path]:
     return sorted(found)
 
 
-def _is_visible(name: str) -> bool:
-    return not name.startswith(".") and name.lower() not in COMPANIONS
-
-
 def _visible_folders(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if path.is_dir() and _is_visible(path.name)]
+    return [path for path in sorted(folder.iterdir()) if path.is_dir() and is_visible(path.name)]
 
 
 def _is_grey(image: Any) -> bool:

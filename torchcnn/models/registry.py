@@ -6,12 +6,13 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from torchcnn.layers import BatchNorm
+from torchcnn.layers import BatchNorm, KerasBatchNorm2d
 from torchcnn.models.alexnet import alexnet, tf_alexnet8, tf_alexnet_half
 from torchcnn.models.baseline import tf_baseline, tf_sigmoid_cnn
 from torchcnn.models.bottleneck import resnet50, resnet101, resnet152
@@ -148,6 +149,10 @@ MODELS: dict[str, Model] = {
 # fmt: on
 
 
+# Options that do not decide which images a network takes.
+USUAL = {"in_channels", "num_classes", "small_input", "norm_layer"}
+
+
 def list_models(pattern: str = "*") -> list[str]:
     """Return the names of the networks that match a shell-style pattern, such as `"tf_*"`."""
     return fnmatch.filter(MODELS, pattern)
@@ -185,7 +190,7 @@ def create_model(
 
     Raises:
         ValueError: If the name or an option is unknown, a number is below 1, the input size is
-            too small, or there are no weights for such a network.
+            too small, also for a network with such options, or there are no weights for it.
     """
     if pretrained:
         return _pretrained(name, input_size, options)
@@ -199,18 +204,24 @@ def create_model(
     if unknown:
         raise ValueError(f"{name} takes the options {', '.join(known)}; got {', '.join(unknown)}")
     sized = input_size is not None and "input_size" in known
-    net = builder(**options, **{"input_size": input_size} if sized else {})
-    if input_size is not None and not _takes(net, name, input_size, options):
-        larger = range(input_size + 1, MODELS[name].input[1] + 1)
 
-        def is_taken(size: int) -> bool:
-            net = builder(**options, **{"input_size": size} if sized else {})
-            return _takes(net, name, size, options)
+    def build(size: int | None) -> nn.Module:
+        return builder(**options, **{"input_size": size} if sized else {})
 
+    net, own = build(input_size), MODELS[name].input[1]
+    size, unusual = input_size or own, [option for option in options if option not in USUAL]
+    # From the size of the source upwards all are taken, but perhaps not with other options.
+    if (unusual or size < own) and (refusal := _refusal(net, name, size, options)):
+        if unusual:
+            text = ", ".join(f"{option}={options[option]}" for option in unusual)
+            raise ValueError(f"{name} with {text} cannot take {size}×{size} images ({refusal})")
+        larger = range(size + 1, own + 1)
         with torch.device("meta"):  # which computes nothing
-            least = larger[bisect_left(larger, True, key=is_taken)]
+            least = larger[
+                bisect_left(larger, True, key=lambda s: not _refusal(build(s), name, s, options))
+            ]
         raise ValueError(
-            f"{name} cannot take {input_size}×{input_size} images; the least input size is {least}"
+            f"{name} cannot take {size}×{size} images; the least input size is {least}"
         )
     return net
 
@@ -228,29 +239,25 @@ def _pretrained(name: str, input_size: int | None, options: dict[str, Any]) -> n
     return set_attributes(net, classes, size, (about["mean"], about["std"]))
 
 
-def _takes(net: nn.Module, name: str, size: int, options: dict[str, Any]) -> bool:
-    """Whether a new network takes images of this size, which is tried.
-
-    It is not tried for a size that is not below that of its source, since all of those are taken.
-    """
-    channels, own, _ = MODELS[name].input
-    if size >= own:
-        return True
-    weight = next(net.parameters())
+def _refusal(net: nn.Module, name: str, size: int, options: dict[str, Any]) -> str:
+    """Return what a new network says of images of this size, which is tried: "" if it takes them."""
+    weight, channels = next(net.parameters()), options.get("in_channels", MODELS[name].input[0])
     try:
         with torch.no_grad():
-            net.eval()(weight.new_zeros(1, options.get("in_channels", channels), size, size))
-    except RuntimeError:
-        return False
+            net.eval()(weight.new_zeros(1, channels, size, size))
+    except (RuntimeError, ValueError, ArithmeticError) as error:
+        return str(error)
     finally:
         net.train()
-    return True
+    return ""
 
 
-NORMS: dict[str, dict[str, Any]] = {
-    "torch": {},
-    "scratch": {"norm_layer": BatchNorm},
-}  # options of create_model by norm
+def _norm(arch: str, norm: str) -> dict[str, Any]:
+    """Return the option of `create_model` for a norm: "torch", the network's own, or "scratch"."""
+    own = inspect.signature(find_model(arch).builder).parameters.get("norm_layer")
+    like_keras = own is not None and own.default is KerasBatchNorm2d
+    by_hand = partial(BatchNorm, eps=1e-3, momentum=0.99) if like_keras else BatchNorm
+    return {"torch": {}, "scratch": {"norm_layer": by_hand}}[norm]
 
 
 def build_model(
@@ -274,11 +281,11 @@ def build_model(
     if small_input:
         given["small_input"] = True
     if not options:
-        return create_model(arch, input_size, **given, **NORMS[norm])
+        return create_model(arch, input_size, **given, **_norm(arch, norm))
     if own := options.keys() & {*given, "input_size", "norm_layer", "small_input"}:
         raise ValueError(f"{', '.join(sorted(own))} cannot be among the options: there is a flag")
     try:
-        return create_model(arch, input_size, **given, **options, **NORMS[norm])
+        return create_model(arch, input_size, **given, **options, **_norm(arch, norm))
     except (TypeError, ArithmeticError, RuntimeError, AttributeError, IndexError) as error:
         text = ", ".join(f"{name}={value}" for name, value in options.items())
         raise ValueError(f"{arch} cannot be built with {text} ({error})") from error

@@ -16,6 +16,7 @@ from torchcnn.layers import (
 from torchcnn.models.variants import variant
 
 CHANNELS = (64, 128, 256, 512, 512)
+DEEP = 8  # convolutions of VGG-11, the deepest that learns from torch's default weights
 
 
 def vgg_block(
@@ -46,7 +47,9 @@ def vgg(
 ) -> nn.Sequential:
     """VGG: (n, c, s, s) -> (n, num_classes).
 
-    Each block halves the size: from 224 pixels to 112, 56, 28, 14 and 7.
+    Each block halves the size: from 224 pixels to 112, 56, 28, 14 and 7. Networks deeper than
+    VGG-11 begin with weights drawn as torchvision draws them: torch's default weights let signals
+    fade, and nothing is learned. The paper began them with the trained layers of VGG-11.
 
     Args:
         num_convs: The number of convolutions in each of the five blocks.
@@ -106,7 +109,21 @@ def _vgg(
         nn.Dropout(0.5),
         nn.Linear(hidden, num_classes),
     )
-    return nn.Sequential(stages)
+    net = nn.Sequential(stages)
+    return _init_deep(net) if sum(num_convs) > DEEP and norm_layer is None else net
+
+
+def _init_deep(net: nn.Sequential) -> nn.Sequential:
+    """Draw new weights as torchvision does, by He et al. 2015, arXiv:1502.01852."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0, 0.01)
+    for name, parameter in net.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    return net
 
 
 # The number in a name is that of the convolutions plus the three dense layers.

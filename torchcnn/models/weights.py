@@ -56,11 +56,17 @@ def set_attributes(
     input_size: int,
     normalization: tuple[Sequence[float], Sequence[float]],
 ) -> nn.Module:
-    """Let a network say what it takes and returns, by the attributes of `torchcnn.load_model`."""
+    """Let a network say what it takes and returns, by the attributes of `torchcnn.load_model`.
+
+    Attributes that a module of your own has already, such as a buffer `mean`, are its own.
+    """
     values: dict[str, Any] = {"input_size": input_size, "classes": classes and list(classes)}
     values["mean"], values["std"] = map(tuple, normalization)
+    ours: set[str] = net.__dict__.setdefault("_set_by_torchcnn", set())
     for name, value in values.items():
-        setattr(net, name, value)
+        if name in ours or not hasattr(net, name):
+            setattr(net, name, value)
+            ours.add(name)
     return net
 
 

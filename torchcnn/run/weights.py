@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchcnn.models import MODELS
 from torchcnn.models.from_torchvision import from_torchvision
 from torchcnn.models.pretrained import list_pretrained, read_pretrained
 from torchcnn.models.weights import start_from
@@ -71,7 +72,8 @@ def read_weights(source: str, arch: str) -> Weights:
 
 def of_state_dict(tensors: dict[str, Tensor], arch: str) -> Weights:
     """Take a state dict in the names of this package, or in torchvision's."""
-    is_theirs = any(name.startswith(("features.", "layer1.")) for name in tensors)
+    # A module of your own may have such names too.
+    is_theirs = arch in MODELS and any(n.startswith(("features.", "layer1.")) for n in tensors)
     if is_theirs:
         tensors = from_torchvision(arch, tensors)
     matrices = [tensor for tensor in tensors.values() if tensor.dim() >= 2]

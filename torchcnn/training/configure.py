@@ -130,7 +130,7 @@ def fit_batch_size(config: Config, given: dict[str, Any], n: int, world_size: in
         return config
     power = 2 ** int(math.log2(max(n // 10, 2)))
     size = max(power // world_size, 2) * world_size
-    while n % size == 1 and world_size == 1:  # batch norm cannot train on a single image
+    while n % size == 1 and n > 1 and world_size == 1:  # batch norm cannot train on a single image
         size += 1
     return replace(config, batch_size=min(size, config.batch_size))
 

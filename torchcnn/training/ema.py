@@ -11,8 +11,10 @@ from torch import Tensor, nn
 class MovingAverage:
     """An exponential moving average of a network's weights and buffers, in the copy `module`.
 
-    `torch.optim.swa_utils.AveragedModel` computes the same, but keeps its `count` in a tensor, for
-    which a GPU waits in every step.
+    Of a short run, a decay near 1 would keep little but the first weights. The decay of the n-th
+    update is therefore at most (1 + n) / (10 + n), as in TensorFlow's ExponentialMovingAverage.
+    `torch.optim.swa_utils.AveragedModel` computes the same with such a `multi_avg_fn`, but keeps
+    its count in a tensor, for which a GPU waits in every step.
     """
 
     def __init__(self, net: nn.Module, decay: float) -> None:
@@ -21,7 +23,8 @@ class MovingAverage:
     @torch.no_grad()
     def update(self, net: nn.Module) -> None:
         """average <- decay * average + (1 - decay) * weights; the first time, the weights."""
-        weight = 1 - self.decay if self.count else 1.0
+        decay = min(self.decay, (1 + self.count) / (10 + self.count))
+        weight = 1 - decay if self.count else 1.0
         pairs = list(zip(_tensors(self.module), _tensors(net), strict=True))
         averages, weights = zip(*(p for p in pairs if p[0].is_floating_point()), strict=True)
         torch._foreach_lerp_(averages, weights, weight)

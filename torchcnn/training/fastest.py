@@ -53,7 +53,7 @@ def decide(
         with torch.random.fork_rng(devices=[]):
             net = build_empty(model_spec) if net is None else copy.deepcopy(net)
             net = from_scratch(net) if config.layers == "scratch" else net
-            n = max(config.batch_size // world.world_size // config.accumulate, 1)
+            n = -(-config.batch_size // world.world_size // config.accumulate)  # a whole part
             shape = (n, model_spec["in_channels"], *[model_spec["input_size"]] * 2)
             x, y = torch.rand(shape), torch.randint(model_spec["num_classes"], (n,))
             batch = x.to(device), y.to(device)

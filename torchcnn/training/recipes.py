@@ -73,9 +73,19 @@ def complete(arch: str | None, recipe: str, given: dict[str, Any]) -> dict[str, 
     """Return the flags that were given, and those of a recipe for all others.
 
     A module of your own has no `arch`, and one plain recipe. Where another optimizer is given, the
-    recipe's momentum is left out, which belongs to its sgd.
+    recipe's momentum and weight decay are left out, which belong to its own.
+
+    Raises:
+        ValueError: SGD is given in place of a kind of Adam, or the reverse, without a rate: that of
+            the recipe is tens of times too low or too high.
     """
     flags = OWN if arch is None else RECIPES[recipe](arch)
-    if given.get("optimizer", flags["optimizer"]) != flags["optimizer"]:
-        flags = {name: flags[name] for name in flags if name not in ("momentum", "nesterov")}
+    own, optimizer = flags["optimizer"], given.get("optimizer", flags["optimizer"])
+    if optimizer != own:
+        if "lr" not in given and "sgd" in (optimizer, own):
+            raise ValueError(
+                f"--optimizer {optimizer} needs a --lr: the recipe's {flags['lr']} is for {own}"
+            )
+        left_out = ("momentum", "nesterov", "weight_decay")
+        flags = {name: flags[name] for name in flags if name not in left_out}
     return flags | given
