@@ -24,14 +24,14 @@ from torchcnn.training.loop import StepOptions, train_steps
 from torchcnn.training.signals import StopRequest
 
 
-def train(arch: str, sync_bn: bool, world: World, parts: int = 1, batch: int = 100):
-    """Ten steps in float64: the loss of each, and sums over the weights and the statistics."""
+def train(arch: str, sync_bn: bool, world: World, parts: int = 1, batch: int = 100, n: int = 500):
+    """Five steps in float64: the loss of each, and sums over the weights and the statistics."""
     torch.manual_seed(0)
     data = load_data("sample")
     net = create_model(arch, in_channels=1, input_size=28).double()
     if sync_bn:
         net = sync_batch_norm(net, world.world_size)
-    batches = Batches(data.train_images[:1000], data.train_labels[:1000], batch, shuffle=True,
+    batches = Batches(data.train_images[:n], data.train_labels[:n], batch, shuffle=True,
                       share=(world.rank, world.world_size))  # fmt: skip
     # Not Adam: it makes a step of the noise in the zero gradients of biases before a batch norm.
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.5)
@@ -128,7 +128,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     with join(torch.device("cpu")) as world:
         results = {name: train(name.rstrip("+"), "+" in name, world) for name in sys.argv[1:]}
-        results["accumulated"] = train("mlp", False, world, parts=4, batch=110)
+        results["accumulated"] = train("mlp", False, world, parts=4, batch=110, n=450)
         results["buffers"] = {
             "torch": check_buffers(normed(nn.BatchNorm2d(1)), world),
             "scratch": check_buffers(normed(BatchNorm(1)), world),

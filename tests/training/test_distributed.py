@@ -52,19 +52,19 @@ def two():
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_two_ranks_and_one_with_the_same_batch_have_the_same_losses(name, two):
-    """In float64, ten steps of momentum; with batch norm its layers see the batch of both."""
+    """In float64, five steps of momentum; with batch norm its layers see the batch of both."""
     one = two_ranks.train(name.rstrip("+"), "+" in name, World())
     for key in ("losses", "weights", "statistics"):
         assert two[name][key] == pytest.approx(one[key], rel=1e-9, abs=1e-9), key
-    assert two[name]["correct"] == one["correct"] and two[name]["images"] == [100] * 10
+    assert two[name]["correct"] == one["correct"] and two[name]["images"] == [100] * 5
 
 
 def test_parts_of_a_batch_are_averaged_once_and_are_the_same_step(two):
     """In float64, four parts; the last batch, of five images a rank, is cut into only three."""
-    one = two_ranks.train("mlp", False, World(), parts=4, batch=110)
+    one = two_ranks.train("mlp", False, World(), parts=4, batch=110, n=450)
     for key in ("losses", "weights"):
         assert two["accumulated"][key] == pytest.approx(one[key], rel=1e-9, abs=1e-9), key
-    assert two["accumulated"]["images"] == [110] * 9 + [10]
+    assert two["accumulated"]["images"] == [110] * 4 + [10]
 
 
 def test_a_step_has_one_exchange_of_gradients_and_one_of_signals(two):

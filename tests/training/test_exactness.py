@@ -110,7 +110,10 @@ def command(*argv):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
 def test_a_signal_ends_the_step_and_saves_it(signum, code, whole, tmp_path):
     folder = tmp_path / "r"
     with command(*ALL[:-6], "--checkpoint-every", "0", *ALL[-4:], "--out", str(folder)) as process:

@@ -106,7 +106,7 @@ def test_whether_this_processor_has_bf16():
     assert has_bf16(CPU) == ("avx512_bf16" in flags or "amx_tile" in flags)
 
 
-def test_a_run_keeps_what_was_decided(tmp_path, monkeypatch, capsys):
+def test_a_run_keeps_what_was_decided(tmp_path, monkeypatch, capsys, tenth_of_the_sample):
     out = tmp_path / "run"
     monkeypatch.setattr(module, "measure", told(SECONDS))
     monkeypatch.setattr(module, "has_bf16", lambda device: True)

@@ -72,7 +72,11 @@ class Config:
     )
     batch_size: int = option("images in a step (default: the recipe's)", type=cli.at_least_one)
     lr: float = option("learning rate (default: the recipe's)", type=cli.positive)
-    optimizer: str = option("the optimizer (default: the recipe's)", choices=tuple(OPTIMIZERS))
+    optimizer: str = option(
+        "the optimizer (default: the recipe's); sgd in place of a kind of Adam, or the reverse, "
+        "needs a --lr",
+        choices=tuple(OPTIMIZERS),
+    )
     input_size: int = option(
         "pixels a side to which images are resized (default: the recipe's)", type=cli.pixels
     )
