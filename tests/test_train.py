@@ -75,9 +75,8 @@ def test_the_larger_networks_train(arch, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", ["densenet", "resnet18"])
-def test_the_larger_networks_train_on_the_whole_sample(arch, tmp_path):
-    run("--arch", arch, "--epochs", 1, "--input-size", 48, "--out", "r")
+def test_a_larger_network_trains_on_the_whole_sample(tmp_path):
+    run("--arch", "densenet", "--epochs", 1, "--input-size", 48, "--out", "r")
     (record,) = load_checkpoint(tmp_path / "r" / "last.pt")["history"]
     assert record["train_acc"] > 0.5  # 18 steps; guessing is right once in ten
 

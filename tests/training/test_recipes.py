@@ -80,7 +80,7 @@ def test_the_default_is_the_sources():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("arch", "epochs"), [("softmax_regression", 5), ("lenet", 2)])
+@pytest.mark.parametrize(("arch", "epochs"), [("softmax_regression", 5), ("lenet", 1)])
 def test_the_fast_recipe_reaches_more(arch, epochs, real_fashion_mnist, tmp_path):
     accuracies = {}
     for recipe in ("source", "fast"):
