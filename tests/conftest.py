@@ -11,9 +11,11 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) - 1:
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from torchcnn import train
 from torchcnn.data import datasets as data
+from torchcnn.run import plots
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +28,22 @@ def no_stray_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(data, "_download", offline)
     monkeypatch.setattr(data, "DEBIAN_FOLDER", Path("/nowhere"))
+
+
+@pytest.fixture
+def real_figures() -> None:
+    """For tests that look at the figures of runs."""
+
+
+@pytest.fixture(autouse=True)
+def blank_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Curves and confusion matrices are blank: to draw them takes most of the time of a short run.
+
+    Those of `finished_run`, of commands in processes of their own and of notebooks are real.
+    """
+    if "real_figures" not in request.fixturenames:
+        for name in ("plot_curves", "plot_confusion"):
+            monkeypatch.setattr(plots, name, lambda *_: Figure(figsize=(1, 1)))
 
 
 @pytest.fixture

@@ -57,6 +57,7 @@ def test_evaluate_in_json_is_what_the_text_says(run, capsys):
     assert found["checkpoint"].endswith(".pt") and found["part"] == "test"
 
 
+@pytest.mark.usefixtures("real_figures")
 def test_evaluate_finds_what_the_run_printed_to_the_image(run, tmp_path, capsys):
     result = json.loads((run / "result.json").read_text())
     evaluate.main(["--checkpoint", str(run / "best.pt"), "--out", str(tmp_path / "o")])

@@ -13,7 +13,7 @@ from torchcnn.data.augment import AUGMENTATIONS
 from torchcnn.models.__main__ import main as models_main
 from torchcnn.run.checkpoint import load_checkpoint
 
-COUNT = 100
+COUNT = 60
 CLASSES = ["cat", "dog", "$5_to_$10", "卷积", "-rf", "a b", "b\udcffd", "x" * 120, "train", "Test"]
 
 
@@ -150,4 +150,4 @@ def test_random_command_lines_end_in_good_order(tmp_path, monkeypatch, capsys, t
             load_checkpoint(out / "last.pt")
             runs += [out] * (code == 0)
         codes.append(code)
-    assert codes.count(0) > 20 and codes.count(2) > 20
+    assert codes.count(0) > 12 and codes.count(2) > 12

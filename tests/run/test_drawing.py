@@ -11,6 +11,7 @@ from torchcnn.data.datasets import load_data
 from torchcnn.run import plots
 from torchcnn.run.drawing import drawing, save_figure
 
+pytestmark = pytest.mark.usefixtures("real_figures")
 NAMES = [
     "$5_to_$10",
     "$^$",
