@@ -109,7 +109,8 @@ def test_a_batch_is_at_most_a_tenth_of_few_images(n, world_size, size):
 @pytest.mark.parametrize(
     ("arch", "recipe", "given", "pixels", "size"),
     [
-        ("resnet20", "fast", {}, 28, 28),
+        ("resnet20", "fast", {}, 28, 20),
+        ("resnet32", "fast", {}, 28, 28),
         ("resnet20", "best", {}, 28, 28),
         ("resnet20", "fast", {}, 32, 32),  # CIFAR-10, or a folder
         ("resnet20", "fast", {"input_size": 32}, 28, 32),
@@ -123,12 +124,12 @@ def test_small_images_are_taken_at_their_own_size(arch, recipe, given, pixels, s
     assert fit_input_size(config, given, pixels).input_size == size
 
 
-def test_the_size_of_the_images_themselves_is_said(tmp_path, capsys, tenth_of_the_sample):
+def test_the_size_that_suits_the_images_is_said(tmp_path, capsys, tenth_of_the_sample):
     flags = ["--arch", "resnet20", "--recipe", "fast", "--data", "sample", "--device", "cpu"]
     train.main([*flags, "--epochs", "1", "--batch-size", "90", "--out", str(tmp_path / "r")])
-    said = "input_size       28 (the images' own, in place of the recipe's 32)\n"
+    said = "input_size       20 (for images of 28 pixels, in place of the recipe's 32)\n"
     assert said in capsys.readouterr().out
-    assert load_checkpoint(tmp_path / "r" / "last.pt")["model"]["input_size"] == 28
+    assert load_checkpoint(tmp_path / "r" / "last.pt")["model"]["input_size"] == 20
 
 
 def test_a_size_that_was_given_is_not_called_the_images_own(tmp_path, capsys, tenth_of_the_sample):
