@@ -136,9 +136,9 @@ KILLS = 3
 @pytest.mark.slow
 def test_killed_at_random_moments(tmp_path):
     """kill -9, at any moment from the first line on; each life goes on from what the last left."""
-    flags = ["--arch", "tf_baseline", "--input-size", "28", "--augment", "crop,flip,rotate", "--ema", "0.99",
-             "--batch-size", "100", "--epochs", "2", "--checkpoint-every", "3", "--device", "cpu",
-             "--data", "sample", "--seed", "7"]  # fmt: skip
+    flags = ["--arch", "tf_baseline", "--input-size", "28", "--augment", "crop,flip,rotate",
+             "--ema", "0.99", "--batch-size", "100", "--epochs", "2", "--checkpoint-every", "3",
+             "--device", "cpu", "--data", "sample", "--seed", "7"]  # fmt: skip
     train.main([*flags, "--out", str(tmp_path / "whole")])
     dice, folder, lives = random.Random(0), tmp_path / "r", 0
     while not (folder / "result.json").exists():
