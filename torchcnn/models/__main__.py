@@ -56,7 +56,8 @@ def all_networks() -> list[Row]:
     rows = []
     for name, model in MODELS.items():
         with torch.device("meta"):
-            layers = summary(create_model(name), model.input)
+            net = create_model(name)
+        layers = summary(net, model.input)
         row = Row(
             name=name,
             parameters=sum(layer.parameters for layer in layers),
