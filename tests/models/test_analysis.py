@@ -413,6 +413,11 @@ def test_an_image_that_does_not_fit_is_refused():
         summary(create_model("lenet"), (3, 28, 28))
 
 
+def test_a_batch_norm_of_other_channels_is_refused():
+    with pytest.raises(ValueError, match=r"cannot take an image of \(3, 8, 8\)"):
+        summary(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4)), (3, 8, 8))
+
+
 def test_summary_leaves_the_network_as_it_was():
     net = create_model("lenet").train()
     summary(net, (1, 28, 28))

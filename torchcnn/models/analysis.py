@@ -139,13 +139,12 @@ class _Walk(torch.fx.Interpreter):
         return result
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Do not run the layers whose output has the input's shape: that would take most of the
-        time, since on the meta device torch decomposes them into many operations."""
-        module: Any = self.fetch_attr(target)
-        x = args[0] if len(args) == 1 else None
-        is_norm = type(module) is nn.BatchNorm2d and getattr(x, "dim", int)() == 4
-        if type(module) is nn.ReLU or (is_norm and x.shape[1] == module.num_features):
-            return torch.empty_like(x)
+        """Do not run what keeps the shape: its decompositions on the meta device are slow."""
+        module, x = self.fetch_attr(target), args[0] if args else None
+        if isinstance(x, Tensor) and len(args) == 1 and not kwargs:
+            is_norm = type(module) is nn.BatchNorm2d and x.dim() == 4
+            if type(module) is nn.ReLU or (is_norm and x.shape[1] == module.num_features):
+                return torch.empty_like(x)
         return super().call_module(target, args, kwargs)
 
     def _function(self, n: torch.fx.Node, result: Any) -> None:
