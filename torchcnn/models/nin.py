@@ -31,7 +31,9 @@ def nin(
     """NiN with AlexNet's kernel sizes: (n, in_channels, h, w) -> (n, num_classes).
 
     The last block has one channel for each class; the logit of a class is the mean of its channel,
-    taken after a ReLU, as in the tutorials. The shapes in the comments are those for 224 pixels.
+    taken after a ReLU, as in the tutorials. With torch's first weights the logits of about half of
+    the classes are 0 for every image and get no gradient; some stay so, as `evaluate` shows. The
+    shapes in the comments are those for 224 pixels.
 
     Args:
         dropout: The probability of dropout before the last block.
