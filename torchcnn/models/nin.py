@@ -32,8 +32,8 @@ def nin(
 
     The last block has one channel for each class; the logit of a class is the mean of its channel,
     taken after a ReLU, as in the tutorials. With torch's first weights the logits of about half of
-    the classes are 0 for every image and get no gradient; some stay so, as `evaluate` shows. The
-    shapes in the comments are those for 224 pixels.
+    the classes are 0, whatever the image, and get no gradient; some stay so, as `evaluate` shows.
+    The shapes in the comments are those for 224 pixels.
 
     Args:
         dropout: The probability of dropout before the last block.
