@@ -125,6 +125,7 @@ def test_no_module_hides_a_public_name():
 ACROSS = {  # of more than one module
     "scratch/test_operators.py",
     "scratch/test_scratch.py",
+    "test_cuda.py",
     "test_fuzz.py",
     "test_import_order.py",
     "test_notebooks.py",

@@ -54,14 +54,32 @@ def test_several_networks_as_json_at_another_size(run):
 
 def test_it_compares_the_layers(run, monkeypatch):
     compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda net: compiled.append(net))  # it is slow
-    head = run("--layers scratch --images 300 --rounds 1").splitlines()[2]
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda net, **_: compiled.append(net))
+    head = run("--layers scratch --images 300 --rounds 1").splitlines()[2]  # compiling is slow
     assert len(compiled) == 2
     assert columns(head)[2:6] == ["torch", "by hand", "torch, compiled", "by hand, compiled"]
     assert columns(head)[6:9] == [
         "by hand / torch",
         "by hand, compiled / torch",
         "by hand, compiled / torch, compiled",
+    ]
+
+
+def test_it_compares_with_a_compiled_network_too(run, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda net, **_: compiled.append(net))
+    head = run("--compile --images 300 --rounds 1").splitlines()[2]
+    assert len(compiled) == 1
+    assert columns(head)[2:] == [
+        "tutorial",
+        "torchcnn",
+        "torchcnn, compiled",
+        "bound",
+        "torchcnn / tutorial",
+        "torchcnn / bound",
+        "torchcnn, compiled / bound",
+        "MiB, tutorial",
+        "MiB, torchcnn",
     ]
 
 
@@ -110,7 +128,12 @@ def test_bad_input_is_refused(argv, message, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--roofline --layers scratch", "--roofline is only for torch's layers"),
+        ("--roofline --layers scratch", "--roofline is for the tutorial's loop alone"),
+        (
+            "--compile --versus keras",
+            "--compile is for the tutorial's loop alone; leave out --vers",
+        ),
+        ("--to-accuracy --compile", "--to-accuracy does not take --compile"),
         ("--roofline --versus keras", "leave out --versus keras"),
         ("--layers scratch --versus keras", "are two comparisons"),
         ("--seeds 2", "--seeds is only for --to-accuracy"),

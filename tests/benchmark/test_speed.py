@@ -3,9 +3,16 @@
 from contextlib import contextmanager
 
 import pytest
+import torch
 
 from torchcnn.benchmark import speed
 from torchcnn.benchmark.ways import Trained, Way
+
+
+def on(device):
+    """A task on a device, of which nothing else is looked at."""
+    fields = dict.fromkeys(speed.Task.__dataclass_fields__)
+    return speed.Task(**fields | {"device": torch.device(device)})
 
 
 class FakeWays:
@@ -40,12 +47,12 @@ def fake(monkeypatch):
     ways = FakeWays()
     monkeypatch.setattr(speed, "make_way", ways.make)
     monkeypatch.setattr(speed, "open_way", ways.open)
-    monkeypatch.setattr(speed, "keep_freed_memory", lambda: ways.kept.append(True))
+    monkeypatch.setattr(speed, "set_up_device", lambda *_, **settings: ways.kept.append(settings))
     return ways
 
 
 def test_every_way_trains_in_every_round_and_the_first_does_not_count(fake):
-    measured = speed.measure(None, "keras", rounds=2)
+    measured = speed.measure(on("cpu"), "keras", rounds=2)
     assert [sorted(fake.calls[i : i + 3]) for i in (0, 3, 6)] == [sorted(fake.seconds)] * 3
     assert fake.closed == ["keras"]  # the others are in this process
     expected = {"keras": [10, 20], "torchcnn": [30, 30], "torchcnn, auto": [60, 120]}
@@ -57,7 +64,7 @@ def test_every_way_trains_in_every_round_and_the_first_does_not_count(fake):
 
 def test_the_order_within_a_round_changes(fake):
     fake.seconds = {way: [1.0] * 21 for way in fake.seconds}
-    speed.measure(None, "keras", rounds=20)
+    speed.measure(on("cpu"), "keras", rounds=20)
     orders = {tuple(fake.calls[i : i + 3]) for i in range(0, 63, 3)}
     assert len(orders) > 3
 
@@ -66,11 +73,13 @@ def test_memory_is_kept_only_where_no_way_of_another_shares_the_process(fake, mo
     monkeypatch.setattr(speed, "peak_in_new_process", lambda work, device: 12.5)
     fake.seconds = dict.fromkeys(("tutorial", "torchcnn", "bound", "keras"), [1.0] * 2)
     fake.seconds["torchcnn, auto"] = [1.0] * 2
-    task = speed.Task(**dict.fromkeys(speed.Task.__dataclass_fields__))
-    assert speed.measure(task, "tutorial", rounds=1).memory == {"tutorial": 12.5, "torchcnn": 12.5}
-    assert not fake.kept
-    speed.measure(task, "keras", rounds=1)
-    assert fake.kept
+    memory = speed.measure(on("cpu"), "tutorial", rounds=1).memory
+    assert memory == {"tutorial": 12.5, "torchcnn": 12.5} and not fake.kept
+    speed.measure(on("cpu"), "keras", rounds=1)
+    assert fake.kept == [{"deterministic": False}]
+    fake.closed.clear()
+    speed.measure(on("cuda"), "tutorial", rounds=1)  # TF32 and cuDNN's choice are those of `train`
+    assert fake.kept == [{"deterministic": False}] * 2
 
 
 def test_the_table_has_ratios_of_each_round_and_what_was_chosen(fake):

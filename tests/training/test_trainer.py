@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from torchcnn.training.fastest import compile_network
 from torchcnn.training.trainer import set_up_device
 
 
@@ -45,3 +46,15 @@ def test_a_cpu_after_a_gpu_is_exact_again(settings):
     set_up_device(torch.device("cpu"), False)
     assert torch.get_float32_matmul_precision() == "highest"
     assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+
+
+@pytest.mark.parametrize(
+    ("device", "parts", "mode"),
+    [("cpu", 1, None), ("cuda", 1, "reduce-overhead"), ("cuda:1", 2, None)],
+)
+def test_a_gpu_launches_compiled_kernels_as_graphs(device, parts, mode, monkeypatch):
+    """Except where gradients are accumulated: the next part's graph would overwrite them."""
+    asked = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda net, **options: asked.append(options))
+    compile_network(torch.nn.Linear(1, 1), torch.device(device), parts)
+    assert asked == [{"dynamic": False, "mode": mode}]

@@ -25,24 +25,32 @@ from torchcnn.data.loader import Batches
 from torchcnn.models import find_model
 from torchcnn.models.registry import build_model
 from torchcnn.scratch import from_scratch
-from torchcnn.training.fastest import autocast, describe, fastest
+from torchcnn.training.fastest import autocast, compile_network, describe, fastest
 from torchcnn.training.loop import train_epoch
 
-# The keys of these tables are the values of the flag --versus, and "scratch" of the flag --layers.
+# The keys of these tables are the values of the flag --versus, "scratch" of the flag --layers, and
+# "compiled" stands for the flag --compile.
 WAYS = {
     "tutorial": ("tutorial", "torchcnn", "bound"),
+    "compiled": ("tutorial", "torchcnn", "torchcnn, compiled", "bound"),
     "scratch": ("torch", "by hand", "torch, compiled", "by hand, compiled"),
     "keras": ("keras", "torchcnn", "torchcnn, auto"),
     "lightning": ("lightning", "torchcnn"),
 }
 MEMORY_WAYS: dict[str, tuple[str, ...]] = {  # the ways whose memory is measured
     "tutorial": ("tutorial", "torchcnn"),
+    "compiled": ("tutorial", "torchcnn"),
     "scratch": ("torch", "by hand"),
     "keras": (),
     "lightning": (),
 }
 RATIOS = {  # the pairs of ways whose speeds are divided
     "tutorial": [("torchcnn", "tutorial"), ("torchcnn", "bound")],
+    "compiled": [
+        ("torchcnn", "tutorial"),
+        ("torchcnn", "bound"),
+        ("torchcnn, compiled", "bound"),
+    ],
     "scratch": [
         ("by hand", "torch"),
         ("by hand, compiled", "torch"),
@@ -204,7 +212,7 @@ def make_way(way: str, task: Task) -> Way:
     if "by hand" in way:
         net = from_scratch(net)
     if "compiled" in way:
-        net.compile()
+        compile_network(net, device)
     source = OneBatch(batches) if way == "bound" else batches
     return Way(timed(lambda: train_epoch(net, source, optimizer, **options).images), chose)
 

@@ -164,6 +164,17 @@ def autocast(amp: str, device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, torch.bfloat16 if amp == "bf16" else torch.float16)
 
 
+def compile_network(net: nn.Module, device: torch.device, accumulation_steps: int = 1) -> None:
+    """Compile a network in place, which keeps the names of its weights.
+
+    It is compiled for each batch size by itself: code for any size has other bits, and a resumed
+    run would compile it at another step. On a GPU its kernels are launched as CUDA graphs, whose
+    outputs are overwritten by the next pass, and so are gradients that are to be accumulated.
+    """
+    graphs = device.type == "cuda" and accumulation_steps == 1
+    net.compile(dynamic=False, mode="reduce-overhead" if graphs else None)
+
+
 def describe(amp: str, channels_last: bool) -> str:
     """Name a way: "bf16, channels-last"."""
     return f"{'fp32' if amp == 'off' else amp}{', channels-last' * channels_last}"

@@ -217,7 +217,8 @@ def predict_logits(
     """
     device = device or _device_of(net)
     with eval_mode(net if isinstance(net, nn.Module) else nn.Identity()):
-        pairs = [(net(x.to(device)), y.to(device)) for x, y in data_iter]
+        # The next pass of a compiled network may overwrite what the last one returned.
+        pairs = [(net(x.to(device)).clone(), y.to(device)) for x, y in data_iter]
     if not pairs:
         raise ValueError("the data to evaluate on gave no batch")
     logits, labels = zip(*pairs, strict=True)

@@ -18,7 +18,7 @@ from torchcnn.run.log import Run
 from torchcnn.system import keep_freed_memory
 from torchcnn.training.config import Config
 from torchcnn.training.distributed import World, gather_steps, with_signal
-from torchcnn.training.fastest import autocast
+from torchcnn.training.fastest import autocast, compile_network
 from torchcnn.training.loaders import Loaders
 from torchcnn.training.loop import (
     EpochResult,
@@ -179,9 +179,7 @@ class Trainer:
             self.run.log_graph(self.state.net, x[:1])
         self.net = self.world.data_parallel(self.state.net, x[:1])
         if self.config.compile:
-            # In place, which keeps the names of the weights. For each batch size by itself: code
-            # for any size has other bits, and a resumed run would compile it at another step.
-            self.state.net.compile(dynamic=False)
+            compile_network(self.state.net, self.device, self.config.accumulate)
 
     def _options(self, epoch: int, done: int) -> StepOptions:
         """The options of an epoch's steps, of which some are done."""

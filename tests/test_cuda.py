@@ -1,0 +1,124 @@
+"""A GPU computes what a CPU computes, and the commands run on it; skipped where there is none."""
+
+import copy
+import csv
+import json
+
+import pytest
+import torch
+from PIL import Image
+from small_networks import ONE_OF_EACH, small
+from torch import nn
+
+from torchcnn import evaluate, predict, train
+from torchcnn.data.datasets import load_data
+from torchcnn.run.checkpoint import load_checkpoint
+from torchcnn.scratch import from_scratch
+from torchcnn.training.ema import MovingAverage
+from torchcnn.training.loop import predict_logits
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine"),
+]
+BY_HAND = ["lenet", "alexnet", "resnet20", "googlenet", "densenet", "tf_inception10", "tf_baseline"]
+FLAGS = ["--arch", "tf_baseline", "--data", "sample", "--device", "cuda", "--epochs", "2"]
+
+
+def gradients(net: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What a pass in training mode gives: the logits, every gradient and every buffer."""
+    for layer in net.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0  # which each device draws for itself
+    logits = net(x)
+    logits.square().sum().backward()
+    grads = {f"gradient of {name}": p.grad.cpu() for name, p in net.named_parameters()}
+    buffers = {name: b.cpu() for name, b in net.named_buffers()}
+    return {"logits": logits.detach().cpu()} | grads | buffers
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_every_network_computes_what_it_does_on_a_cpu(name):
+    """Logits, gradients and moving statistics, in float64."""
+    net, x = small(name)
+    twin = copy.deepcopy(net).cuda()
+    torch.testing.assert_close(gradients(twin, x.cuda()), gradients(net, x), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_hand_written_layers_compute_what_those_of_torch_do(name):
+    net, x = small(name)
+    net.cuda()
+    twin = from_scratch(copy.deepcopy(net))
+    torch.testing.assert_close(
+        gradients(twin, x.cuda()), gradients(net, x.cuda()), rtol=1e-7, atol=1e-9
+    )
+
+
+def test_the_moving_average_is_that_of_a_cpu():
+    averages = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).double()
+        ema = MovingAverage(net.to(device), 0.9)
+        for _ in range(3):
+            net(torch.ones(4, 3, dtype=torch.float64, device=device))
+            with torch.no_grad():
+                net[0].weight.add_(1)
+            ema.update(net)
+        averages.append({k: v.cpu() for k, v in ema.module.state_dict().items()})
+    torch.testing.assert_close(*averages, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ["", "--recipe fast", "--compile", "--compile --accumulate 2 --clip 1", "--layers scratch",
+     "--compile --amp bf16 --channels-last --ema 0.9", "--amp fp16 --augment crop,flip"],
+)  # fmt: skip
+@pytest.mark.filterwarnings("default")  # of Inductor
+def test_the_commands_train_evaluate_and_predict(flags, tmp_path, capsys):
+    path = tmp_path / "run"
+    train.main([*FLAGS, *flags.split(), "--out", str(path)])
+    result = json.loads((path / "result.json").read_text())
+    assert result["test_acc"] > 0.5  # a tenth by chance
+    pixels = load_data("sample").test_images[0, 0].numpy()
+    Image.fromarray(pixels).save(tmp_path / "one.png")
+    predict.main([str(tmp_path / "one.png"), "--checkpoint", str(path)])
+    for device in ("cuda", "cpu"):
+        capsys.readouterr()
+        evaluate.main(["--checkpoint", str(path / "last.pt"), "--device", device, "--json"])
+        acc = json.loads(capsys.readouterr().out)["accuracy"]
+        assert acc == pytest.approx(result["test_acc"], abs=0.02)  # TF32 and bf16 round
+
+
+def test_a_run_of_a_gpu_resumes_on_a_cpu_and_back(tmp_path, capsys):
+    path = tmp_path / "run"
+    train.main([*FLAGS, "--out", str(path)])
+    for epochs, device in ((3, "cpu"), (4, "cuda:0")):
+        train.main(["--resume", str(path), "--epochs", str(epochs), "--device", device])
+    weights = load_checkpoint(path / "last.pt")["weights"].values()
+    assert {weight.device.type for weight in weights} == {"cpu"}
+    with (path / "history.csv").open() as file:
+        losses = [float(row["train_loss"]) for row in csv.DictReader(file)]
+    assert len(losses) == 4 and losses == sorted(losses, reverse=True)
+
+
+def test_a_gpu_that_is_not_there_is_refused(capsys):
+    with pytest.raises(SystemExit) as caught:
+        train.main([*FLAGS[:4], "--device", f"cuda:{torch.cuda.device_count()}"])
+    error = capsys.readouterr().err
+    assert caught.value.code == 2 and error.count("\n") == 1
+
+
+def test_logits_of_a_compiled_network_are_those_of_each_batch():
+    """Its graphs write each batch's logits to the same place."""
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 10)).cuda()
+    images = load_data("sample").test_images[:400].float().cuda() / 255
+    batches = [(x, torch.zeros(100, dtype=torch.int64)) for x in images.split(100)]
+    expected, _ = predict_logits(net, batches)
+    net.compile(dynamic=False, mode="reduce-overhead")
+    for _ in range(3):  # the first two passes warm up and record
+        logits, _ = predict_logits(net, batches)
+        torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3)
