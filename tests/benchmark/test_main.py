@@ -65,24 +65,6 @@ def test_it_compares_the_layers(run, monkeypatch):
     ]
 
 
-def test_it_compares_with_a_compiled_network_too(run, monkeypatch):
-    compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda net, **_: compiled.append(net))
-    head = run("--compile --images 300 --rounds 1").splitlines()[2]
-    assert len(compiled) == 1
-    assert columns(head)[2:] == [
-        "tutorial",
-        "torchcnn",
-        "torchcnn, compiled",
-        "bound",
-        "torchcnn / tutorial",
-        "torchcnn / bound",
-        "torchcnn, compiled / bound",
-        "MiB, tutorial",
-        "MiB, torchcnn",
-    ]
-
-
 @pytest.mark.parametrize("versus", ["keras", "lightning"])
 def test_it_compares_with_another_framework(run, monkeypatch, versus):
     """Which does not run here: see test_versus."""
@@ -128,12 +110,7 @@ def test_bad_input_is_refused(argv, message, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--roofline --layers scratch", "--roofline is for the tutorial's loop alone"),
-        (
-            "--compile --versus keras",
-            "--compile is for the tutorial's loop alone; leave out --vers",
-        ),
-        ("--to-accuracy --compile", "--to-accuracy does not take --compile"),
+        ("--roofline --layers scratch", "--roofline is only for torch's layers"),
         ("--roofline --versus keras", "leave out --versus keras"),
         ("--layers scratch --versus keras", "are two comparisons"),
         ("--seeds 2", "--seeds is only for --to-accuracy"),

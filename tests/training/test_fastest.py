@@ -12,7 +12,7 @@ from torchcnn.train import main, train
 from torchcnn.training import fastest as module
 from torchcnn.training.config import Config
 from torchcnn.training.distributed import World
-from torchcnn.training.fastest import describe, fastest, has_bf16, measure
+from torchcnn.training.fastest import describe, extrapolate, fastest, has_bf16, measure
 from torchcnn.training.recipes import fast
 
 CPU = torch.device("cpu")
@@ -176,13 +176,37 @@ def test_what_is_not_a_format_is_refused(capsys):
 
 
 def test_what_is_too_slow_is_not_measured(monkeypatch):
-    """Then the processor decides: bf16 where it has units for it, in the format of the source."""
+    """Then the processor decides: bf16 and channels-last where it has units for it."""
     monkeypatch.setattr(module, "measure", None)
     monkeypatch.setattr(module, "SECONDS", 0.0)
     for has, amp in ((False, "off"), (True, "bf16")):
         monkeypatch.setattr(module, "has_bf16", lambda device, has=has: has)
         chosen = fastest(create_model("lenet"), batch())
-        assert chosen == (amp, False, "by the processor; a step takes too long to measure")
+        assert chosen == (amp, has, "by the processor; a step takes too long to measure")
+
+
+def test_steps_of_two_images_tell_the_cost_of_a_step_from_that_of_an_image():
+    """0.5 s a step and 0.1 s an image, in a batch of 128; and a batch that was measured whole."""
+    assert extrapolate([(2, 0.7), (10, 1.5)], 128) == pytest.approx(0.5 + 12.8)
+    assert extrapolate([(2, 0.7), (10, 0.6)], 128) == 0.6  # a step was interrupted
+    assert extrapolate([(128, 3.0)], 128) == extrapolate([(2, 3.0), (2, 3.0)], 128) == 3.0
+
+
+def test_bfloat16_is_chosen_for_a_batch_of_which_only_a_part_is_measured(monkeypatch):
+    """It takes longer for up to 10 images: 4 s a step and 0.2 s an image, not 2 s and 0.4 s."""
+    clock = [0.0]
+
+    def make_step(net, amp, channels_last):
+        def step(x, y):
+            clock[0] += 4 + 0.2 * len(x) if amp == "bf16" else 2 + 0.4 * len(x)
+
+        return step
+
+    monkeypatch.setattr(module, "make_step", make_step)
+    monkeypatch.setattr(module, "SECONDS", 100.0)
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+    ways = [("off", False), ("bf16", True)]
+    assert measure(None, batch(1000), ways) == pytest.approx({ways[0]: 402, ways[1]: 204})
 
 
 def test_the_weights_of_what_is_measured_are_not_drawn(monkeypatch):

@@ -15,10 +15,12 @@ from torchcnn import BatchNorm, create_model, evaluate_accuracy, load_data_fashi
 from torchcnn.data.augment import AUGMENTATIONS, MIXES
 from torchcnn.data.datasets import load_data
 from torchcnn.data.loader import Batches
+from torchcnn.run.checkpoint import FORMAT
 from torchcnn.training.config import Config
 from torchcnn.training.distributed import World
 from torchcnn.training.ema import MovingAverage
-from torchcnn.training.loaders import make_loaders
+from torchcnn.training.graphs import GraphedNetwork
+from torchcnn.training.loaders import make_loaders, split
 from torchcnn.training.loop import (
     StepOptions,
     confusion_matrix,
@@ -286,20 +288,25 @@ def test_lenet_reaches_the_tutorials_accuracy(real_fashion_mnist):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("graphed", [False, True])
 @pytest.mark.parametrize("flags", [
     {}, {"ema": 0.9, "clip": 1.0, "accumulate": 2},
     {"amp": "fp16", "optimizer": "sgd", "momentum": 0.9}, {"mix": "mixup"}, {"mix": "cutmix"},
 ], ids=str)  # fmt: skip
-def test_no_step_makes_the_gpu_wait(flags):
+def test_no_step_makes_the_gpu_wait(flags, graphed):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device on this machine")
+    if graphed and flags.get("accumulate"):
+        pytest.skip("gradients that are accumulated have no graph")
     sample, device = load_data("sample"), torch.device("cuda")
     recipe = {"epochs": 1, "batch_size": 128, "lr": 0.001, "optimizer": "adam", "input_size": 28,
               "val_fraction": 0.0, "augment": ",".join(AUGMENTATIONS)}  # fmt: skip
     config = Config(**(recipe | flags))
-    batches = make_loaders(config, sample, device, World()).train
+    batches = make_loaders(config, split(config, sample, FORMAT), 10, device, World()).train
     state = TrainState.create(config, make_model_spec(config, 1, 10), device)
     net, optimizer = state.net, state.optimizer
+    if graphed:
+        net = GraphedNetwork(net, (config.batch_size, 1, 28, 28), config.amp)
     options = {"clip": config.clip or math.inf, "accumulation_steps": config.accumulate,
                "scaler": state.scaler, "ema": state.ema}  # fmt: skip
     if config.amp == "fp16":

@@ -73,11 +73,6 @@ class Config:
         default=False,
         action="store_true",
     )
-    compile: bool = option(
-        "also train compiled, on a GPU with CUDA graphs",
-        default=False,
-        action="store_true",
-    )
     decoding: bool = option(
         "compare the decoding of a large photo with Pillow's instead",
         default=False,
@@ -121,9 +116,7 @@ def check(config: Config, given: Iterable[str]) -> None:
         ValueError: If one of them has no effect beside another.
     """
     if config.to_accuracy:
-        useless = {"versus", "layers", "roofline", "compile", "decoding", "rounds"}.intersection(
-            given
-        )
+        useless = {"versus", "layers", "roofline", "decoding", "rounds"}.intersection(given)
         if useless:
             names = ", ".join(map(cli.flag, sorted(useless)))
             raise ValueError(f"--to-accuracy does not take {names}")
@@ -138,9 +131,8 @@ def check(config: Config, given: Iterable[str]) -> None:
     leave_out = " and ".join(f"{cli.flag(name)} {value}" for name, value in others)
     if len(others) > 1:
         raise ValueError(f"{leave_out} are two comparisons; leave out one of them")
-    for name in ("roofline", "compile"):
-        if getattr(config, name) and others:
-            raise ValueError(f"--{name} is for the tutorial's loop alone; leave out {leave_out}")
+    if config.roofline and others:
+        raise ValueError(f"--roofline is only for torch's layers; leave out {leave_out}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -162,7 +154,8 @@ def compare_speed(config: Config) -> str:
     """Measure the speed of every way, and return the report."""
     device, versions = cli.pick_device(config.device), versus.versions(config.versus)
     comparison = "scratch" if config.layers == "scratch" else config.versus
-    comparison = "compiled" if config.compile else comparison
+    if comparison == "tutorial" and device.type == "cuda":
+        comparison = "cuda"
     rates = machine_rates(device) if config.roofline else None
     results = {}
     for arch in config.arch.split(","):

@@ -26,30 +26,31 @@ from torchcnn.models import find_model
 from torchcnn.models.registry import build_model
 from torchcnn.scratch import from_scratch
 from torchcnn.training.fastest import autocast, compile_network, describe, fastest
+from torchcnn.training.graphs import GraphedNetwork
 from torchcnn.training.loop import train_epoch
 
 # The keys of these tables are the values of the flag --versus, "scratch" of the flag --layers, and
-# "compiled" stands for the flag --compile.
+# "cuda" is "tutorial" on a GPU, where this package's loop launches CUDA graphs.
 WAYS = {
     "tutorial": ("tutorial", "torchcnn", "bound"),
-    "compiled": ("tutorial", "torchcnn", "torchcnn, compiled", "bound"),
+    "cuda": ("tutorial", "torchcnn", "torchcnn, no graphs", "bound"),
     "scratch": ("torch", "by hand", "torch, compiled", "by hand, compiled"),
     "keras": ("keras", "torchcnn", "torchcnn, auto"),
     "lightning": ("lightning", "torchcnn"),
 }
 MEMORY_WAYS: dict[str, tuple[str, ...]] = {  # the ways whose memory is measured
     "tutorial": ("tutorial", "torchcnn"),
-    "compiled": ("tutorial", "torchcnn"),
+    "cuda": ("tutorial", "torchcnn"),
     "scratch": ("torch", "by hand"),
     "keras": (),
     "lightning": (),
 }
 RATIOS = {  # the pairs of ways whose speeds are divided
     "tutorial": [("torchcnn", "tutorial"), ("torchcnn", "bound")],
-    "compiled": [
+    "cuda": [
         ("torchcnn", "tutorial"),
         ("torchcnn", "bound"),
-        ("torchcnn, compiled", "bound"),
+        ("torchcnn, no graphs", "bound"),
     ],
     "scratch": [
         ("by hand", "torch"),
@@ -208,7 +209,9 @@ def make_way(way: str, task: Task) -> Way:
         loader = tutorial_loader(TutorialImages(images, labels, size), task.batch_size)
         return Way(timed(lambda: tutorial_epoch(net, loader, optimizer, device)))
     batches = Batches(images, labels, task.batch_size, shuffle=True, size=size, device=device)
-    options, chose = choose_fastest(net, batches) if "auto" in way else ({}, "")
+    options, chose, amp = choose_fastest(net, batches) if "auto" in way else ({}, "", "off")
+    if device.type == "cuda" and way in ("torchcnn", "torchcnn, auto"):
+        net = GraphedNetwork(net, next(iter(batches))[0].shape, amp)
     if "by hand" in way:
         net = from_scratch(net)
     if "compiled" in way:
@@ -217,15 +220,18 @@ def make_way(way: str, task: Task) -> Way:
     return Way(timed(lambda: train_epoch(net, source, optimizer, **options).images), chose)
 
 
-def choose_fastest(net: nn.Module, batches: Batches) -> tuple[dict[str, Any], str]:
-    """Do what `--amp auto --channels-last auto` does; return the step's options, and in words."""
+def choose_fastest(net: nn.Module, batches: Batches) -> tuple[dict[str, Any], str, str]:
+    """Do what `--amp auto --channels-last auto` does.
+
+    Return the step's options, what was chosen in words, and the precision.
+    """
     choice = fastest(net, next(iter(batches)))
     if choice.channels_last:
         net.to(memory_format=torch.channels_last)
     device = batches.labels.device
     scaler = torch.amp.GradScaler(device.type, enabled=choice.amp == "fp16")
     options = {"autocast": autocast(choice.amp, device), "scaler": scaler}
-    return options, describe(choice.amp, choice.channels_last)
+    return options, describe(choice.amp, choice.channels_last), choice.amp
 
 
 def tutorial_loader(

@@ -95,10 +95,11 @@ def fastest(
     ways = list(product(amps, formats))
     if len(ways) == 1:
         return Fastest(*ways[0], "nothing else to choose from")
-    if device.type == "cpu" and is_too_slow(net, batch[0][:1], len(ways)):
-        return Fastest(amps[-1], formats[0], "by the processor; a step takes too long to measure")
+    by_kind = Fastest(amps[-1], formats[-1] if amps[-1] != "off" else formats[0], "by the device")
     if device.type != "cpu":  # as tensor cores want it; other devices have no faster format
-        return Fastest(amps[-1], formats[-1] if amps[-1] != "off" else formats[0], "by the device")
+        return by_kind
+    if is_too_slow(net, batch[0][:1], len(ways)):  # units for bfloat16 want channels last, too
+        return by_kind._replace(note="by the processor; a step takes too long to measure")
     with torch.random.fork_rng(devices=[]):
         seconds = measure(net, batch, ways)
     best = min(seconds, key=lambda way: seconds[way])
@@ -120,7 +121,12 @@ def is_too_slow(net: nn.Module, x: Tensor, ways: int) -> bool:
 def measure(
     net: nn.Module, batch: Batch, ways: list[tuple[str, bool]]
 ) -> dict[tuple[str, bool], float]:
-    """Return the seconds of a step in each way, of those for which there was time."""
+    """Return the seconds of a step in each way, of those for which there was time.
+
+    Where there is no time for steps of a whole batch, they are of a part of it and of two images,
+    which tells the cost of a step from that of an image: bfloat16 spends more on each step, for it
+    converts all weights, and less on each image.
+    """
     steps = {way: make_step(net, *way) for way in ways}
     x, y = batch
     n = min(2, len(y))
@@ -129,17 +135,29 @@ def measure(
         step(x[:n], y[:n])
     a_step = max(time.perf_counter() - began, 1e-4) / len(ways)
     # One step more to warm up, for the new size of the batch.
-    n = max(n, min(len(y), int(n * SECONDS / (a_step * len(ways) * (BEST_OF + 1)))))
-    seconds = dict.fromkeys(ways, float("inf"))
+    part = max(n, min(len(y), int(n * SECONDS / (a_step * len(ways) * (BEST_OF + 1)))))
+    sizes = [part] if part == len(y) else [n, part]
+    seconds = {(way, size): float("inf") for way in ways for size in sizes}
     for i in range(BEST_OF + 1):
-        for way, step in steps.items():
+        for way, size in seconds:
             start = time.perf_counter()
-            step(x[:n], y[:n])
+            steps[way](x[:size], y[:size])
             if i or start - began > SECONDS:
-                seconds[way] = min(seconds[way], time.perf_counter() - start)
+                spent = time.perf_counter() - start
+                seconds[way, size] = min(seconds[way, size], spent)
         if time.perf_counter() - began > SECONDS:
             break
-    return seconds
+    return {way: extrapolate([(s, seconds[way, s]) for s in sizes], len(y)) for way in ways}
+
+
+def extrapolate(points: list[tuple[int, float]], n: int) -> float:
+    """Return the seconds for n images by the line through the first and the last (images, seconds).
+
+    >>> extrapolate([(10, 1.5), (20, 2.5)], 40)
+    4.5
+    """
+    (n0, s0), (n1, s1) = points[0], points[-1]
+    return s1 + max(0.0, s1 - s0) * (n - n1) / (n1 - n0) if n1 > n0 else s1
 
 
 def make_step(net: nn.Module, amp: str, channels_last: bool) -> Callable[[Tensor, Tensor], Any]:
@@ -157,11 +175,15 @@ def make_step(net: nn.Module, amp: str, channels_last: bool) -> Callable[[Tensor
     return step
 
 
-def autocast(amp: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Return the context in which a network computes in the precision of the flag `--amp`."""
+def autocast(amp: str, device: torch.device, cache: bool = True) -> AbstractContextManager[Any]:
+    """Return the context in which a network computes in the precision of the flag `--amp`.
+
+    With `cache` a weight that is used twice is converted once; a CUDA graph is captured without.
+    """
     if amp == "off":
         return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16 if amp == "bf16" else torch.float16)
+    dtype = torch.bfloat16 if amp == "bf16" else torch.float16
+    return torch.autocast(device.type, dtype, cache_enabled=cache)
 
 
 def compile_network(net: nn.Module, device: torch.device, accumulation_steps: int = 1) -> None:

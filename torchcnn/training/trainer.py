@@ -19,6 +19,7 @@ from torchcnn.system import keep_freed_memory
 from torchcnn.training.config import Config
 from torchcnn.training.distributed import World, gather_steps, with_signal
 from torchcnn.training.fastest import autocast, compile_network
+from torchcnn.training.graphs import GraphedNetwork, can_be_graphed
 from torchcnn.training.loaders import Loaders
 from torchcnn.training.loop import (
     EpochResult,
@@ -180,6 +181,9 @@ class Trainer:
         self.net = self.world.data_parallel(self.state.net, x[:1])
         if self.config.compile:
             compile_network(self.state.net, self.device, self.config.accumulate)
+        elif can_be_graphed(self.config, self.loaders.train):
+            shape = (self.config.batch_size, *x.shape[1:])
+            self.net = GraphedNetwork(self.state.net, shape, self.config.amp)
 
     def _options(self, epoch: int, done: int) -> StepOptions:
         """The options of an epoch's steps, of which some are done."""
