@@ -186,8 +186,9 @@ def refused(function, args, options):
 def test_what_torch_refuses_is_refused(case):
     name, args, options = case
     theirs = getattr(F, name, None) or getattr(torch.nn.init, name)
-    with pytest.raises(Exception):  # noqa: B017 - of many kinds, from TypeError to RuntimeError
-        theirs(*args, **options)
+    if not (name == "group_norm" and 0 in args[0].shape):  # which torch 2.11 normalizes
+        with pytest.raises(Exception):  # noqa: B017 - of many kinds, from TypeError to RuntimeError
+            theirs(*args, **options)
     refused(getattr(scratch, name), args, options)
 
 
