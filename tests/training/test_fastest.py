@@ -12,7 +12,7 @@ from torchcnn.train import main, train
 from torchcnn.training import fastest as module
 from torchcnn.training.config import Config
 from torchcnn.training.distributed import World
-from torchcnn.training.fastest import describe, extrapolate, fastest, has_bf16, measure
+from torchcnn.training.fastest import describe, fastest, has_bf16, measure
 from torchcnn.training.recipes import fast
 
 CPU = torch.device("cpu")
@@ -185,28 +185,18 @@ def test_what_is_too_slow_is_not_measured(monkeypatch):
         assert chosen == (amp, has, "by the processor; a step takes too long to measure")
 
 
-def test_steps_of_two_images_tell_the_cost_of_a_step_from_that_of_an_image():
-    """0.5 s a step and 0.1 s an image, in a batch of 128; and a batch that was measured whole."""
-    assert extrapolate([(2, 0.7), (10, 1.5)], 128) == pytest.approx(0.5 + 12.8)
-    assert extrapolate([(2, 0.7), (10, 0.6)], 128) == 0.6  # a step was interrupted
-    assert extrapolate([(128, 3.0)], 128) == extrapolate([(2, 3.0), (2, 3.0)], 128) == 3.0
-
-
-def test_bfloat16_is_chosen_for_a_batch_of_which_only_a_part_is_measured(monkeypatch):
-    """It takes longer for up to 10 images: 4 s a step and 0.2 s an image, not 2 s and 0.4 s."""
-    clock = [0.0]
-
-    def make_step(net, amp, channels_last):
-        def step(x, y):
-            clock[0] += 4 + 0.2 * len(x) if amp == "bf16" else 2 + 0.4 * len(x)
-
-        return step
-
-    monkeypatch.setattr(module, "make_step", make_step)
-    monkeypatch.setattr(module, "SECONDS", 100.0)
-    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
-    ways = [("off", False), ("bf16", True)]
-    assert measure(None, batch(1000), ways) == pytest.approx({ways[0]: 402, ways[1]: 204})
+@pytest.mark.parametrize(("amx", "n"), [(False, 64), (True, 64), (True, 4)])
+def test_amx_decides_where_a_whole_batch_takes_too_long(amx, n, monkeypatch):
+    """An image takes 10 ms: two steps of 64 images, four ways, take 15 s; of 4 images, 1 s."""
+    monkeypatch.setattr(module, "has_bf16", lambda device: True)
+    monkeypatch.setattr(module, "has_amx", lambda: amx)
+    monkeypatch.setattr(module.timeit, "repeat", lambda *_, **__: [0.02, 0.01])
+    monkeypatch.setattr(module, "measure", told(SECONDS))
+    chosen = fastest(create_model("lenet"), batch(n))
+    assert chosen[:2] == ("bf16", True)
+    by_the_processor = "by the processor; a step takes too long to measure"
+    assert (chosen.note == by_the_processor) == (amx and n == 64)
+    assert fastest(create_model("lenet"), batch(n), "off").note != by_the_processor
 
 
 def test_the_weights_of_what_is_measured_are_not_drawn(monkeypatch):

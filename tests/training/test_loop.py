@@ -288,6 +288,7 @@ def test_lenet_reaches_the_tutorials_accuracy(real_fashion_mnist):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("graphed", [False, True])
 @pytest.mark.parametrize("flags", [
     {}, {"ema": 0.9, "clip": 1.0, "accumulate": 2},

@@ -81,7 +81,8 @@ def fastest(
 
     On a CPU steps are measured with each combination, on copies of the network and on as many
     images of the batch as less than 2 seconds allow. For a network that is too large for that, and
-    on other devices, the kind of the processor decides.
+    on other devices, the kind of the processor decides; so it does on a CPU with AMX if a whole
+    batch takes too long, for a part of it does not show what its matrix units gain.
 
     Args:
         net: a network on its device; it is left as it is.
@@ -98,7 +99,8 @@ def fastest(
     by_kind = Fastest(amps[-1], formats[-1] if amps[-1] != "off" else formats[0], "by the device")
     if device.type != "cpu":  # as tensor cores want it; other devices have no faster format
         return by_kind
-    if is_too_slow(net, batch[0][:1], len(ways)):  # units for bfloat16 want channels last, too
+    n = 2 if "bf16" not in amps or not has_amx() else max(2, len(batch[1]))
+    if is_too_slow(net, batch[0][:1], n, len(ways)):
         return by_kind._replace(note="by the processor; a step takes too long to measure")
     with torch.random.fork_rng(devices=[]):
         seconds = measure(net, batch, ways)
@@ -108,25 +110,20 @@ def fastest(
     return Fastest(*best, note if best != ways[0] else f"the fastest of {len(ways)}, measured")
 
 
-def is_too_slow(net: nn.Module, x: Tensor, ways: int) -> bool:
-    """Whether two steps of two images in each way take more than `SECONDS`.
+def is_too_slow(net: nn.Module, x: Tensor, images: int, ways: int) -> bool:
+    """Whether two steps of so many images in each way take more than `SECONDS`.
 
     A step computes three times what a forward pass does, which is tried with one image.
     """
     with eval_mode(net), torch.no_grad():
         seconds = min(timeit.repeat(lambda: net(x), number=1, repeat=2))  # the first warms up
-    return 2 * 2 * 3 * ways * seconds > SECONDS
+    return 2 * images * 3 * ways * seconds > SECONDS
 
 
 def measure(
     net: nn.Module, batch: Batch, ways: list[tuple[str, bool]]
 ) -> dict[tuple[str, bool], float]:
-    """Return the seconds of a step in each way, of those for which there was time.
-
-    Where there is no time for steps of a whole batch, they are of a part of it and of two images,
-    which tells the cost of a step from that of an image: bfloat16 spends more on each step, for it
-    converts all weights, and less on each image.
-    """
+    """Return the seconds of a step in each way, of those for which there was time."""
     steps = {way: make_step(net, *way) for way in ways}
     x, y = batch
     n = min(2, len(y))
@@ -135,29 +132,17 @@ def measure(
         step(x[:n], y[:n])
     a_step = max(time.perf_counter() - began, 1e-4) / len(ways)
     # One step more to warm up, for the new size of the batch.
-    part = max(n, min(len(y), int(n * SECONDS / (a_step * len(ways) * (BEST_OF + 1)))))
-    sizes = [part] if part == len(y) else [n, part]
-    seconds = {(way, size): float("inf") for way in ways for size in sizes}
+    n = max(n, min(len(y), int(n * SECONDS / (a_step * len(ways) * (BEST_OF + 1)))))
+    seconds = dict.fromkeys(ways, float("inf"))
     for i in range(BEST_OF + 1):
-        for way, size in seconds:
+        for way, step in steps.items():
             start = time.perf_counter()
-            steps[way](x[:size], y[:size])
+            step(x[:n], y[:n])
             if i or start - began > SECONDS:
-                spent = time.perf_counter() - start
-                seconds[way, size] = min(seconds[way, size], spent)
+                seconds[way] = min(seconds[way], time.perf_counter() - start)
         if time.perf_counter() - began > SECONDS:
             break
-    return {way: extrapolate([(s, seconds[way, s]) for s in sizes], len(y)) for way in ways}
-
-
-def extrapolate(points: list[tuple[int, float]], n: int) -> float:
-    """Return the seconds for n images by the line through the first and the last (images, seconds).
-
-    >>> extrapolate([(10, 1.5), (20, 2.5)], 40)
-    4.5
-    """
-    (n0, s0), (n1, s1) = points[0], points[-1]
-    return s1 + max(0.0, s1 - s0) * (n - n1) / (n1 - n0) if n1 > n0 else s1
+    return seconds
 
 
 def make_step(net: nn.Module, amp: str, channels_last: bool) -> Callable[[Tensor, Tensor], Any]:
@@ -202,6 +187,11 @@ def describe(amp: str, channels_last: bool) -> str:
     return f"{'fp32' if amp == 'off' else amp}{', channels-last' * channels_last}"
 
 
+def has_amx() -> bool:
+    """Whether this processor has Intel's matrix units, which take bfloat16."""
+    return torch.cpu._is_amx_tile_supported()
+
+
 def has_bf16(device: torch.device) -> bool:
     """Whether a device computes in bfloat16 itself; others convert, which is slower than fp32."""
     if device.type == "cuda":
@@ -210,4 +200,4 @@ def has_bf16(device: torch.device) -> bool:
         return False
     if platform.machine().lower() in ("arm64", "aarch64"):
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.cpu._is_avx512_bf16_supported() or has_amx()

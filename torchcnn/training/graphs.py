@@ -39,6 +39,8 @@ class GraphedNetwork(nn.Module):
         for norm in frozen_norms(net):
             norm.eval()
         buffers = [buffer.clone() for buffer in net.buffers()]
+        # Autograd's thread has no CUDA context before its first kernel, of which cuBLAS would warn.
+        (torch.ones((), device=p.device, requires_grad=True) * 2).backward()
         with autocast(amp, p.device, cache=False):
             x = torch.zeros(self.shape, dtype=p.dtype, device=p.device)
             torch.cuda.make_graphed_callables(net, (x,), allow_unused_input=True)
