@@ -59,10 +59,10 @@ def test_the_graphs_of_every_network_compute_what_it_does(name):
     for images in (x.cuda(), 2 * x.cuda(), x[:2].cuda()):
         ours, theirs = gradients(graphed, images), gradients(net, images)
         ours = {key.replace("net.", "", 1): value for key, value in ours.items()}
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
         graphed.zero_grad()
         net.zero_grad()
-    torch.testing.assert_close(graphed.eval()(x.cuda()), net.eval()(x.cuda()), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(graphed.eval()(x.cuda()), net.eval()(x.cuda()), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", BY_HAND)
@@ -71,7 +71,7 @@ def test_hand_written_layers_compute_what_those_of_torch_do(name):
     net.cuda()
     twin = from_scratch(copy.deepcopy(net))
     torch.testing.assert_close(
-        gradients(twin, x.cuda()), gradients(net, x.cuda()), rtol=1e-4, atol=1e-5
+        gradients(twin, x.cuda()), gradients(net, x.cuda()), rtol=1e-5, atol=1e-7
     )
 
 

@@ -60,7 +60,9 @@ def test_evaluate_in_json_is_what_the_text_says(run, capsys):
 @pytest.mark.usefixtures("real_figures")
 def test_evaluate_finds_what_the_run_printed_to_the_image(run, tmp_path, capsys):
     result = json.loads((run / "result.json").read_text())
-    evaluate.main(["--checkpoint", str(run / "best.pt"), "--out", str(tmp_path / "o")])
+    evaluate.main(
+        ["--checkpoint", str(run / "best.pt"), "--out", str(tmp_path / "o"), "--device", "cpu"]
+    )
     out = capsys.readouterr().out
     right = int(re.search(r"test acc \d\.\d{4} \(([\d,]+) correct\)", out)[1])
     assert right == round(result["test_acc"] * 1000)

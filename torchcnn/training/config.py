@@ -174,7 +174,7 @@ class Config:
         choices=("off", "bf16", "fp16", "auto"),
     )
     compile: bool = option(
-        "torch.compile the network; on a CPU this needs a C++ compiler",
+        "torch.compile the network, on a GPU into CUDA graphs; on a CPU this needs a C++ compiler",
         default=False,
         action="store_true",
     )
