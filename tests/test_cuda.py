@@ -11,6 +11,8 @@ from small_networks import ONE_OF_EACH, small
 from torch import nn
 
 from torchcnn import evaluate, predict, train
+from torchcnn.benchmark import __main__ as benchmark
+from torchcnn.benchmark.ways import WAYS
 from torchcnn.data.datasets import load_data
 from torchcnn.run.checkpoint import load_checkpoint
 from torchcnn.scratch import from_scratch
@@ -143,3 +145,11 @@ def test_logits_of_a_compiled_network_are_those_of_each_batch():
     for _ in range(3):  # the first two passes warm up and record
         logits, _ = predict_logits(net, batches)
         torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_benchmark_compares_with_and_without_graphs(capsys):
+    flags = ["--data", "sample", "--device", "cuda", "--images", "512", "--rounds", "1", "--json"]
+    benchmark.main(flags)
+    network = json.loads(capsys.readouterr().out)["networks"]["lenet"]
+    assert list(network["images_per_second"]) == list(WAYS["cuda"])
+    assert all(mib > 0 for mib in network["peak_mib"].values())

@@ -65,6 +65,24 @@ def test_it_compares_the_layers(run, monkeypatch):
     ]
 
 
+def test_on_a_gpu_it_compares_with_the_loop_without_graphs_too(monkeypatch, capsys):
+    asked = []
+
+    def measure(task, comparison, rounds, rates):
+        asked.append((task.device.type, comparison))
+        return speed.Measured(dict.fromkeys(ways.WAYS[comparison], [1.0]), {}, None, {})
+
+    monkeypatch.setattr(benchmark.cli, "pick_device", torch.device)
+    monkeypatch.setattr(speed, "measure", measure)
+    monkeypatch.setattr(benchmark.machine, "device_name", lambda device: "a GPU")
+    for device in ("cuda", "cpu"):
+        benchmark.main(["--device", device, "--json"])
+        result = json.loads(capsys.readouterr().out)
+        without = "torchcnn, no graphs" in result["networks"]["lenet"]["images_per_second"]
+        assert without == (device == "cuda")
+    assert asked == [("cuda", "cuda"), ("cpu", "tutorial")]
+
+
 @pytest.mark.parametrize("versus", ["keras", "lightning"])
 def test_it_compares_with_another_framework(run, monkeypatch, versus):
     """Which does not run here: see test_versus."""

@@ -1,9 +1,10 @@
 """The ways to train that the benchmark compares; each trains the same network on the same images.
 
 By default these are the tutorial's loop, this package's loop, and a bound: the same steps on a
-single batch that is already on the device. With `--layers scratch` they are torch's and the
-hand-written layers, eager and compiled, all in this package's loop. With `--versus` they are
-another framework, which trains in a process of its own (see `versus`), and this package's loop.
+single batch that is already on the device. On a GPU this package's loop launches CUDA graphs, and
+is also measured without them. With `--layers scratch` they are torch's and the hand-written layers,
+eager and compiled, all in this package's loop. With `--versus` they are another framework, which
+trains in a process of its own (see `versus`), and this package's loop.
 """
 
 import inspect
