@@ -70,7 +70,7 @@ def test_on_a_gpu_it_compares_with_the_loop_without_graphs_too(monkeypatch, caps
 
     def measure(task, comparison, rounds, rates):
         asked.append((task.device.type, comparison))
-        return speed.Measured(dict.fromkeys(ways.WAYS[comparison], [1.0]), {}, None, {})
+        return speed.Measured({way: [1.0] for way in ways.WAYS[comparison]}, {}, None, {})
 
     monkeypatch.setattr(benchmark.cli, "pick_device", torch.device)
     monkeypatch.setattr(speed, "measure", measure)
