@@ -94,8 +94,9 @@ def test_the_moving_average_is_that_of_a_cpu():
 
 @pytest.mark.parametrize(
     "flags",
-    ["", "--recipe fast", "--compile", "--compile --accumulate 2 --clip 1", "--layers scratch",
-     "--compile --amp bf16 --channels-last --ema 0.9", "--amp fp16 --augment crop,flip"],
+    ["", "--recipe fast", "--freeze stage1", "--compile", "--compile --accumulate 2 --clip 1",
+     "--layers scratch", "--compile --amp bf16 --channels-last --ema 0.9",
+     "--amp fp16 --augment crop,flip"],
 )  # fmt: skip
 @pytest.mark.filterwarnings("default")  # of Inductor
 def test_the_commands_train_evaluate_and_predict(flags, tmp_path, capsys):

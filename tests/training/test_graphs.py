@@ -1,5 +1,7 @@
 """CUDA graphs: when they are used, and what is captured. `test_cuda` has what they compute."""
 
+import gc
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -14,15 +16,20 @@ from torchcnn.training.recipes import fast
 @pytest.fixture
 def capture(monkeypatch):
     """Stand in for the capture: pass three times, and replace `forward`, as torch does."""
-    seen = []
+    seen, collected = [], []
 
     def make(net, args, allow_unused_input):
         for _ in range(3):
             net(*args)
+        stream = torch.cuda.graph.default_capture_stream
         seen.append((args[0], torch.is_autocast_cache_enabled(), torch.is_autocast_enabled("cpu")))
+        assert collected and stream is None
         net.forward = lambda x: "graphed"
 
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", make)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda.graph, "default_capture_stream", "that of another GPU")
+    monkeypatch.setattr(gc, "collect", lambda: collected.append(True))
     return seen
 
 
@@ -40,7 +47,18 @@ def test_whole_batches_in_training_take_the_graph(capture):
     net.load_state_dict(before)
     GraphedNetwork(net, (4, 1, 5, 5))
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-    assert all(p.grad is None for p in net.parameters())
+
+
+def test_gradients_that_are_left_are_refused(capture):
+    """The graph would write over them, where a pass of the network itself adds to them."""
+    net = nn.Linear(2, 1)
+    graphed = GraphedNetwork(net, (3, 2))
+    net(torch.ones(3, 2)).sum().backward()
+    graphed(torch.ones(2, 2))  # not a whole batch
+    with pytest.raises(ValueError, match=r"call zero_grad\(\) first"):
+        graphed(torch.ones(3, 2))
+    net.zero_grad()
+    assert graphed(torch.ones(3, 2)) == "graphed"
 
 
 def test_it_is_captured_in_the_precision_of_training_and_with_frozen_norms(capture):

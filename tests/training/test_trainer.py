@@ -6,8 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from torchcnn.training.fastest import compile_network
-from torchcnn.training.trainer import set_up_device
+from torchcnn.train import train
+from torchcnn.training import trainer
+from torchcnn.training.trainer import Trainer, set_up_device
+
+FLAGS = {"data": "sample", "device": "cpu", "epochs": 1, "batch_size": 500}
 
 
 @pytest.fixture
@@ -48,13 +51,52 @@ def test_a_cpu_after_a_gpu_is_exact_again(settings):
     assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
 
 
+@pytest.fixture
+def asked(monkeypatch):
+    """What is asked of `nn.Module.compile`, and the shape and precision of what is captured."""
+    asked = SimpleNamespace(compiled=[], captured=[])
+
+    def capture(net, shape, amp):
+        asked.captured.append((shape, amp))
+        return torch.nn.Sequential(net)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda _, **way: asked.compiled.append(way))
+    monkeypatch.setattr(trainer, "GraphedNetwork", capture)
+    return asked
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_whole_batches_are_graphs_where_they_can_be(cuda, asked, monkeypatch, tmp_path):
+    monkeypatch.setattr(trainer, "can_be_graphed", lambda config, batches: cuda)
+    result = train(**FLAGS, amp="bf16", out=str(tmp_path / "r"))
+    assert asked.captured == [((500, 1, 28, 28), "bf16")] * cuda and not asked.compiled
+    assert result.history[0].train_acc > 0.1
+
+
 @pytest.mark.parametrize(
-    ("device", "parts", "mode"),
-    [("cpu", 1, None), ("cuda", 1, "reduce-overhead"), ("cuda:1", 2, None)],
+    ("device", "accumulate", "ranks", "mode"),
+    [
+        ("cpu", 1, 1, None),
+        ("cuda", 1, 1, "reduce-overhead"),
+        ("cuda", 2, 1, None),  # the graph of the second part would overwrite the first's gradients
+        ("cuda", 1, 2, None),  # not measured with several
+    ],
 )
-def test_a_gpu_launches_compiled_kernels_as_graphs(device, parts, mode, monkeypatch):
-    """Except where gradients are accumulated: the next part's graph would overwrite them."""
-    asked = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda net, **options: asked.append(options))
-    compile_network(torch.nn.Linear(1, 1), torch.device(device), parts)
-    assert asked == [{"dynamic": False, "mode": mode}]
+def test_a_compiled_network_has_graphs_of_its_own(
+    device, accumulate, ranks, mode, asked, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(trainer, "can_be_graphed", lambda config, batches: True)
+
+    def prepare(self):
+        self.device = torch.device(device)
+        self.world = SimpleNamespace(world_size=ranks, data_parallel=lambda net, x: net)
+        Trainer._prepare_net(self)
+        raise KeyboardInterrupt
+
+    class OnDevice(Trainer):
+        _prepare_net = prepare
+
+    monkeypatch.setattr("torchcnn.train.Trainer", OnDevice)
+    with pytest.raises(KeyboardInterrupt):
+        train(**FLAGS, compile=True, accumulate=accumulate, out=str(tmp_path / "r"))
+    assert asked.compiled == [{"dynamic": False, "mode": mode}] and not asked.captured

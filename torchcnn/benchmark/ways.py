@@ -216,7 +216,7 @@ def make_way(way: str, task: Task) -> Way:
     if "by hand" in way:
         net = from_scratch(net)
     if "compiled" in way:
-        compile_network(net, device)
+        compile_network(net, graphs=device.type == "cuda")
     source = OneBatch(batches) if way == "bound" else batches
     return Way(timed(lambda: train_epoch(net, source, optimizer, **options).images), chose)
 

@@ -82,7 +82,8 @@ def fastest(
     On a CPU steps are measured with each combination, on copies of the network and on as many
     images of the batch as less than 2 seconds allow. For a network that is too large for that, and
     on other devices, the kind of the processor decides; so it does on a CPU with AMX if a whole
-    batch takes too long, for a part of it does not show what its matrix units gain.
+    batch takes too long, for steps of a part of it, each of which converts all weights, do not show
+    what the matrix units gain.
 
     Args:
         net: a network on its device; it is left as it is.
@@ -96,11 +97,15 @@ def fastest(
     ways = list(product(amps, formats))
     if len(ways) == 1:
         return Fastest(*ways[0], "nothing else to choose from")
-    by_kind = Fastest(amps[-1], formats[-1] if amps[-1] != "off" else formats[0], "by the device")
-    if device.type != "cpu":  # as tensor cores want it; other devices have no faster format
+    bf16, x = "bf16" in amps, batch[0]
+    # Tensor cores and AMX want channels last; of other processors it is not known.
+    prefers_last = amps[-1] != "off" if device.type != "cpu" else bf16 and has_amx()
+    by_kind = Fastest(amps[-1], formats[-1 if prefers_last else 0], "by the device")
+    if device.type != "cpu":
         return by_kind
-    n = 2 if "bf16" not in amps or not has_amx() else max(2, len(batch[1]))
-    if is_too_slow(net, batch[0][:1], n, len(ways)):
+    if is_too_slow(net, x[:1], 2, len(ways)) or (
+        bf16 and has_amx() and is_too_slow(net, x[:8], len(x), len(ways))
+    ):
         return by_kind._replace(note="by the processor; a step takes too long to measure")
     with torch.random.fork_rng(devices=[]):
         seconds = measure(net, batch, ways)
@@ -113,11 +118,11 @@ def fastest(
 def is_too_slow(net: nn.Module, x: Tensor, images: int, ways: int) -> bool:
     """Whether two steps of so many images in each way take more than `SECONDS`.
 
-    A step computes three times what a forward pass does, which is tried with one image.
+    A step computes three times what a forward pass does, which is tried with the images x.
     """
     with eval_mode(net), torch.no_grad():
         seconds = min(timeit.repeat(lambda: net(x), number=1, repeat=2))  # the first warms up
-    return 2 * images * 3 * ways * seconds > SECONDS
+    return 2 * images * 3 * ways * seconds / len(x) > SECONDS
 
 
 def measure(
@@ -171,14 +176,15 @@ def autocast(amp: str, device: torch.device, cache: bool = True) -> AbstractCont
     return torch.autocast(device.type, dtype, cache_enabled=cache)
 
 
-def compile_network(net: nn.Module, device: torch.device, accumulation_steps: int = 1) -> None:
+def compile_network(net: nn.Module, graphs: bool) -> None:
     """Compile a network in place, which keeps the names of its weights.
 
     It is compiled for each batch size by itself: code for any size has other bits, and a resumed
-    run would compile it at another step. On a GPU its kernels are launched as CUDA graphs, whose
-    outputs are overwritten by the next pass, and so are gradients that are to be accumulated.
+    run would compile it at another step.
+
+    Args:
+        graphs: launch the kernels as CUDA graphs, whose outputs the next pass overwrites.
     """
-    graphs = device.type == "cuda" and accumulation_steps == 1
     net.compile(dynamic=False, mode="reduce-overhead" if graphs else None)
 
 

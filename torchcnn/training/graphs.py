@@ -4,7 +4,9 @@ The kernels are the same. A small network trains several times faster with them,
 computes its layers sooner than Python can launch them.
 """
 
+import gc
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +22,17 @@ class GraphedNetwork(nn.Module):
     """A network whose forward and backward pass on a whole batch are one CUDA graph each.
 
     Other batches, such as a smaller last one, and all of evaluation take the network as it is. The
-    gradients of a pass are overwritten by the next one, so they cannot be accumulated.
+    outputs and gradients of a pass last until the next one: call `backward` before it, and
+    `zero_grad()` too, since gradients cannot be accumulated. Save `net`, not the wrapper.
 
     Args:
-        net: a network on a GPU. What it does must not depend on the numbers of a batch, and it must
-            keep its parameters where they are in memory, as optimizers do. It is not changed.
+        net: a network on a GPU, which is put into training mode; which layers are, and which
+            parameters are frozen, must not change afterwards. What it does must not depend on the
+            numbers of a batch, and its parameters must stay where they are in memory, as optimizers
+            and `load_state_dict` leave them.
         shape: that of a whole batch, (n, c, h, w).
-        amp: the precision of the passes, as the flag `--amp` has it: "off", "bf16" or "fp16".
+        amp: the precision of the passes, as the flag `--amp` has it: "off", "bf16" or "fp16"; an
+            autocast of your own must be the same.
     """
 
     def __init__(self, net: nn.Module, shape: Sequence[int], amp: str = "off") -> None:
@@ -39,9 +45,11 @@ class GraphedNetwork(nn.Module):
         for norm in frozen_norms(net):
             norm.eval()
         buffers = [buffer.clone() for buffer in net.buffers()]
-        # Autograd's thread has no CUDA context before its first kernel, of which cuBLAS would warn.
-        (torch.ones((), device=p.device, requires_grad=True) * 2).backward()
-        with autocast(amp, p.device, cache=False):
+        gc.collect()  # or the graphs of earlier runs, which are in cycles, keep their memory
+        with torch.cuda.device(p.device), autocast(amp, p.device, cache=False):
+            torch.cuda.graph.default_capture_stream = None  # of the last GPU, in torch 2.11
+            # Autograd's thread has no CUDA context before its first kernel: cuBLAS would warn.
+            (torch.ones((), device=p.device, requires_grad=True) * 2).backward()
             x = torch.zeros(self.shape, dtype=p.dtype, device=p.device)
             torch.cuda.make_graphed_callables(net, (x,), allow_unused_input=True)
         self.graph = net.__dict__.pop("forward")  # which torch has put in place of the module's own
@@ -50,8 +58,16 @@ class GraphedNetwork(nn.Module):
                 buffer.copy_(before)
 
     def forward(self, x: Tensor) -> Tensor:
-        graphed: Tensor = (self.graph if self.training and x.shape == self.shape else self.net)(x)
-        return graphed
+        """Pass a batch (n, c, h, w) on, by the graph if it is a whole one in training.
+
+        Raises:
+            ValueError: there are gradients, to which the graph would not add.
+        """
+        if not self.training or x.shape != self.shape:
+            return cast(Tensor, self.net(x))
+        if any(p.grad is not None for p in self.net.parameters()):
+            raise ValueError("the last pass's gradients are still there; call zero_grad() first")
+        return cast(Tensor, self.graph(x))
 
 
 def can_be_graphed(config: Config, batches: Batches) -> bool:

@@ -180,7 +180,8 @@ class Trainer:
             self.run.log_graph(self.state.net, x[:1])
         self.net = self.world.data_parallel(self.state.net, x[:1])
         if self.config.compile:
-            compile_network(self.state.net, self.device, self.config.accumulate)
+            graphs = self.device.type == "cuda" and self.config.accumulate == 1
+            compile_network(self.state.net, graphs and self.world.world_size == 1)
         elif can_be_graphed(self.config, self.loaders.train):
             shape = (self.config.batch_size, *x.shape[1:])
             self.net = GraphedNetwork(self.state.net, shape, self.config.amp)
