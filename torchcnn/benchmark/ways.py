@@ -29,6 +29,7 @@ from torchcnn.scratch import from_scratch
 from torchcnn.training.fastest import autocast, compile_network, describe, fastest
 from torchcnn.training.graphs import GraphedNetwork
 from torchcnn.training.loop import train_epoch
+from torchcnn.training.trainer import set_up_device
 
 # The keys of these tables are the values of the flag --versus, "scratch" of the flag --layers, and
 # "cuda" is "tutorial" on a GPU, where this package's loop launches CUDA graphs.
@@ -253,4 +254,6 @@ def tutorial_loader(
 
 def train_once(way: str, task: Task) -> int:
     """Load the images, build the network and train it for one epoch."""
+    if task.device.type == "cuda":  # as `speed.measure` does: cuDNN's choice takes memory, too
+        set_up_device(task.device, deterministic=False)
     return make_way(way, task).train_epoch().images
