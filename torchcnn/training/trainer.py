@@ -180,6 +180,7 @@ class Trainer:
             self.run.log_graph(self.state.net, x[:1])
         self.net = self.world.data_parallel(self.state.net, x[:1])
         if self.config.compile:
+            # Graphs overwrite gradients that are to be accumulated, and are not tried with ranks.
             graphs = self.device.type == "cuda" and self.config.accumulate == 1
             compile_network(self.state.net, graphs and self.world.world_size == 1)
         elif can_be_graphed(self.config, self.loaders.train):
