@@ -20,9 +20,9 @@ from torchcnn.run.drawing import drawing, save_figure
 from torchcnn.run.report import by_class, classes_as_json, confusion_text, plot_mistakes
 from torchcnn.training.config import Config as TrainConfig
 from torchcnn.training.config import data_name
+from torchcnn.training.device import set_up_device
 from torchcnn.training.fastest import autocast
 from torchcnn.training.loop import accuracy, confusion_matrix, predict_logits
-from torchcnn.training.trainer import set_up_device
 
 PROG = "python -m torchcnn.evaluate"
 

@@ -18,17 +18,13 @@ from torchcnn.system import is_elastic
 from torchcnn.training import preflight
 from torchcnn.training.config import Config
 from torchcnn.training.configure import configure, fit_batch_size, fit_input_size, print_config
+from torchcnn.training.device import set_up_device
 from torchcnn.training.distributed import World, device_of_rank, join
 from torchcnn.training.fastest import decide
 from torchcnn.training.loaders import make_loaders, pick_normalization, read_images, split
 from torchcnn.training.signals import stops_at_once
 from torchcnn.training.state import TrainState, restore
-from torchcnn.training.trainer import (
-    Trainer,
-    TrainResult,
-    says_how_to_resume,
-    set_up_device,
-)
+from torchcnn.training.trainer import Trainer, TrainResult, says_how_to_resume
 
 PROG = "python -m torchcnn.train"
 

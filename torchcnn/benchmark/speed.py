@@ -11,7 +11,7 @@ from torchcnn.benchmark.roofline import count, least_seconds
 from torchcnn.benchmark.versus import FRAMEWORKS, open_way
 from torchcnn.benchmark.ways import MEMORY_WAYS, RATIOS, WAYS, Task, make_way, train_once
 from torchcnn.text import table
-from torchcnn.training.trainer import set_up_device
+from torchcnn.training.device import set_up_device
 
 
 class Measured(NamedTuple):

@@ -11,6 +11,7 @@ import inspect
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import repeat
 from multiprocessing import get_all_start_methods
@@ -26,10 +27,10 @@ from torchcnn.data.loader import Batches
 from torchcnn.models import find_model
 from torchcnn.models.registry import build_model
 from torchcnn.scratch import from_scratch
+from torchcnn.training.device import fast_gray_gradients, set_up_device
 from torchcnn.training.fastest import autocast, compile_network, describe, fastest
 from torchcnn.training.graphs import GraphedNetwork
 from torchcnn.training.loop import train_epoch
-from torchcnn.training.trainer import set_up_device
 
 # The keys of these tables are the values of the flag --versus, "scratch" of the flag --layers, and
 # "cuda" is "tutorial" on a GPU, where this package's loop launches CUDA graphs.
@@ -216,10 +217,16 @@ def make_way(way: str, task: Task) -> Way:
         net = GraphedNetwork(net, next(iter(batches))[0].shape, amp)
     if "by hand" in way:
         net = from_scratch(net)
-    if "compiled" in way:
+    compiled = "compiled" in way
+    if compiled:
         compile_network(net, graphs=device.type == "cuda")
     source = OneBatch(batches) if way == "bound" else batches
-    return Way(timed(lambda: train_epoch(net, source, optimizer, **options).images), chose)
+
+    def train() -> int:
+        with nullcontext() if compiled else fast_gray_gradients(net):
+            return train_epoch(net, source, optimizer, **options).images
+
+    return Way(timed(train), chose)
 
 
 def choose_fastest(net: nn.Module, batches: Batches) -> tuple[dict[str, Any], str, str]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchcnn.models.registry import build_model, find_model
 from torchcnn.scratch import from_scratch
 from torchcnn.training.config import Config
+from torchcnn.training.device import fast_gray_gradients
 from torchcnn.training.distributed import World
 from torchcnn.training.loop import eval_mode
 
@@ -158,7 +159,7 @@ def make_step(net: nn.Module, amp: str, channels_last: bool) -> Callable[[Tensor
 
     def step(x: Tensor, y: Tensor) -> None:
         net.zero_grad()
-        with autocast(amp, x.device):
+        with autocast(amp, x.device), fast_gray_gradients(net):
             loss = F.cross_entropy(net(x), y)
         loss.backward()
 

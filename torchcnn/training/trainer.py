@@ -1,10 +1,9 @@
 """The trainer: epoch after epoch it trains, evaluates, logs and saves; at the end it tests."""
 
 import math
-import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +14,8 @@ from torchcnn.data.loader import Batches, mix_seed
 from torchcnn.run.checkpoint import load_checkpoint, load_weights
 from torchcnn.run.history import EpochProgress, EpochRecord
 from torchcnn.run.log import Run
-from torchcnn.system import keep_freed_memory
 from torchcnn.training.config import Config
+from torchcnn.training.device import fast_gray_gradients
 from torchcnn.training.distributed import World, gather_steps, with_signal
 from torchcnn.training.fastest import autocast, compile_network
 from torchcnn.training.graphs import GraphedNetwork, can_be_graphed
@@ -72,7 +71,8 @@ class Trainer:
         if not progress:
             self.run.save(self.state.state_dict())
         self._prepare_net()
-        with self.stop:
+        compiled = self.config.compile
+        with self.stop, nullcontext() if compiled else fast_gray_gradients(self.state.net):
             for epoch in range(len(self.run.history) + 1, self.config.epochs + 1):
                 began = time.perf_counter()
                 result = self.train_epoch(epoch, progress)
@@ -257,30 +257,6 @@ class Trainer:
             for i, n in enumerate(progress.images)
         ]
         return steps, progress.seconds
-
-
-def set_up_device(device: torch.device, deterministic: bool) -> None:
-    """Set up torch for a device: its precision, and whether its algorithms are deterministic.
-
-    On a CPU nothing is rounded to fewer bits, all algorithms used here are deterministic, and the
-    process keeps the memory that it frees.
-    """
-    cuda = device.type == "cuda"
-    if device.type == "cpu":
-        keep_freed_memory()
-    if cuda and device.index is not None:
-        torch.cuda.set_device(device)  # or the first GPU is used too, by all that names none
-    # Linear layers in TF32, as torch computes convolutions on a GPU; this is deterministic too. The
-    # newer `torch.backends.cuda.matmul.fp32_precision` makes torch.compile fail in torch 2.11.
-    torch.set_float32_matmul_precision("high" if cuda else "highest")
-    if cuda:  # cuDNN measures which algorithm is the fastest, once for each shape of a run
-        torch.backends.cudnn.benchmark = not deterministic
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
-        # Nothing here reads memory that was not written, so that it need not be filled.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    if deterministic != torch.are_deterministic_algorithms_enabled():  # asking costs seconds
-        torch.use_deterministic_algorithms(deterministic)
 
 
 @contextmanager
