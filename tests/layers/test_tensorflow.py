@@ -33,7 +33,7 @@ def nchw(x):
     return torch.from_numpy(x.numpy()).permute(0, 3, 1, 2)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("kernel", range(1, 12))
 def test_same_layers_equal_tensorflow(kernel, stride):
     conv = SameConv2d(3, 4, kernel, stride).to(F64)
@@ -57,6 +57,7 @@ def test_same_layers_equal_tensorflow(kernel, stride):
         (SameConv2d(3, 4, 3, 2), 9, 0),
         (SameConv2d(3, 4, 3, 2), 8, 1),  # one pixel more at the bottom and on the right
         (SameMaxPool2d(2, 1), 8, 1),
+        (SameMaxPool2d(3, 2), 8, 0),  # the windows are cut off there instead
     ],
 )
 def test_padding_is_a_copy_only_where_it_is_uneven(layer, size, pads):
@@ -64,6 +65,15 @@ def test_padding_is_a_copy_only_where_it_is_uneven(layer, size, pads):
         layer(torch.randn(2, 3, size, size))
     names = [event.name for event in profiled.events()]
     assert names.count("aten::constant_pad_nd") == pads
+
+
+@pytest.mark.parametrize("stride", [(1, 2), (2, 1), (3, 2)])
+@pytest.mark.parametrize("kernel", [(2, 3), (4, 2), (5, 6)])
+def test_same_pooling_with_windows_that_are_not_square_equals_tensorflow(kernel, stride):
+    for size in SIZES:
+        x = torch.randn(2, 3, *size, dtype=F64)
+        theirs = tf.nn.max_pool2d(nhwc(x), kernel, stride, "SAME")
+        torch.testing.assert_close(SameMaxPool2d(kernel, stride)(x), nchw(theirs), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dilation", [2, 3])

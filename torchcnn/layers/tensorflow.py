@@ -39,7 +39,7 @@ def pad_same(x: Tensor, kernel: Any, stride: Any, dilation: Any = 1, value: floa
 
 @torch.fx.wrap
 def even_padding(x: Tensor, kernel: Any, stride: Any, dilation: Any = 1) -> tuple[int, int]:
-    """Return the `padding` (height, width) of a convolution or pooling that pads as SAME does.
+    """Return the `padding` (height, width) of a convolution that pads as SAME does.
 
     If SAME pads more at one side than at the other, which they cannot, it is (0, 0), and
     `pad_uneven` pads instead.
@@ -49,12 +49,24 @@ def even_padding(x: Tensor, kernel: Any, stride: Any, dilation: Any = 1) -> tupl
 
 
 @torch.fx.wrap
-def pad_uneven(
-    x: Tensor, kernel: Any, stride: Any, dilation: Any = 1, value: float = 0.0
-) -> Tensor:
+def pad_uneven(x: Tensor, kernel: Any, stride: Any, dilation: Any = 1) -> Tensor:
     """Pad as `pad_same` does, but only what `even_padding` leaves; a copy is made only then."""
     (top, bottom), (left, right) = _sides(x, kernel, stride, dilation)
-    return x if (top, left) == (bottom, right) else pad_same(x, kernel, stride, dilation, value)
+    return x if (top, left) == (bottom, right) else pad_same(x, kernel, stride, dilation)
+
+
+@torch.fx.wrap
+def same_max_pool2d(x: Tensor, kernel: Any, stride: Any) -> Tensor:
+    """Pad (n, c, h, w) with minus infinity as SAME does, and take the maxima.
+
+    A window at the bottom or on the right that has no pixel of the padding's additional one is cut
+    off at the edge, for which no copy is made.
+    """
+    sides = _sides(x, kernel, stride, 1)
+    padding = tuple(before for before, _ in sides)
+    if any(a != b and step == 1 for (a, b), step in zip(sides, _both(stride), strict=True)):
+        x, padding = pad_same(x, kernel, stride, 1, -math.inf), (0, 0)
+    return F.max_pool2d(x, kernel, stride, padding, ceil_mode=True)
 
 
 def _sides(x: Tensor, kernel: Any, stride: Any, dilation: Any) -> tuple[tuple[int, int], ...]:
@@ -81,9 +93,7 @@ class SameMaxPool2d(nn.MaxPool2d):
     """Max pooling with SAME padding; the padding is minus infinity and never is the maximum."""
 
     def forward(self, x: Tensor) -> Tensor:
-        window = (self.kernel_size, self.stride)
-        padding = even_padding(x, *window)
-        return F.max_pool2d(pad_uneven(x, *window, 1, -math.inf), *window, padding)
+        return same_max_pool2d(x, self.kernel_size, self.stride)
 
 
 class SameAvgPool2d(nn.AvgPool2d):
