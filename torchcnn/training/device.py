@@ -41,9 +41,10 @@ def fast_gray_gradients(net: nn.Module) -> Iterator[None]:
 
     With AVX2, oneDNN computes it as if images of one channel had eight, unless they are in
     channels-last format. One channel lies in memory alike in both formats, so that it is enough to
-    have autograd save the images in the other one. The gradient is the same to the bit. Windows of
-    3×3 are left alone, which are not always faster so, and other processors, on which this was not
-    measured. A network that is compiled would be so anew whenever these hooks come or go.
+    have autograd save the images in the other one. The gradient is the same to the bit. Smaller
+    windows than 5×5 and larger ones than 7×7 are left alone, which are not always faster so, and
+    other processors, on which this was not measured. A network that is compiled would be so anew
+    whenever these hooks come or go.
     """
     handles = []
     if torch.backends.cpu.get_cpu_capability() == "AVX2":
@@ -66,7 +67,8 @@ def fast_gray_gradients(net: nn.Module) -> Iterator[None]:
 def _is_slow_for_gray(layer: nn.Module) -> bool:
     if not isinstance(layer, nn.Conv2d) or layer.weight.device.type != "cpu":
         return False
-    return layer.in_channels == 1 and min(layer.kernel_size) > 3
+    window = layer.kernel_size
+    return layer.in_channels == 1 and 5 <= min(window) <= max(window) <= 7
 
 
 def _save(x: Tensor) -> tuple[Tensor, int]:
