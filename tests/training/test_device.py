@@ -1,16 +1,22 @@
 """What is set for a device, and the gradient of gray images, which is the same as without."""
 
+import copy
 import os
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 
+from torchcnn.benchmark import ways
 from torchcnn.layers import SameConv2d
 from torchcnn.train import train
-from torchcnn.training import trainer
+from torchcnn.training import fastest, trainer
 from torchcnn.training.device import fast_gray_gradients, set_up_device
+
+HAS_AVX2 = torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 @pytest.fixture
@@ -65,8 +71,12 @@ def gradients(net, x):
     return [loss.detach(), *(p.grad for p in net.parameters())]
 
 
+def saved_strides(conv, x):
+    """How the images lie in memory of which a convolution takes its gradient."""
+    return conv(x).grad_fn._saved_input.stride()
+
+
 @pytest.mark.parametrize("size", [64, 65])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
     "conv",
     [
@@ -76,19 +86,19 @@ def gradients(net, x):
     ],
     ids=["lenet", "stride", "tf_googlenet"],
 )
-def test_gradients_of_gray_images_are_the_same(conv, dtype, size, avx2):
+def test_gradients_of_gray_images_are_the_same(conv, size, avx2):
+    """To the last bit with oneDNN's code for AVX2; on other processors it is only taken here."""
     torch.manual_seed(0)
-    net = nn.Sequential(conv(), nn.Sigmoid(), nn.MaxPool2d(2)).to(dtype)
-    x = torch.rand(8, 1, size, size, dtype=dtype)
+    layer = conv()
+    net = nn.Sequential(layer, nn.Sigmoid(), nn.MaxPool2d(2))
+    x = torch.rand(8, 1, size, size)
     expected = gradients(net, x)
     with fast_gray_gradients(net):
+        assert saved_strides(layer, x)[1] == 1
         got = gradients(net, x)
-    torch.testing.assert_close(got, expected)
-
-
-def saved_strides(conv, x):
-    """How the images lie in memory of which a convolution takes its gradient."""
-    return conv(x).grad_fn._saved_input.stride()
+    torch.testing.assert_close(got, expected, **({"rtol": 0, "atol": 0} if HAS_AVX2 else {}))
+    strides = [p.stride() for p in net.parameters()]
+    assert [p.grad.stride() for p in net.parameters()] == strides, "data parallelism warns"
 
 
 def test_gray_images_are_saved_as_channels_last_without_a_copy(avx2):
@@ -108,15 +118,28 @@ def test_gray_images_are_saved_as_channels_last_without_a_copy(avx2):
         (nn.Conv2d(3, 6, 5), "AVX2"),
         (nn.Conv2d(1, 64, 3), "AVX2"),
         (nn.Conv2d(1, 96, 11), "AVX2"),
+        (nn.Conv2d(1, 6, (3, 7)), "AVX2"),
+        (nn.Conv2d(1, 6, 5, dilation=2), "AVX2"),
+        (nn.Conv2d(1, 6, 5).double(), "AVX2"),
         (nn.Conv2d(1, 6, 5), "AVX512"),
         (nn.Conv2d(1, 6, 5), "DEFAULT"),
     ],
 )
-def test_other_images_windows_and_processors_are_left_alone(conv, processor, monkeypatch):
+def test_what_is_not_faster_so_is_left_alone(conv, processor, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
-    x = torch.rand(2, conv.in_channels, 12, 12)
+    x = torch.rand(2, conv.in_channels, 12, 12, dtype=conv.weight.dtype)
     with fast_gray_gradients(nn.Sequential(conv)):
         assert saved_strides(conv, x) == x.stride()
+
+
+def test_bfloat16_frozen_and_computed_weights_are_left_alone(avx2):
+    conv, x = nn.Conv2d(1, 6, 5), torch.rand(2, 1, 8, 8)
+    with fast_gray_gradients(conv), torch.autocast("cpu", torch.bfloat16):
+        assert saved_strides(conv, x) == x.stride()
+    computed = spectral_norm(nn.Conv2d(1, 6, 5))
+    conv.weight.requires_grad = False
+    with fast_gray_gradients(nn.Sequential(conv, computed)):
+        assert "forward" not in vars(conv) | vars(computed)
 
 
 def test_an_image_that_is_changed_before_its_gradient_is_found(avx2):
@@ -129,25 +152,61 @@ def test_an_image_that_is_changed_before_its_gradient_is_found(avx2):
             y.sum().backward()
 
 
-def test_after_an_error_in_the_layer_nothing_is_left(avx2):
-    conv, other = nn.Conv2d(1, 6, 5), nn.Conv2d(1, 6, 5)
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_after_an_error_nothing_is_left(error, avx2):
+    """Neither where another convolution saves its images, nor in the network."""
+
+    class Broken(nn.Conv2d):
+        def forward(self, x):
+            raise error
+
+    broken, conv, other = Broken(1, 6, 5), nn.Conv2d(1, 6, 5), nn.Conv2d(1, 6, 5)
     x = torch.rand(2, 1, 8, 8)
+    with pytest.raises(error), fast_gray_gradients(nn.Sequential(broken, conv)):
+        broken(x)
+    assert saved_strides(other, x) == saved_strides(conv, x) == x.stride()
+    assert "forward" not in vars(broken) and not conv.weight._backward_hooks
+
+
+def test_a_copy_of_the_network_uses_its_own_weights(avx2):
+    conv, x = nn.Conv2d(1, 6, 5), torch.rand(2, 1, 8, 8)
     with fast_gray_gradients(conv):
-        with pytest.raises(RuntimeError, match="channels"):
-            conv(torch.rand(2, 3, 8, 8))
-        assert saved_strides(other, x) == x.stride()
+        copied = copy.deepcopy(conv)
+        nn.init.zeros_(copied.weight)
+        assert torch.equal(copied(x), copied.bias.view(6, 1, 1).expand(2, 6, 4, 4))
 
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_runs_have_it_that_are_not_compiled(compiled, avx2, monkeypatch, tmp_path):
-    hooked, train_steps = [], trainer.train_steps
+    seen, train_steps = [], trainer.train_steps
 
     def watched(net, *args):
-        hooked.append(any(module._forward_pre_hooks for module in net.modules()))
+        seen.append(any("forward" in vars(module) for module in net.modules()))
         return train_steps(net, *args)
 
     monkeypatch.setattr(trainer, "train_steps", watched)
     monkeypatch.setattr(trainer, "compile_network", lambda *_: None)
     flags = {"arch": "lenet", "data": "sample", "device": "cpu", "epochs": 1, "batch_size": 500}
     train(**flags, compile=compiled, out=str(tmp_path / "r"))
-    assert hooked == [not compiled]
+    assert seen == [not compiled]
+
+
+def test_the_benchmark_and_the_choice_of_a_format_measure_it(avx2, monkeypatch):
+    """As a run trains: each epoch and each step that is measured is inside of it."""
+    seen = []
+
+    @contextmanager
+    def watched(net):
+        seen.append(net)
+        yield
+
+    monkeypatch.setattr(ways, "fast_gray_gradients", watched)
+    monkeypatch.setattr(fastest, "fast_gray_gradients", watched)
+    cpu = torch.device("cpu")
+    task = ways.Task(arch="lenet", data="sample", root="data", device=cpu, images=64,
+                     batch_size=32, input_size=28, small_input=False)  # fmt: skip
+    ways.make_way("torchcnn", task).train_epoch()
+    assert len(seen) == 1
+    step = fastest.make_step(nn.Sequential(nn.Conv2d(1, 6, 5), nn.Flatten()), "off", False)
+    step(torch.rand(2, 1, 5, 5), torch.tensor([0, 1]))
+    assert len(seen) == 2

@@ -59,14 +59,16 @@ def pad_uneven(x: Tensor, kernel: Any, stride: Any, dilation: Any = 1) -> Tensor
 def same_max_pool2d(x: Tensor, kernel: Any, stride: Any) -> Tensor:
     """Pad (n, c, h, w) with minus infinity as SAME does, and take the maxima.
 
-    A window at the bottom or on the right that has no pixel of the padding's additional one is cut
-    off at the edge, for which no copy is made.
+    For strides above 1 an additional row or column of padding is not added: the last windows are
+    cut off at the edge, which gives the same maxima and needs no copy.
     """
     sides = _sides(x, kernel, stride, 1)
     padding = tuple(before for before, _ in sides)
-    if any(a != b and step == 1 for (a, b), step in zip(sides, _both(stride), strict=True)):
-        x, padding = pad_same(x, kernel, stride, 1, -math.inf), (0, 0)
-    return F.max_pool2d(x, kernel, stride, padding, ceil_mode=True)
+    uneven = any(before != after for before, after in sides)
+    axes = zip(_both(kernel), _both(stride), strict=True)
+    if uneven and not all(1 < step <= size for size, step in axes):
+        x, padding, uneven = pad_same(x, kernel, stride, 1, -math.inf), (0, 0), False
+    return F.max_pool2d(x, kernel, stride, padding, ceil_mode=uneven)
 
 
 def _sides(x: Tensor, kernel: Any, stride: Any, dilation: Any) -> tuple[tuple[int, int], ...]:

@@ -159,9 +159,10 @@ def make_step(net: nn.Module, amp: str, channels_last: bool) -> Callable[[Tensor
 
     def step(x: Tensor, y: Tensor) -> None:
         net.zero_grad()
-        with autocast(amp, x.device), fast_gray_gradients(net):
-            loss = F.cross_entropy(net(x), y)
-        loss.backward()
+        with fast_gray_gradients(net):
+            with autocast(amp, x.device):
+                loss = F.cross_entropy(net(x), y)
+            loss.backward()
 
     return step
 
