@@ -58,6 +58,7 @@ def test_same_layers_equal_tensorflow(kernel, stride):
         (SameConv2d(3, 4, 3, 2), 8, 1),  # one pixel more at the bottom and on the right
         (SameMaxPool2d(2, 1), 8, 1),
         (SameMaxPool2d(3, 2), 8, 0),  # the windows are cut off there instead
+        (SameMaxPool2d(2, 3), 10, 1),  # but not windows that are smaller than their stride
     ],
 )
 def test_padding_is_a_copy_only_where_it_is_uneven(layer, size, pads):
@@ -65,6 +66,17 @@ def test_padding_is_a_copy_only_where_it_is_uneven(layer, size, pads):
         layer(torch.randn(2, 3, size, size))
     names = [event.name for event in profiled.events()]
     assert names.count("aten::constant_pad_nd") == pads
+
+
+@pytest.mark.parametrize(
+    ("window", "size", "cut"),
+    [((3, 2), 8, True), ((3, 2), 9, False), ((1, 2), 8, False), ((2, 3), 9, False)],
+)
+def test_exported_windows_are_cut_off_only_where_padding_is_uneven(window, size, cut):
+    """By ONNX's formula ceil_mode gives (1, 2) and (2, 3) a row more there than torch does."""
+    exported = torch.export.export(SameMaxPool2d(*window), (torch.rand(1, 1, size, size),))
+    (pool,) = (node for node in exported.graph.nodes if "max_pool2d" in str(node.target))
+    assert (True in pool.args) == cut
 
 
 @pytest.mark.parametrize("stride", [(1, 2), (2, 1), (3, 2)])
