@@ -13,7 +13,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from torchcnn.benchmark import ways
 from torchcnn.layers import SameConv2d
 from torchcnn.train import train
-from torchcnn.training import fastest, trainer
+from torchcnn.training import device, fastest, trainer
 from torchcnn.training.device import fast_gray_gradients, set_up_device
 
 HAS_AVX2 = torch.backends.cpu.get_cpu_capability() == "AVX2"
@@ -140,6 +140,16 @@ def test_bfloat16_frozen_and_computed_weights_are_left_alone(avx2):
     conv.weight.requires_grad = False
     with fast_gray_gradients(nn.Sequential(conv, computed)):
         assert "forward" not in vars(conv) | vars(computed)
+
+
+def test_it_is_not_done_without_onednn_or_while_compiling(avx2, monkeypatch):
+    conv, x = nn.Conv2d(1, 6, 5), torch.rand(2, 1, 8, 8)
+    with fast_gray_gradients(conv), monkeypatch.context() as patch:
+        patch.setattr(torch.compiler, "is_compiling", lambda: True)
+        assert saved_strides(conv, x) == x.stride()
+    monkeypatch.setattr(device, "mkldnn", SimpleNamespace(enabled=False))
+    with fast_gray_gradients(conv):
+        assert "forward" not in vars(conv)
 
 
 def test_an_image_that_is_changed_before_its_gradient_is_found(avx2):

@@ -1,4 +1,4 @@
-"""The trainer's set-up of a device; `test_exactness` and `test_train` have what it does on it."""
+"""What the trainer makes of a network; `test_exactness` and `test_train` have what it trains."""
 
 from types import SimpleNamespace
 

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.backends import mkldnn
 
 from torchcnn.system import keep_freed_memory
 
@@ -50,7 +51,7 @@ def fast_gray_gradients(net: nn.Module) -> Iterator[None]:
     `torch.compile` would compile the network anew each time this begins or ends.
     """
     layers = []
-    if torch.backends.cpu.get_cpu_capability() == "AVX2" and torch.backends.mkldnn.enabled:
+    if torch.backends.cpu.get_cpu_capability() == "AVX2" and mkldnn.enabled:
         layers = [m for m in net.modules() if isinstance(m, nn.Conv2d) and _is_slow_for_gray(m)]
     handles = []
     try:
