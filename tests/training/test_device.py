@@ -109,6 +109,7 @@ def test_gray_images_are_saved_as_channels_last_without_a_copy(avx2):
     saved = y.grad_fn._saved_input
     assert (x.stride(), saved.stride()) == ((56, 56, 7, 1), (56, 1, 7, 1))
     assert saved.data_ptr() == x.data_ptr()
+    assert y.grad_fn._saved_weight.stride() == (25, 25, 5, 1)  # left alone, as all else
     assert saved_strides(conv, x) == x.stride()  # afterwards the network is as it was
 
 
@@ -150,6 +151,15 @@ def test_it_is_not_done_without_onednn_or_while_compiling(avx2, monkeypatch):
     monkeypatch.setattr(device, "mkldnn", SimpleNamespace(enabled=False))
     with fast_gray_gradients(conv):
         assert "forward" not in vars(conv)
+
+
+def test_a_forward_pass_that_somebody_has_replaced_is_kept(avx2):
+    """By this, in a run inside of such a context, or by a GPU's graphs."""
+    conv = nn.Conv2d(1, 6, 5)
+    conv.forward = own = lambda x: x
+    with fast_gray_gradients(conv):
+        assert conv.forward is own
+    assert conv.forward is own
 
 
 def test_an_image_that_is_changed_before_its_gradient_is_found(avx2):
