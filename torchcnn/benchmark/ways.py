@@ -27,7 +27,8 @@ from torchcnn.data.loader import Batches
 from torchcnn.models import find_model
 from torchcnn.models.registry import build_model
 from torchcnn.scratch import from_scratch
-from torchcnn.training.device import fast_gray_gradients, set_up_device
+from torchcnn.training.device import set_up_device
+from torchcnn.training.fast_layers import fast_layers
 from torchcnn.training.fastest import autocast, compile_network, describe, fastest
 from torchcnn.training.graphs import GraphedNetwork
 from torchcnn.training.loop import train_epoch
@@ -223,7 +224,7 @@ def make_way(way: str, task: Task) -> Way:
     source = OneBatch(batches) if way == "bound" else batches
 
     def train() -> int:
-        with nullcontext() if compiled else fast_gray_gradients(net):
+        with nullcontext() if compiled else fast_layers(net):
             return train_epoch(net, source, optimizer, **options).images
 
     return Way(timed(train), chose)

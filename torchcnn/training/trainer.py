@@ -15,8 +15,8 @@ from torchcnn.run.checkpoint import load_checkpoint, load_weights
 from torchcnn.run.history import EpochProgress, EpochRecord
 from torchcnn.run.log import Run
 from torchcnn.training.config import Config
-from torchcnn.training.device import fast_gray_gradients
 from torchcnn.training.distributed import World, gather_steps, with_signal
+from torchcnn.training.fast_layers import fast_layers
 from torchcnn.training.fastest import autocast, compile_network
 from torchcnn.training.graphs import GraphedNetwork, can_be_graphed
 from torchcnn.training.loaders import Loaders
@@ -72,7 +72,7 @@ class Trainer:
             self.run.save(self.state.state_dict())
         self._prepare_net()
         compiled = self.config.compile
-        with self.stop, nullcontext() if compiled else fast_gray_gradients(self.state.net):
+        with self.stop, nullcontext() if compiled else fast_layers(self.state.net):
             for epoch in range(len(self.run.history) + 1, self.config.epochs + 1):
                 began = time.perf_counter()
                 result = self.train_epoch(epoch, progress)
