@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchcnn.benchmark import ways
 from torchcnn.layers import SameConv2d, SameMaxPool2d
@@ -96,6 +97,7 @@ def test_the_gradient_of_max_pooling_has_a_gradient(no_minimum):
     ("layer", "x"),
     [
         (nn.MaxPool2d(3), torch.rand(1, 2, 6, 6)),
+        (nn.MaxPool2d(3, stride=2), torch.rand(1, 2, 6, 6)),
         (nn.MaxPool2d((2, 3)), torch.rand(1, 2, 6, 6)),
         (nn.MaxPool2d(2, stride=1), torch.rand(1, 2, 6, 6)),
         (nn.MaxPool2d(2, padding=1), torch.rand(1, 2, 6, 6)),
@@ -136,12 +138,26 @@ def test_pooling_by_hand_by_index_or_compiled_is_left_alone(no_minimum, monkeypa
     assert "MaxPool2x2" not in pooled(nn.MaxPool2d(2), torch.rand(1, 1, 2, 2))[2]
 
 
-def test_without_a_gradient_it_is_the_same(no_minimum):
-    layer, x = nn.MaxPool2d(2), torch.rand(1, 1, 4, 4)
-    with fast_layers(layer):
-        with torch.no_grad():
-            assert torch.equal(layer(x.requires_grad_()), F.max_pool2d(x, 2))
-        assert not layer(x.detach()).requires_grad
+class Operations(TorchDispatchMode):
+    """Lists the names of torch's operations that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function.name())
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_only_training_compares_to_find_where_the_maximum_is(requires_grad, no_minimum):
+    layer, x = nn.MaxPool2d(2), torch.rand(1, 1, 4, 4, requires_grad=requires_grad)
+    with fast_layers(layer), Operations() as operations:
+        y = layer(x)
+    assert torch.equal(y, F.max_pool2d(x, 2)) and y.requires_grad == requires_grad
+    assert operations.names.count("aten::maximum") == 2
+    assert operations.names.count("aten::gt.Tensor") == 2 * requires_grad
     assert "forward" not in vars(layer)
 
 
