@@ -2,7 +2,7 @@
 
 import copy
 import math
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -76,6 +76,39 @@ def test_where_the_maximum_is(no_minimum):
     assert places == first and x.grad.sum() == 8
 
 
+@pytest.mark.parametrize(
+    "after",
+    [
+        lambda y: y.permute(0, 2, 3, 1) @ torch.arange(4.0),
+        lambda y: y.flatten(2).transpose(1, 2).cumsum(2),
+        lambda y: F.conv2d(y, torch.ones(4, 4, 1, 1).to(memory_format=torch.channels_last)),
+        lambda y: y.sum(),
+        lambda y: y[1:, ::2, 1:],
+    ],
+    ids=["permuted", "transposed", "channels-last", "expanded", "sliced"],
+)
+def test_however_the_gradient_lies_in_memory(after, no_minimum):
+    gradients = []
+    for context in (fast_layers, nullcontext):
+        x = torch.randn(3, 4, 6, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        with context(layer := nn.MaxPool2d(2)):
+            after(layer(x)).square().sum().backward()
+        gradients.append(x.grad)
+    assert torch.equal(*gradients)
+
+
+def test_transforms_of_torch_func_go_through_max_pooling(no_minimum):
+    x = torch.randn(5, 2, 4, 4)
+
+    def loss(x, layer):
+        return layer(x[None]).square().sum()
+
+    expected = torch.func.vmap(torch.func.grad(loss), (0, None))(x, nn.MaxPool2d(2))
+    with fast_layers(layer := nn.MaxPool2d(2)):
+        assert torch.equal(torch.func.vmap(torch.func.grad(loss), (0, None))(x, layer), expected)
+        assert torch.equal(layer(input=x), F.max_pool2d(x, 2))  # by its keyword, as in torch
+
+
 def test_max_pooling_lets_nan_and_infinity_through(no_minimum):
     """A network that diverges must be seen to, by the loss."""
     for value in (math.nan, math.inf):
@@ -89,8 +122,11 @@ def test_max_pooling_lets_nan_and_infinity_through(no_minimum):
 def test_the_gradient_of_max_pooling_has_a_gradient(no_minimum):
     """By finite differences, in float64, for penalties on gradients."""
     x = torch.randperm(48).double().view(2, 1, 4, 6).requires_grad_()
-    assert torch.autograd.gradcheck(module._MaxPool2x2.apply, x)
-    assert torch.autograd.gradgradcheck(module._MaxPool2x2.apply, x)
+
+    def pool(x):
+        return module._MaxPool2x2.apply(x)[0]
+
+    assert torch.autograd.gradcheck(pool, x) and torch.autograd.gradgradcheck(pool, x)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +145,7 @@ def test_the_gradient_of_max_pooling_has_a_gradient(no_minimum):
         (nn.MaxPool2d(2), torch.rand(1, 2, 6, 6).double()),
         (nn.MaxPool2d(2), torch.rand(1, 2, 6, 6).bfloat16()),
         (nn.MaxPool2d(2), torch.rand(1, 2, 6, 6).to(memory_format=torch.channels_last)),
+        (nn.MaxPool2d([2, 2]), torch.rand(1, 2, 6, 6)),
     ],
 )
 def test_other_poolings_are_those_of_torch(layer, x, no_minimum):
@@ -126,6 +163,14 @@ def test_few_elements_a_thread_are_pooled_by_torch(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     for n, expected in ((999, "MaxPool2DWithIndicesBackward0"), (1000, "_MaxPool2x2Backward")):
         assert pooled(nn.MaxPool2d(2), torch.rand(n, 1, 10, 10))[2] == expected
+
+
+def test_pooling_elsewhere_than_on_a_cpu_is_left_alone(no_minimum):
+    """On the meta device, which stands for a GPU, and in oneDNN's own format."""
+    with fast_layers(layer := nn.MaxPool2d(2, stride=2)):
+        x = torch.rand(1, 2, 4, 4, device="meta", requires_grad=True)
+        assert "MaxPool2x2" not in layer(x).grad_fn.name()
+        assert layer(torch.ones(1, 2, 4, 4).to_mkldnn()).to_dense().sum() == 8
 
 
 def test_pooling_by_hand_by_index_or_compiled_is_left_alone(no_minimum, monkeypatch):
@@ -247,6 +292,42 @@ def test_bfloat16_frozen_and_computed_weights_are_left_alone(avx2):
         assert "forward" not in vars(conv) | vars(computed)
 
 
+@pytest.mark.parametrize(
+    "weight",
+    [
+        torch.randn(5, 5, 1, 6, generator=torch.Generator().manual_seed(0)).permute(3, 2, 0, 1),
+        torch.randn(6, 3, 5, 5, generator=torch.Generator().manual_seed(0))[:, :1],
+        torch.randn(6, 1, 5, 5, generator=torch.Generator().manual_seed(0)),
+    ],
+    ids=["permuted", "sliced", "contiguous"],
+)
+def test_gradients_of_weights_however_they_lie_in_memory(weight, avx2):
+    """With a further term of the loss, whose gradient lies otherwise in memory or is expanded."""
+    conv, x = nn.Conv2d(1, 6, 5), torch.rand(16, 1, 28, 28)
+    conv.weight = nn.Parameter(weight)
+    factors = torch.rand(weight.transpose(2, 3).shape)
+    for term in (
+        lambda: conv(x).square().sum(),
+        lambda: conv(x).sum() + (conv.weight.transpose(2, 3) * factors).sum(),
+        lambda: conv.weight.sum(),
+    ):
+        with fast_layers(conv):
+            (got,) = torch.autograd.grad(term(), conv.weight)
+        (expected,) = torch.autograd.grad(term(), conv.weight)
+        torch.testing.assert_close(got, expected)
+
+
+def test_images_that_need_a_gradient_have_that_of_torch(avx2):
+    """To the bit; oneDNN would compute it otherwise beside channels-last images."""
+    conv, gradients = nn.Conv2d(1, 6, 5, padding=2), []
+    for context in (fast_layers, nullcontext):
+        x = torch.rand(8, 1, 28, 28, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        with context(conv):
+            (conv(input=x) if gradients else conv(x)).square().sum().backward()
+        gradients.append(x.grad)
+    assert torch.equal(*gradients)
+
+
 def test_it_is_not_done_without_onednn_or_while_compiling(avx2, monkeypatch):
     conv, x = nn.Conv2d(1, 6, 5), torch.rand(2, 1, 8, 8)
     with fast_layers(conv), monkeypatch.context() as patch:
@@ -264,6 +345,9 @@ def test_a_forward_pass_that_somebody_has_replaced_is_kept(avx2):
     with fast_layers(conv):
         assert conv.forward is own
     assert conv.forward is own
+    with fast_layers(pool := nn.MaxPool2d(2)):
+        pool.forward = own
+    assert pool.forward is own
 
 
 def test_an_image_that_is_changed_before_its_gradient_is_found(avx2):

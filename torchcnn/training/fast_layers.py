@@ -13,7 +13,7 @@ from torch.backends import mkldnn
 
 from torchcnn.layers import SameMaxPool2d
 
-POOLED_PER_THREAD = 50_000  # elements; for fewer, torch's one call is faster than seven
+POOLED_PER_THREAD = 50_000  # elements; to start many small operations takes longer for fewer
 
 
 @contextmanager
@@ -21,8 +21,9 @@ def fast_layers(net: nn.Module) -> Iterator[None]:
     """Let a CPU compute max pooling and the gradient of gray images faster, in float32.
 
     Max pooling with windows of 2×2 that do not overlap is computed by maxima of whole rows, where
-    torch compares element by element. Where several elements of a window are the maximum, the
-    gradient goes to the same one as in torch.
+    torch compares element by element: for contiguous images of even height and width, from 50,000
+    elements for each thread on. Where several elements of a window are the maximum, the gradient
+    goes to the same one as in torch. Only NaN and infinite gradients reach other elements, too.
 
     With AVX2, oneDNN computes the gradient of a convolution's weights as if images of one channel
     had eight, unless they are in channels-last format. One channel lies in memory alike in both
@@ -30,10 +31,11 @@ def fast_layers(net: nn.Module) -> Iterator[None]:
     is the same to the bit. Windows other than 5×5 to 7×7 are left alone, which are not always
     faster so, and so are other processors, on which this was not measured.
 
-    The backward pass belongs into this context, too. Copy and save the network outside of it.
-    `torch.compile` would compile the network anew each time this begins or ends.
+    The backward pass belongs into this context, too. Copy, trace and pickle the network outside of
+    it: what is made inside keeps the replaced forward passes. `torch.compile` would compile the
+    network anew each time this begins or ends, and `torch.func` does not take the gray images.
     """
-    replaced: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
+    replaced: dict[nn.Module, Callable[..., Any]] = {}
     handles = []
     has_slow_gray = torch.backends.cpu.get_cpu_capability() == "AVX2" and mkldnn.enabled
     try:
@@ -41,17 +43,18 @@ def fast_layers(net: nn.Module) -> Iterator[None]:
             if "forward" in vars(layer):
                 continue
             if _is_pooling_2x2(layer):
-                replaced[layer] = _PoolingForward(layer)
+                replaced[layer] = partial(_pool, layer)
             elif has_slow_gray and _is_slow_for_gray(layer):
-                replaced[layer] = _GrayForward(layer)
+                replaced[layer] = partial(_convolve_gray, layer)
                 restore_stride = partial(_as_strided, layer.weight.stride())
                 handles.append(layer.weight.register_hook(restore_stride))
         for layer, forward in replaced.items():
             layer.__dict__["forward"] = forward
         yield
     finally:
-        for layer in replaced:
-            layer.__dict__.pop("forward", None)
+        for layer, forward in replaced.items():
+            if vars(layer).get("forward") is forward:
+                del layer.__dict__["forward"]
         for handle in handles:
             handle.remove()
 
@@ -59,51 +62,66 @@ def fast_layers(net: nn.Module) -> Iterator[None]:
 def _is_pooling_2x2(layer: nn.Module) -> TypeGuard[nn.MaxPool2d]:
     if not isinstance(layer, nn.MaxPool2d) or type(layer) not in (nn.MaxPool2d, SameMaxPool2d):
         return False  # one that is written by hand remains so
-    window, stride = layer.kernel_size, layer.stride
-    plain = layer.padding in (0, (0, 0)) and layer.dilation in (1, (1, 1))
-    return {window, stride} <= {2, (2, 2)} and plain and not layer.return_indices
+    two, none, one = (2, (2, 2)), (0, (0, 0)), (1, (1, 1))
+    plain = layer.padding in none and layer.dilation in one and not layer.return_indices
+    return layer.kernel_size in two and layer.stride in two and plain
 
 
-class _PoolingForward:
-    """The forward pass of a max pooling of 2×2; torch's own where that is faster, or not exact."""
-
-    def __init__(self, layer: nn.MaxPool2d) -> None:
-        self.layer = layer
-
-    def __call__(self, x: Tensor) -> Tensor:
-        usual = x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling()
-        if usual or not (x.dim() == 4 and x.is_contiguous() and _is_even(x)):
-            return type(self.layer).forward(self.layer, x)
-        if x.numel() < POOLED_PER_THREAD * torch.get_num_threads():
-            return type(self.layer).forward(self.layer, x)
-        y: Tensor = _MaxPool2x2.apply(x)
-        return y
+def _pool(layer: nn.MaxPool2d, *args: Any, **kwargs: Any) -> Any:
+    """The forward pass of a max pooling of 2×2."""
+    if len(args) != 1 or kwargs or not _is_slow_to_pool(x := args[0]):
+        return type(layer).forward(layer, *args, **kwargs)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _MaxPool2x2.apply(x)[0]
+    return torch.maximum(*_rows(torch.maximum(*_columns(x))))
 
 
-def _is_even(x: Tensor) -> bool:
-    return x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
+def _is_slow_to_pool(x: Tensor) -> bool:
+    if torch.compiler.is_compiling() or x.dim() != 4 or x.shape[2] % 2 or x.shape[3] % 2:
+        return False
+    if x.device.type != "cpu" or x.dtype != torch.float32 or x.layout != torch.strided:
+        return False
+    return x.is_contiguous() and x.numel() >= POOLED_PER_THREAD * torch.get_num_threads()
+
+
+def _columns(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x[..., 0::2], x[..., 1::2]
+
+
+def _rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x[..., 0::2, :], x[..., 1::2, :]
 
 
 class _MaxPool2x2(Function):
     """(n, c, 2h, 2w) -> (n, c, h, w): first the maxima of columns side by side, then of rows.
 
     In this order, and since an equal element does not replace one before it, each window's gradient
-    goes to its first maximum, row by row, as in torch.
+    goes to its first maximum, row by row, as in torch. Two masks are further outputs: whether the
+    maximum comes from the right and from the lower one.
     """
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        left, right = x[..., 0::2], x[..., 1::2]
-        rows = torch.maximum(left, right)
-        upper, lower = rows[..., 0::2, :], rows[..., 1::2, :]
-        if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(right > left, lower > upper)
-        return torch.maximum(upper, lower)
+    generate_vmap_rule = True
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def forward(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        left, right = _columns(x)
+        upper, lower = _rows(torch.maximum(left, right))
+        return torch.maximum(upper, lower), right > left, lower > upper
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
+        masks = output[1:]
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*masks)
+        ctx.save_for_backward(*masks)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor | None, *_: None) -> Tensor | None:
+        if gradient is None:
+            return None
         from_right, from_lower = ctx.saved_tensors
         n, c, h, w = gradient.shape
+        gradient = gradient.contiguous()
         # A product with a mask, and what is left, is twice as fast as `torch.where`.
         lower = gradient * from_lower
         rows = torch.stack((gradient - lower, lower), dim=3).view(n, c, 2 * h, w)
@@ -118,21 +136,21 @@ def _is_slow_for_gray(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     if not 5 <= min(layer.kernel_size) <= max(layer.kernel_size) <= 7:
         return False
     weight = layer._parameters.get("weight")  # one that is computed is not to be computed here
-    return weight is not None and weight.requires_grad and weight.device.type == "cpu"
+    if weight is None or not weight.requires_grad or not weight.is_contiguous():
+        return False
+    return weight.device.type == "cpu"
 
 
-class _GrayForward:
-    """The forward pass of a convolution that has autograd save gray images as channels-last."""
+def _convolve_gray(layer: nn.Conv2d, *args: Any, **kwargs: Any) -> Tensor:
+    """The forward pass of a convolution that has autograd save gray images as channels-last.
 
-    def __init__(self, layer: nn.Conv2d) -> None:
-        self.layer = layer
-
-    def __call__(self, x: Tensor) -> Tensor:
-        forward = type(self.layer).forward
-        if torch.compiler.is_compiling():
-            return forward(self.layer, x)
-        with saved_tensors_hooks(_save, _load):
-            return forward(self.layer, x)
+    Not if they need a gradient, which would have other bits.
+    """
+    forward = type(layer).forward
+    if torch.compiler.is_compiling() or any(x.requires_grad for x in (*args, *kwargs.values())):
+        return forward(layer, *args, **kwargs)
+    with saved_tensors_hooks(_save, _load):
+        return forward(layer, *args, **kwargs)
 
 
 def _save(x: Tensor) -> tuple[Tensor, int]:
@@ -155,4 +173,4 @@ def _load(saved: tuple[Tensor, int]) -> Tensor:
 
 def _as_strided(stride: tuple[int, ...], gradient: Tensor) -> Tensor:
     """Describe a weight's gradient as the weight is described, which data parallelism asks for."""
-    return gradient.as_strided(gradient.shape, stride)
+    return gradient.as_strided(gradient.shape, stride) if gradient.is_contiguous() else gradient
