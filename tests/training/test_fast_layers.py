@@ -107,6 +107,8 @@ def test_transforms_of_torch_func_go_through_max_pooling(no_minimum):
     with fast_layers(layer := nn.MaxPool2d(2)):
         assert torch.equal(torch.func.vmap(torch.func.grad(loss), (0, None))(x, layer), expected)
         assert torch.equal(layer(input=x), F.max_pool2d(x, 2))  # by its keyword, as in torch
+        with pytest.raises(TypeError, match="unexpected keyword"):
+            layer(x, size=2)
 
 
 def test_max_pooling_lets_nan_and_infinity_through(no_minimum):
@@ -195,15 +197,24 @@ class Operations(TorchDispatchMode):
         return function(*args, **kwargs or {})
 
 
-@pytest.mark.parametrize("requires_grad", [False, True])
-def test_only_training_compares_to_find_where_the_maximum_is(requires_grad, no_minimum):
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("requires_grad", [True, False])
+def test_only_training_compares_to_find_where_the_maximum_is(requires_grad, training, no_minimum):
     layer, x = nn.MaxPool2d(2), torch.rand(1, 1, 4, 4, requires_grad=requires_grad)
-    with fast_layers(layer), Operations() as operations:
+    with fast_layers(layer), torch.set_grad_enabled(training), Operations() as operations:
         y = layer(x)
-    assert torch.equal(y, F.max_pool2d(x, 2)) and y.requires_grad == requires_grad
+    assert torch.equal(y, F.max_pool2d(x, 2)) and y.requires_grad == (requires_grad and training)
     assert operations.names.count("aten::maximum") == 2
-    assert operations.names.count("aten::gt.Tensor") == 2 * requires_grad
+    assert operations.names.count("aten::gt.Tensor") == 2 * (requires_grad and training)
     assert "forward" not in vars(layer)
+
+
+def test_no_gradient_is_made_for_what_has_none(no_minimum):
+    with fast_layers(layer := nn.MaxPool2d(2)):
+        loss = layer(torch.rand(1, 1, 4, 4, requires_grad=True)).sum()
+    with Operations() as operations:
+        loss.backward()
+    assert "aten::zeros" not in operations.names and "aten::mul.Tensor" in operations.names
 
 
 @pytest.fixture
@@ -319,13 +330,18 @@ def test_gradients_of_weights_however_they_lie_in_memory(weight, avx2):
 
 def test_images_that_need_a_gradient_have_that_of_torch(avx2):
     """To the bit; oneDNN would compute it otherwise beside channels-last images."""
-    conv, gradients = nn.Conv2d(1, 6, 5, padding=2), []
-    for context in (fast_layers, nullcontext):
-        x = torch.rand(8, 1, 28, 28, generator=torch.Generator().manual_seed(0)).requires_grad_()
-        with context(conv):
-            (conv(input=x) if gradients else conv(x)).square().sum().backward()
-        gradients.append(x.grad)
-    assert torch.equal(*gradients)
+    conv, images = nn.Conv2d(1, 6, 5, padding=2), torch.rand(8, 1, 28, 28)
+
+    def gradient(keyword=False):
+        x = images.clone().requires_grad_()
+        y = conv(input=x) if keyword else conv(x)
+        y.square().sum().backward()
+        return x.grad
+
+    expected = gradient()
+    with fast_layers(conv):
+        assert torch.equal(gradient(), expected)
+        assert torch.equal(gradient(keyword=True), expected)
 
 
 def test_it_is_not_done_without_onednn_or_while_compiling(avx2, monkeypatch):

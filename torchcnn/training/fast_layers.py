@@ -110,10 +110,8 @@ class _MaxPool2x2(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
-        masks = output[1:]
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*masks)
-        ctx.save_for_backward(*masks)
+        ctx.set_materialize_grads(False)  # the masks have none
+        ctx.save_for_backward(*output[1:])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor | None, *_: None) -> Tensor | None:
