@@ -10,13 +10,25 @@ import pytest
 import torch
 from comparing import points, result
 from PIL import Image
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.hparams import (
+    api_pb2,
+    backend_context,
+    get_experiment,
+    list_session_groups,
+)
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch.utils.tensorboard import SummaryWriter
 
-from torchcnn import train
+from torchcnn import explain, train
 from torchcnn.run import folder, log
 from torchcnn.run.checkpoint import load_checkpoint
 from torchcnn.run.folder import check_out, make_folder
+from torchcnn.run.history import EpochRecord
 from torchcnn.run.plots import plot_confusion
 
 CONFIG = {"val_fraction": 0.1}  # as much of one as a folder needs
@@ -39,7 +51,8 @@ def test_tensorboard_shows_the_same_tags_in_sub_runs(finished_run):
     shown = points(finished_run)
     both = {f"{part}/{tag}" for part in ("train", "val", "test") for tag in ("loss", "accuracy")}
     more = {"train/loss by step", "train/learning rate", "train/images per second"}
-    assert shown.keys() == both | more
+    chosen = {f"chosen/{part} {tag}" for part in ("val", "test") for tag in ("loss", "accuracy")}
+    assert shown.keys() == both | more | chosen
     assert [step for step, _ in shown["val/accuracy"]] == [1, 2, 3]
     # 4,500 images in batches of 256 are 18 steps an epoch.
     assert [step for step, _ in shown["train/loss by step"]] == list(range(1, 3 * 18 + 1))
@@ -56,19 +69,82 @@ def test_tensorboard_shows_graph_inputs_configuration_and_confusion(finished_run
     assert b"| arch | lenet |" in text.tensor_proto.string_val[0]
 
 
-def test_tensorboard_lists_hyperparameters_with_the_final_metrics(finished_run):
-    """As its plugin reads them: the metrics are tags of the run's sub-runs."""
+def test_tensorboard_lists_hyperparameters(finished_run):
     board = events(finished_run)
     contents = board.summary_metadata
-    start, experiment = (
-        HParamsPluginData.FromString(contents[f"_hparams_/{name}"].plugin_data.content)
-        for name in ("session_start_info", "experiment")
-    )
-    values = start.session_start_info.hparams
+    start = contents["_hparams_/session_start_info"].plugin_data.content
+    values = HParamsPluginData.FromString(start).session_start_info.hparams
     assert values["arch"].string_value == "lenet" and values["epochs"].number_value == 3
     assert values["nesterov"].string_value == "False" and "out" not in values
-    metrics = {f"{m.name.group}/{m.name.tag}" for m in experiment.experiment.metric_infos}
-    assert metrics == {"test/accuracy", "test/loss", "val/accuracy"} <= points(finished_run).keys()
+
+
+def hparams(folder):
+    """What TensorBoard's HPARAMS shows of the runs in a folder: columns, and rows by run."""
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(folder)).Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(folder))
+    context = backend_context.Context(TBContext(data_provider=provider, logdir=str(folder)))
+    arguments = RequestContext(), context, ""
+    request = api_pb2.GetExperimentRequest()
+    infos = get_experiment.Handler(*arguments, request).run().hparam_infos
+    request = api_pb2.ListSessionGroupsRequest(
+        start_index=0, slice_size=99, allowed_statuses=range(4), col_params=[]
+    )
+    groups = list_session_groups.Handler(*arguments, request).run().session_groups
+    rows = {
+        group.sessions[0].name: (
+            {name: value.WhichOneof("kind") for name, value in group.hparams.items()},
+            {f"{m.name.group}/{m.name.tag}": m.value for m in group.metric_values},
+        )
+        for group in groups
+    }
+    return {info.name for info in infos}, rows
+
+
+def run_of_three_epochs(path, config, split="val"):
+    """A run whose second epoch is the best; without images held out the third is tested."""
+    path.mkdir()
+    about = {"torchcnn": 4, "config": config, "model": {}, "classes": ["a", "b"], "images": 0}
+    with log.Run(path, about) as run:
+        for i, accuracy in enumerate((0.25, 0.75, 0.5), start=1):
+            run.add_epoch(EpochRecord(i, i, 0.1, 1.0, 0.5, split, 2.0**-i, accuracy, 1.0, 1.0,
+                                      torch.ones(2)))  # fmt: skip
+        result = {"epoch": 2 if split == "val" else 3, "test_acc": 0.625, "test_loss": 0.125}
+        run.log_result(torch.eye(2, dtype=torch.int64), result)
+
+
+def test_tensorboard_has_all_columns_and_the_metrics_of_the_chosen_epoch(tmp_path):
+    config = {"arch": "lenet", "augment": "", "channels_last": False, "lr": 1, "val_fraction": 0.1}
+    run_of_three_epochs(tmp_path / "a", config)  # which TensorBoard finds first
+    other = {"augment": "flip", "channels_last": "auto", "lr": 0.5, "val_fraction": 0.0}
+    run_of_three_epochs(tmp_path / "b", config | other, "test")
+    columns, rows = hparams(tmp_path)
+    kinds = dict.fromkeys(("arch", "augment", "channels_last"), "string_value")
+    kinds |= dict.fromkeys(("lr", "val_fraction"), "number_value")
+    assert columns == config.keys()
+    tested = {"/chosen/test accuracy": 0.625, "/chosen/test loss": 0.125}
+    assert rows == {
+        "a": (kinds, {"/chosen/val accuracy": 0.75, "/chosen/val loss": 0.25} | tested),
+        "b": (kinds, tested),
+    }
+
+
+def test_a_resumed_run_leaves_the_events_of_others(tmp_path):
+    flags = ["--data", "sample", "--batch-size", "500", "--arch", "softmax_regression"]
+    path = tmp_path / "r"
+    train.main([*flags, "--epochs", "1", "--device", "cpu", "--out", str(path)])
+    picture = tmp_path / "a.png"
+    Image.new("L", (28, 28)).save(picture)
+    looked = ["--checkpoint", str(path), str(picture), "--out", str(path)]
+    explain.main([*looked, "--tensorboard"])
+    for place in (path, path / "train"):
+        with SummaryWriter(str(place)) as own:
+            own.add_scalar("mine", 7.0, 1)
+    train.main(["--resume", str(path), "--epochs", "2"])
+    assert {"a-attention", "inputs"} <= set(events(path).Tags()["images"])
+    shown = points(path)
+    assert shown["mine"] == shown["train/mine"] == [(1, 7.0)]
+    assert [step for step, _ in shown["train/loss"]] == [1, 2]  # those of the run are replaced
+    assert len(list(path.glob("events.*"))) == 3
 
 
 def test_a_result_says_what_was_trained(finished_run):
@@ -84,8 +160,9 @@ def test_without_held_out_images_the_test_curve_is_beside_that_of_training(tmp_p
     flags = ["--data", "sample", "--epochs", "1", "--device", "cpu", "--val-fraction", "0"]
     train.main([*flags, "--out", str(tmp_path / "r")])
     shown = points(tmp_path / "r")
-    assert {tag.split("/")[0] for tag in shown} == {"train", "test"}
+    assert {tag.split("/")[0] for tag in shown} == {"train", "test", "chosen"}
     assert len(shown["test/accuracy"]) == 1  # the epoch's, which is the result's
+    assert shown["chosen/test accuracy"] == shown["test/accuracy"]
 
 
 def test_history_events_and_checkpoint_agree(finished_run):
@@ -144,11 +221,13 @@ def test_check_out_creates_nothing(tmp_path):
     [
         ({}, True),
         ({"config.json.tmp": ""}, True),
-        ({"config.json": '{"val_fraction": 0.5}', "events.out.tfevents.1": ""}, True),
-        ({"config.json": '{"val_fraction": 0.5}', "train/events.out.tfevents.1": ""}, True),
+        ({"config.json": '{"val_fraction": 0.5}', "events.out.tfevents.1.torchcnn": ""}, True),
+        ({"config.json": '{"val_fraction": 0.5}', "val/events.out.tfevents.1.torchcnn": ""}, True),
+        ({"config.json": '{"val_fraction": 0.5}', "events.out.tfevents.1.explain": ""}, False),
+        ({"config.json": '{"val_fraction": 0.5}', "train/events.out.tfevents.1": ""}, False),
         ({"config.json": '{"val_fraction": 0.5}', "train/notes": ""}, False),
-        ({"config.json": '{"val_fraction": 0.5}', "mine/events.out.tfevents.1": ""}, False),
-        ({"events.out.tfevents.1": ""}, False),
+        ({"config.json": '{"val_fraction": 0.5}', "x/events.out.tfevents.1.torchcnn": ""}, False),
+        ({"events.out.tfevents.1.torchcnn": ""}, False),
         ({"notes.tmp": ""}, False),
         ({"config.json": '{"hidden_size": 768}'}, False),
         ({"config.json": '{"val_fraction": 0.5}', "config.json.bak": ""}, False),

@@ -309,6 +309,8 @@ def test_a_run_of_an_earlier_version_resumes_to_the_bits_it_would_have_reached(t
     stored["points"] = {NOW.get(tag, tag): points for tag, points in stored["points"].items()}
     resumed["result"] = {key: resumed["result"][key] for key in stored["result"]}
     assert resumed["points"].pop("train/gradient norm")[0][0] == 3
+    chosen = {tag for tag in resumed["points"] if tag.startswith("chosen/")}
+    assert len(chosen) == 4 and all(resumed["points"].pop(tag) for tag in chosen)
     for record in resumed["history"]:
         assert ("gradient_norm" in record) == (record["epoch"] == 3)
         record.pop("gradient_norm", None)

@@ -25,7 +25,7 @@ class Run:
     Args:
         path: the folder; it exists.
         about: what each checkpoint of the run repeats: "torchcnn" (the version), "model" (the
-            model's specification), "config", "classes", "images" and "digests".
+            model's specification), "config", "decided", "classes", "images" and "digests".
         history: the epochs that a resumed run has made; None for a new run.
         write: False for all ranks but the main one; they keep the history and write nothing.
 
@@ -112,7 +112,7 @@ class Run:
         """Show the result and the confusion matrix in TensorBoard."""
         if not self.write:
             return
-        self.tensorboard.add_result(result)
+        self.tensorboard.add_result(result, self.history[result["epoch"] - 1])
         with drawing("the confusion matrix"):
             self.tensorboard.add_confusion(confusion, self.about["classes"], result["epoch"])
 

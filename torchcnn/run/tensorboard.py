@@ -15,14 +15,20 @@ from torch import Tensor, nn
 
 from torchcnn.run.history import EpochRecord, eval_split
 
-EVENTS = "events.out.tfevents.*"
+SUFFIX = ".torchcnn"  # of the event files, to tell them from those that others write beside them
 SUB_RUNS = ("train", "val", "test")
 # They say where and how far a run goes, not how a network is trained.
 NO_HYPERPARAMETERS = {"root", "device", "out", "resume", "checkpoint_every"}
+# What the chosen weights reach, as tags of the run itself; the sub-runs have that of every epoch.
+CHOSEN = {
+    f"chosen/{part} {name}": f"{part}_{short}"
+    for part in ("val", "test")
+    for name, short in (("accuracy", "acc"), ("loss", "loss"))
+}
 
 
 class TensorBoard:
-    """The event files of a run. Those that are there already are replaced.
+    """The event files of a run. Those that it wrote before are replaced, and no others.
 
     Args:
         path: the run folder.
@@ -33,15 +39,10 @@ class TensorBoard:
     def __init__(
         self, path: Path, config: dict[str, Any], history: Iterable[EpochRecord] = ()
     ) -> None:
-        # TensorBoard takes this module's existence as the wish not to load TensorFlow, which
-        # costs seconds, prints on stderr, and is not needed to write events.
-        sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
-        from torch.utils.tensorboard import SummaryWriter
-
         old = event_files(path)
         self.path, self.split = path, eval_split(config)
-        self.run = SummaryWriter(str(path))
-        self.parts = {name: SummaryWriter(str(path / name)) for name in {"train", self.split}}
+        self.run = make_writer(path)
+        self.parts = {name: make_writer(path / name) for name in {"train", self.split}}
         self.run.add_text("configuration", as_markdown(config))
         self._add_hyperparameters(config)
         for record in history:
@@ -74,12 +75,18 @@ class TensorBoard:
             except Exception as error:
                 print(f"TensorBoard shows no graph of this network: {type(error).__name__}")
 
-    def add_result(self, result: dict[str, Any]) -> None:
-        """Show the loss and accuracy on the test images, if there are any, as sub-run `test`."""
-        from torch.utils.tensorboard import SummaryWriter
+    def add_result(self, result: dict[str, Any], chosen: EpochRecord) -> None:
+        """Show the loss and accuracy of the chosen weights, those of an epoch.
 
+        On the test images they are a point of sub-run `test` as well.
+        """
+        scores = {f"{chosen.split}_acc": chosen.eval_acc, f"{chosen.split}_loss": chosen.eval_loss}
+        scores |= result
+        for tag, key in CHOSEN.items():
+            if key in scores:
+                self.run.add_scalar(tag, scores[key], chosen.epoch)
         if "test_acc" in result and self.split != "test":
-            self.parts["test"] = SummaryWriter(str(self.path / "test"))
+            self.parts["test"] = make_writer(self.path / "test")
             for tag, key in (("loss", "test_loss"), ("accuracy", "test_acc")):
                 self.parts["test"].add_scalar(tag, result[key], result["epoch"])
 
@@ -94,7 +101,10 @@ class TensorBoard:
             writer.close()
 
     def _add_hyperparameters(self, config: dict[str, Any]) -> None:
-        """List the run in HPARAMS, with the accuracy and loss of its sub-runs as metrics."""
+        """List the run in HPARAMS, with the accuracy and loss of the chosen weights as metrics.
+
+        TensorBoard shows the columns of the run that it finds first: all runs have the same ones.
+        """
         from tensorboard.plugins.hparams.api_pb2 import MetricName
         from tensorboard.plugins.hparams.metadata import PLUGIN_NAME
         from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -103,12 +113,12 @@ class TensorBoard:
         values = {
             name: value if type(value) in (int, float) else str(value)
             for name, value in config.items()
-            if name not in NO_HYPERPARAMETERS and value not in ("", None)
+            if name not in NO_HYPERPARAMETERS
         }
         experiment, start, _ = hparams(values, {})
         content = HParamsPluginData.FromString(experiment.value[0].metadata.plugin_data.content)
-        for part, tag in (("test", "accuracy"), ("val", "accuracy"), ("test", "loss")):
-            content.experiment.metric_infos.add(name=MetricName(group=part, tag=tag))
+        for tag in CHOSEN:
+            content.experiment.metric_infos.add(name=MetricName(tag=tag))
         experiment.value[0].metadata.plugin_data.content = content.SerializeToString()
         assert experiment.value[0].metadata.plugin_data.plugin_name == PLUGIN_NAME
         writer: Any = self.run.file_writer
@@ -116,9 +126,20 @@ class TensorBoard:
             writer.add_summary(summary)
 
 
+def make_writer(path: Path, suffix: str = SUFFIX) -> Any:
+    """Return a `SummaryWriter` into a folder, whose event files end in `suffix`."""
+    # TensorBoard takes this module's existence as the wish not to load TensorFlow, which costs
+    # seconds, prints on stderr, and is not needed to write events.
+    sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(path), filename_suffix=suffix)
+
+
 def event_files(path: Path) -> list[Path]:
-    """The event files of a run folder and of its sub-runs."""
-    return [file for place in (path, *(path / n for n in SUB_RUNS)) for file in place.glob(EVENTS)]
+    """The event files in a run folder and its sub-runs that `make_writer` made."""
+    places = (path, *(path / name for name in SUB_RUNS))
+    return [file for place in places for file in place.glob(f"events.out.tfevents.*{SUFFIX}")]
 
 
 def as_markdown(config: dict[str, Any]) -> str:
