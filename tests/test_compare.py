@@ -2,25 +2,29 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from torchcnn import train
 from torchcnn.compare import main
-from torchcnn.run.comparison import COLUMNS, find_runs, group, read_run
+from torchcnn.run.comparison import find_runs, group, read_run
 
 SETTINGS = {"arch": "lenet", "lr": 0.1, "epochs": 2, "val_fraction": 0.1, "data": "sample",
             "recipe": "source", "root": "data", "device": "cpu", "out": "x", "resume": "",
-            "checkpoint_every": 0}  # fmt: skip
+            "checkpoint_every": 0, "model_kwargs": ""}  # fmt: skip
 
 
-def write_run(folder, accuracy, seed=0, split="test", **changes):
+def write_run(folder, accuracy, seed=0, split="test", decided=(), **changes):
     """A run as it is on the disk; its epochs took 1.5 seconds each."""
     config = SETTINGS | {"seed": seed, "out": str(folder)} | changes
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
-    result = {f"{split}_acc": accuracy, "parameters": 1234}
+    result = {f"{split}_acc": accuracy, "parameters": 1234, "decided": dict(decided),
+              "network": {"arch": config["arch"]}, "digests": {}}  # fmt: skip
     (folder / "result.json").write_text(json.dumps(result))
     lines = ["epoch,train_loss,val_acc,seconds"]
     lines += [f"{i},{1 / i},{accuracy - 0.1 / i},1.5" for i in range(1, config["epochs"] + 1)]
@@ -33,11 +37,14 @@ def test_runs_that_differ_in_their_seed_are_one_row(tmp_path):
     # (1e-4); half of that is 28, whose root is 5.2915.
     for seed, accuracy in enumerate((0.80, 0.82, 0.90)):
         other = {"root": f"data{seed}", "device": f"cuda:{seed}", "channels_last": seed == 1}
-        write_run(tmp_path / f"a{seed}", accuracy, seed, **other)
+        decided = {"channels_last": "auto"}
+        write_run(tmp_path / f"a{seed}", accuracy, seed, decided=decided, **other)
     write_run(tmp_path / "b", 0.85, lr=0.01)
     first, second = group([read_run(path) for path in find_runs([str(tmp_path)])[0]])
-    assert first.cells() == ["lenet", "1", "2", "1,234", "0.8500", "3.0", "lr=0.01"]
-    assert second.cells() == ["lenet", "3", "2", "1,234", "0.8400 ± 0.0529", "3.0", "lr=0.1"]
+    assert first.cells()[:-1] == ["lenet", "1", "2", "1,234", "0.8500", "3.0"]
+    assert first.differs == {"lr": 0.01}
+    assert second.cells() == ["lenet", "3", "2", "1,234", "0.8400 ± 0.0529", "3.0",
+                              "lr=0.1 channels_last=auto"]  # fmt: skip
 
 
 def test_epochs_and_network_have_columns_of_their_own(tmp_path):
@@ -67,19 +74,35 @@ def test_a_table_markdown_json_and_a_picture(tmp_path, capsys):
     write_run(tmp_path / "b", 0.7, split="val", val_fraction=0.2)
     main([str(tmp_path), "--out", str(tmp_path / "c.png")])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == [*COLUMNS[:-1], "differs", "in"]
+    assert " ".join(lines[0].split()) == (
+        "network runs epochs parameters test / val accuracy seconds differs in")  # fmt: skip
     assert lines[1].startswith("lenet       1") and lines[1].endswith("val_fraction=0.2")
+    assert "0.7000 (val) " in lines[1] and "0.6250 ± 0.1768 (test) " in lines[2]
     assert lines[-2:] == [
         "for all of them data=sample recipe=source", f"{tmp_path / 'c.png'} is drawn"]  # fmt: skip
     with Image.open(tmp_path / "c.png") as picture:
         assert picture.size == (1650, 600)
     main([str(tmp_path), "--markdown"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[3] == "| lenet | 2 | 2 | 1,234 | 0.6250 ± 0.1768 | 3.0 | val_fraction=0.1 |"
+    assert lines[3] == "| lenet | 2 | 2 | 1,234 | 0.6250 ± 0.1768 (test) | 3.0 | val_fraction=0.1 |"
     main([str(tmp_path), "--json"])
     rows = json.loads(capsys.readouterr().out)
     assert rows[1]["accuracy"] == [0.5, 0.75] and rows[1]["seeds"] == [0, 1]
     assert rows[0]["mean"] == 0.7 and rows[0]["std"] is None
+    assert [row["split"] for row in rows] == ["val", "test"]
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_the_head_says_of_which_images_the_accuracy_is(split, tmp_path, capsys):
+    write_run(tmp_path / "a", 0.5, split=split)
+    main([str(tmp_path)])
+    head, row, *_ = capsys.readouterr().out.splitlines()
+    assert f"  {split} accuracy  " in head and "(" not in row
+
+
+def test_accuracies_of_other_images_are_never_averaged(tmp_path):
+    runs = [write_run(tmp_path / split, 0.5, split=split) for split in ("test", "val")]
+    assert [len(row.runs) for row in group([read_run(run) for run in runs])] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -91,6 +114,7 @@ def test_a_table_markdown_json_and_a_picture(tmp_path, capsys):
         ({"history.csv": "epoch,train_loss\n1,x\n"}, "is not a run, or is damaged"),
         ({"history.csv": "epoch,train_loss,val_acc,seconds\n"}, "is not a run, or is damaged"),
         ({"config.json": '{"arch": 5}'}, "is not a run, or is damaged"),
+        ({"history.csv": "epoch,train_loss,val_acc,seconds\n1,1,0.5,1\n"}, "or is damaged"),
     ],
 )
 def test_a_damaged_run_is_one_line(damage, message, tmp_path, capsys):
@@ -98,6 +122,37 @@ def test_a_damaged_run_is_one_line(damage, message, tmp_path, capsys):
     for name, text in damage.items():
         (tmp_path / "a" / name).write_text(text)
     refused(capsys, message, tmp_path / "a")
+
+
+def test_a_damaged_run_among_others_is_left_out_and_said_at_the_end(tmp_path, capsys):
+    for seed in range(3):
+        write_run(tmp_path / f"a{seed}", 0.8, seed)
+    (tmp_path / "a1" / "result.json").write_text('{"test_acc": ')
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path), "--json"])
+    out, error = capsys.readouterr()
+    assert stop.value.code == 2 and json.loads(out)[0]["seeds"] == [0, 2]
+    assert error.count("\n") == 1 and f"left out: {tmp_path / 'a1'} is not a run" in error
+
+
+def test_a_run_that_is_named_twice_counts_once(tmp_path, capsys, monkeypatch):
+    run = write_run(tmp_path / "runs" / "a", 0.8)
+    (tmp_path / "link").symlink_to(run)
+    (tmp_path / "all").symlink_to(tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    names = ["runs/a", str(run), "link", "all/a", "all", "runs/../runs/*", "link/"]
+    main([*names, "--json"])
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["runs"] == ["runs/a"] and row["std"] is None
+
+
+def test_a_seed_that_a_row_has_twice_is_said(tmp_path, capsys):
+    for name, seed in (("a", 3), ("b", 4), ("c", 3)):
+        write_run(tmp_path / name, 0.8, seed)
+    write_run(tmp_path / "d", 0.8, 3, lr=0.2)  # of another row
+    main([str(tmp_path)])
+    said = f"note: lenet has seed 3 2 times: {tmp_path / 'a'}, {tmp_path / 'c'}\n"
+    assert capsys.readouterr().err == said
 
 
 def refused(capsys, message, *argv):
@@ -170,3 +225,86 @@ def test_seeds_that_are_refused(argv, message, capsys):
 def test_the_function_trains_from_one_seed():
     with pytest.raises(ValueError, match="takes one seed, got 0,1"):
         train.train(arch="lenet", seed="0,1")
+
+
+def write_pictures(folder, shade):
+    for name in "ab":
+        (folder / name).mkdir(parents=True)
+        for i in range(20):
+            image = Image.frombytes(
+                "L", (8, 8), bytes((shade + i * 7 * j) % 256 for j in range(64))
+            )
+            image.save(folder / name / f"{i}.png")
+    return folder
+
+
+class Net(nn.Sequential):
+    def __init__(self, width, activation=nn.ReLU):
+        super().__init__(nn.Flatten(), nn.Linear(64, width), activation(), nn.Linear(width, 2))
+
+
+def rows_of(*runs):
+    """The names of the runs of each row."""
+    rows = group([read_run(run) for run in runs])
+    return sorted(sorted(run.path.name for run in row.runs) for row in rows)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A function that trains for real on pictures of 8 pixels, and returns the run's folder."""
+    folder = tmp_path_factory.mktemp("real")
+    data = write_pictures(folder / "one" / "data", 0)
+
+    def make(name, net=None, **flags):
+        torch.manual_seed(0)
+        usual = {"data": str(data), "epochs": 1, "device": "cpu", "input_size": 8}
+        path = folder / name
+        train.train(net=net, out=str(path), **usual | ({} if net else {"arch": "mlp"}) | flags)
+        return path
+
+    return make
+
+
+def test_modules_of_one_class_and_other_sizes_are_other_networks(trained):
+    # 64 w + w + 2 w + 2 parameters
+    runs = [trained(f"w{width}", Net(width)) for width in (4, 8)]
+    runs += [trained("again", Net(4), seed=1), trained("tanh", Net(4, nn.Tanh))]
+    assert rows_of(*runs) == [["again", "w4"], ["tanh"], ["w8"]]
+    found = {row.name + row.cells()[3] for row in group([read_run(run) for run in runs])}
+    assert found == {"Net270", "Net538"}
+
+
+def test_options_in_another_order_are_the_same_network(trained):
+    make = partial(trained, arch="densenet", input_size=32, small_input=True)
+    a, b = {"growth_rate": 4, "num_layers": (1,)}, {"num_layers": (1,), "growth_rate": 4}
+    runs = [make("a", model_kwargs=a), make("b", model_kwargs=b, seed=1)]
+    assert rows_of(*runs, make("c", model_kwargs=a | {"growth_rate": 2})) == [["a", "b"], ["c"]]
+
+
+def test_pictures_are_the_same_wherever_they_lie(trained, tmp_path):
+    source = trained("here")
+    data = json.loads((source / "config.json").read_text())["data"]
+    copied = shutil.copytree(data, tmp_path / "elsewhere")
+    others = write_pictures(tmp_path / "data", 100)  # of the same name
+    runs = [source, trained("copy", data=str(copied), seed=1), trained("other", data=str(others))]
+    runs += [trained("sample", data="sample"), trained("sample2", data="sample", root="x", seed=2)]
+    assert rows_of(*runs) == [["copy", "here"], ["other"], ["sample", "sample2"]]
+    shown = {row.differs["data"] for row in group([read_run(run) for run in runs])}
+    assert len(shown) == 3 and {name.split("#")[0] for name in shown} == {"data", "sample"}
+
+
+def test_flags_count_as_they_were_given(trained, tmp_path):
+    auto = {"amp": "auto", "channels_last": "auto", "epochs": 2}
+    straight = trained("auto", **auto)
+    # The 36 images to train on leave room for batches of at most a tenth of them.
+    config = json.loads((straight / "config.json").read_text())
+    assert config["batch_size"] == 2 and config["amp"] in ("off", "bf16")
+    elsewhere = shutil.copytree(straight, tmp_path / "elsewhere")  # another machine chose so
+    chosen = {"amp": "bf16", "channels_last": not config["channels_last"], "batch_size": 3}
+    (elsewhere / "config.json").write_text(json.dumps(config | chosen | {"seed": 1}))
+    resumed = trained("resumed", **auto | {"epochs": 1}, seed=2)
+    train.train(resume=str(resumed), epochs=2)
+    given = {name: config[name] for name in ("amp", "channels_last", "batch_size")}
+    others = [trained(name, **auto | {name: value}) for name, value in given.items()]
+    assert rows_of(straight, elsewhere, resumed, *others) == [
+        ["amp"], ["auto", "elsewhere", "resumed"], ["batch_size"], ["channels_last"]]  # fmt: skip

@@ -10,7 +10,9 @@ from torchcnn import cli
 from torchcnn.cli import option
 from torchcnn.run.comparison import (
     COLUMNS,
+    FinishedRun,
     as_markdown,
+    cells,
     describe,
     find_runs,
     group,
@@ -27,8 +29,9 @@ PROG = "python -m torchcnn.compare"
 class Config:
     """Compare finished runs: a row for each configuration, with the mean over its seeds.
 
-    The accuracy is that on the test images, as result.json has it, with the standard deviation
-    (n - 1) of several runs; the seconds are those of training.
+    The accuracy is that on the test images, as result.json has it, or on the validation images if
+    there are no others, with the standard deviation (n - 1) of several runs; the seconds are those
+    of training.
     """
 
     runs: tuple[str, ...] = option(
@@ -62,21 +65,46 @@ def compare(config: Config) -> None:
         print(f"note: {path} is not finished, and left out", file=sys.stderr)
     if not finished:
         raise ValueError("none of these runs is finished")
-    rows = group([read_run(path) for path in finished])
+    runs, damaged = read_runs(finished)
+    rows = group(runs)
+    for row in rows:
+        for text in row.repeated():
+            print(f"note: {text}", file=sys.stderr)
     if config.json:
         print(json.dumps([row.as_json() for row in rows], indent=1))
     elif config.markdown:
         print(as_markdown(rows))
     else:
-        print(table([list(COLUMNS), *(row.cells() for row in rows)], left={0, len(COLUMNS) - 1}))
-        common = {name: rows[0].runs[0].config[name] for name in ("data", "recipe", "val_fraction")}
-        same = {name: value for name, value in common.items() if name not in rows[0].differs}
+        print(table(cells(rows), left={0, len(COLUMNS) - 1}))
+        first = rows[0].runs[0]
+        common = first.setting() | {"data": first.data}
+        names = [n for n in ("data", "recipe", "val_fraction") if n not in rows[0].differs]
+        same = {name: common[name] for name in names if name in common}
         print(f"\nfor all of them {describe(same)}")
     if config.out:
         with drawing(config.out):
             save_figure(plot_rows(rows), Path(config.out).expanduser())
             if not (config.json or config.markdown):
                 print(f"{config.out} is drawn")
+    if damaged:
+        raise ValueError(f"left out: {'; '.join(damaged)}")
+
+
+def read_runs(paths: Sequence[Path]) -> tuple[list[FinishedRun], list[str]]:
+    """Read finished runs; also return what is wrong with those that are damaged.
+
+    Raises:
+        ValueError: all of them are.
+    """
+    runs, damaged = [], []
+    for path in paths:
+        try:
+            runs.append(read_run(path))
+        except ValueError as error:
+            damaged.append(str(error))
+    if not runs:
+        raise ValueError("; ".join(damaged))
+    return runs, damaged
 
 
 if __name__ == "__main__":

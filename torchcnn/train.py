@@ -17,7 +17,13 @@ from torchcnn.run.weights import read_weights
 from torchcnn.system import is_elastic
 from torchcnn.training import preflight
 from torchcnn.training.config import Config
-from torchcnn.training.configure import configure, fit_batch_size, fit_input_size, print_config
+from torchcnn.training.configure import (
+    configure,
+    decided,
+    fit_batch_size,
+    fit_input_size,
+    print_config,
+)
 from torchcnn.training.device import set_up_device
 from torchcnn.training.distributed import World, device_of_rank, join
 from torchcnn.training.fastest import decide
@@ -105,7 +111,8 @@ def _train(
 ) -> tuple[TrainResult, ImageData]:
     """Train with the flags that were given; also return the data set, for the next call."""
     # Prepare: whatever can fail, fails here, before there is a run folder.
-    config, checkpoint = configure(given, net)
+    requested, checkpoint = configure(given, net)
+    config = requested
     device = cli.pick_device(device_of_rank(config.device))
     set_up_device(device, config.deterministic)
     with stops_at_once(), join(device) as world:
@@ -128,6 +135,7 @@ def _train(
         num_classes = len(dataset.classes)
         loaders = make_loaders(config, parts, num_classes, device, world, normalized)
         config, reasons = decide(config, model_spec, device, world, net)
+        choices = decided(requested, config)
         state = TrainState.create(config, model_spec, device, world.world_size, net, weights)
         history, progress = restore(state, checkpoint, config.out)
 
@@ -136,6 +144,7 @@ def _train(
         out = open_folder(config, dataset.name, world, checkpoint is not None)
         config = replace(config, device=shown, data=dataset.name, out=out)
         about = {"torchcnn": version, "model": model_spec, "config": asdict(config)}
+        about["decided"] = checkpoint["decided"] if checkpoint else choices
         about |= about_dataset(dataset)
         if normalized:
             about |= {"mean": normalized[0], "std": normalized[1]}

@@ -23,6 +23,7 @@ CONTENT = {
     "scaler": dict,
     "average": dict | None,  # the moving average of the weights, which is what is evaluated
     "config": dict,
+    "decided": dict,  # by flag, what it said, "auto" or "fitted", where its value was decided
     "classes": list,
     "images": int,  # how many there were to train on
     "digests": dict | int,  # of the pictures of each part, if they lie in a folder
@@ -74,6 +75,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     version = checkpoint.get("torchcnn") if isinstance(checkpoint, dict) else None
     if not isinstance(version, int) or version not in READABLE:
         raise ValueError(f"{path} is not a checkpoint of torchcnn (format {FORMAT})")
+    checkpoint.setdefault("decided", {})  # nothing, as far as runs of version 3 say
     wrong = [key for key, kind in CONTENT.items() if not isinstance(checkpoint.get(key, 0), kind)]
     if wrong:
         raise ValueError(f"{path} is a damaged checkpoint: {', '.join(wrong)} missing or malformed")

@@ -1,6 +1,7 @@
 """Finished runs side by side: those that differ in their seed alone are one row."""
 
 import csv
+import hashlib
 import json
 import statistics
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = ("network", "runs", "epochs", "parameters", "accuracy", "seconds", "differs in")
+# What tells rows apart and is not shown under "differs in": columns show it, or another name does.
+SHOWN = {"arch", "module", "epochs", "parameters", "split", "options"}
 
 
 @dataclass(frozen=True)
@@ -27,22 +30,41 @@ class FinishedRun:
     history: list[dict[str, float]]  # a dict for each epoch, as `history.csv` has them
 
     @property
+    def split(self) -> str:
+        """What the accuracy is that of: "test", or "val" if there are no test images."""
+        return "test" if "test_acc" in self.result else "val"
+
+    @property
     def accuracy(self) -> float:
-        """On the test images, or on the validation images if there are no others."""
-        return float(self.result["test_acc" if "test_acc" in self.result else "val_acc"])
+        return float(self.result[f"{self.split}_acc"])
 
     @property
     def seconds(self) -> float:
         """Of training, without the evaluations."""
         return sum(epoch["seconds"] for epoch in self.history)
 
-    def setting(self) -> dict[str, Any]:
-        """Return the configuration without what does not tell how the network is trained.
+    @property
+    def data(self) -> str:
+        """The name of the data set; of a folder with the beginning of its pictures' digest."""
+        name, digests = self.config["data"], self.result["digests"]
+        if not digests:
+            return str(name)
+        text = json.dumps(digests, sort_keys=True).encode()
+        return f"{Path(name).name}#{hashlib.blake2b(text).hexdigest()[:6]}"
 
-        The memory format does not: `--channels-last auto` may choose another one for each seed.
+    def setting(self) -> dict[str, Any]:
+        """Return what runs of one configuration share: the network, the pictures and the flags.
+
+        The flags are those that were asked for, whatever a machine decided for "auto"; pictures are
+        the same wherever they lie.
         """
-        left_out = {*NO_HYPERPARAMETERS, "seed", "channels_last"}
-        return {name: value for name, value in self.config.items() if name not in left_out}
+        asked = self.config | self.result["decided"]
+        asked["model_kwargs"] = " ".join(sorted(asked["model_kwargs"].split()))
+        left_out = {*NO_HYPERPARAMETERS, "seed"}
+        flags = {name: value for name, value in asked.items() if name not in left_out}
+        data = self.result["digests"] or self.config["data"]
+        more = {"data": data, "parameters": self.result["parameters"], "split": self.split}
+        return self.result["network"] | flags | more
 
 
 @dataclass(frozen=True)
@@ -64,16 +86,20 @@ class Row:
         values = self.accuracies()
         return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
 
-    def cells(self) -> list[str]:
-        """Return the row of the printed table, in the order of `COLUMNS`."""
+    def cells(self, marked: bool = False) -> list[str]:
+        """Return the row of the printed table, in the order of `COLUMNS`.
+
+        If it is `marked`, the accuracy says what it is that of.
+        """
         mean, std = self.mean_and_std()
-        parameters = self.runs[0].result.get("parameters")
         return [
             self.name,
             str(len(self.runs)),
             str(len(self.runs[0].history)),
-            "-" if parameters is None else f"{parameters:,}",
-            f"{mean:.4f}" + ("" if std is None else f" ± {std:.4f}"),
+            f"{self.runs[0].result['parameters']:,}",
+            f"{mean:.4f}"
+            + ("" if std is None else f" ± {std:.4f}")
+            + f" ({self.runs[0].split})" * marked,
             f"{statistics.mean(run.seconds for run in self.runs):,.1f}",
             describe(self.differs),
         ]
@@ -84,7 +110,10 @@ class Row:
             "arch": self.name,
             "n": len(self.runs),
             "epochs": len(self.runs[0].history),
-            "parameters": self.runs[0].result.get("parameters"),
+            "parameters": self.runs[0].result["parameters"],
+            "network": self.runs[0].result["network"],
+            "data": self.runs[0].data,
+            "split": self.runs[0].split,
             "accuracy": self.accuracies(),
             "mean": mean,
             "std": std,
@@ -93,6 +122,15 @@ class Row:
             "differs": self.differs,
             "runs": [str(run.path) for run in self.runs],
         }
+
+    def repeated(self) -> Iterator[str]:
+        """Say which seeds the row has more than once, so that its deviation means less."""
+        places: dict[int, list[str]] = {}
+        for run in self.runs:
+            places.setdefault(run.config["seed"], []).append(str(run.path))
+        for seed, paths in places.items():
+            if len(paths) > 1:
+                yield f"{self.name} has seed {seed} {len(paths)} times: {', '.join(paths)}"
 
 
 def describe(differs: dict[str, Any]) -> str:
@@ -103,13 +141,15 @@ def describe(differs: dict[str, Any]) -> str:
 def find_runs(names: Sequence[str]) -> tuple[list[Path], list[Path]]:
     """Find the run folders that paths and patterns such as `runs/lenet-*` name, or have in them.
 
+    A run that several of them name, perhaps through a link, is found once.
+
     Returns:
         those with a result, and those that have none, since they are not finished.
 
     Raises:
         FileNotFoundError: a path has none, or a pattern matches nothing.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}  # by where it is, as it was named first
     for name in names:
         path = Path(name).expanduser()
         pattern = path.relative_to(path.anchor).as_posix()
@@ -117,9 +157,10 @@ def find_runs(names: Sequence[str]) -> tuple[list[Path], list[Path]]:
         runs = [run for place in places for run in run_folders(place)]
         if not runs:
             raise FileNotFoundError(f"there is no run in {name}")
-        found |= dict.fromkeys(runs)
-    finished = [run for run in found if (run / "result.json").exists()]
-    return finished, [run for run in found if run not in set(finished)]
+        for run in runs:
+            found.setdefault(run.resolve(), run)
+    finished = [run for run in found.values() if (run / "result.json").exists()]
+    return finished, [run for run in found.values() if run not in set(finished)]
 
 
 def run_folders(place: Path) -> Iterator[Path]:
@@ -146,8 +187,9 @@ def read_run(path: Path) -> FinishedRun:
             ]
         run = FinishedRun(path, config, result, rows)
         curves = [(epoch[f"{eval_split(config)}_acc"], epoch["train_loss"]) for epoch in rows]
-        assert curves and 0 <= run.accuracy <= 1 and run.seconds >= 0
+        assert len(curves) == config["epochs"] and 0 <= run.accuracy <= 1 and run.seconds >= 0
         assert isinstance(config["arch"], str) and isinstance(config["seed"], int)
+        assert isinstance(result["parameters"], int) and run.setting() and run.data
     except (OSError, ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
         raise ValueError(f"{path} is not a run, or is damaged ({type(error).__name__})") from error
     return run
@@ -160,22 +202,30 @@ def group(runs: Sequence[FinishedRun]) -> list[Row]:
         groups.setdefault(json.dumps(run.setting(), sort_keys=True), []).append(run)
     settings = [rows[0].setting() for rows in groups.values()]
     names = dict.fromkeys(name for setting in settings for name in setting)
-    shown = {"arch", "epochs"}  # in columns of their own
     differing = [
         name
         for name in names
-        if name not in shown and any(s.get(name) != settings[0].get(name) for s in settings)
+        if name not in SHOWN and any(s.get(name) != settings[0].get(name) for s in settings)
     ]
     rows = [
-        Row(members, {name: setting[name] for name in differing if name in setting})
+        Row(members, {name: shown[name] for name in differing if name in shown})
         for members, setting in zip(groups.values(), settings, strict=True)
+        for shown in [setting | {"data": members[0].data}]
     ]
     return sorted(rows, key=lambda row: row.mean_and_std()[0], reverse=True)
 
 
+def cells(rows: Sequence[Row]) -> list[list[str]]:
+    """Return the printed table, whose head says of which images the accuracy is."""
+    splits = sorted({row.runs[0].split for row in rows})
+    head = [name.replace("accuracy", f"{' / '.join(splits)} accuracy") for name in COLUMNS]
+    return [head, *(row.cells(marked=len(splits) > 1) for row in rows)]
+
+
 def as_markdown(rows: Sequence[Row]) -> str:
     """Format the rows as a table in Markdown."""
-    lines = [list(COLUMNS), ["---", *["---:"] * 5, "---"], *(row.cells() for row in rows)]
+    head, *body = cells(rows)
+    lines = [head, ["---", *["---:"] * 5, "---"], *body]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 

@@ -108,6 +108,16 @@ def check_changes(path: Path, stored: dict[str, Any], given: dict[str, Any]) -> 
     return changes
 
 
+def decided(requested: Config, config: Config) -> dict[str, str]:
+    """Return by flag what was asked for, "auto" or "fitted", where this machine or data decided."""
+    values = asdict(requested).items()
+    return {
+        name: "auto" if value == "auto" else "fitted"
+        for name, value in values
+        if value != getattr(config, name)
+    }
+
+
 def fit_input_size(config: Config, given: dict[str, Any], pixels: int) -> Config:
     """Take images of 28 pixels at their own size where `fast` or `best` would enlarge them to 32.
 

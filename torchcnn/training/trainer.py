@@ -1,6 +1,8 @@
 """The trainer: epoch after epoch it trains, evaluates, logs and saves; at the end it tests."""
 
+import hashlib
 import math
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -8,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchcnn.data.loader import Batches, mix_seed
 from torchcnn.run.checkpoint import load_checkpoint, load_weights
@@ -164,6 +166,8 @@ class Trainer:
         result |= {name: getattr(self.config, name) for name in ("arch", "data", "recipe", "seed")}
         result["epochs"] = len(self.run.history)
         result["parameters"] = sum(p.numel() for p in net.parameters())
+        result["network"] = about_network(self.run.about["model"], self.state.net)
+        result |= {name: self.run.about[name] for name in ("decided", "digests")}
         result["seconds"] = sum(record.seconds for record in self.run.history)  # of training
         self.run.write_result(result)
         hint = "" if self.loaders.test else "; there are no test images"
@@ -257,6 +261,14 @@ class Trainer:
             for i, n in enumerate(progress.images)
         ]
         return steps, progress.seconds
+
+
+def about_network(model_spec: dict[str, Any], net: nn.Module) -> dict[str, Any]:
+    """What tells a network from others; of a module of your own also a digest of what it prints."""
+    if "module" not in model_spec:
+        return model_spec
+    text = re.sub(r" at 0x\w+", "", repr(net))  # where it lies in memory
+    return model_spec | {"structure": hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}
 
 
 @contextmanager
