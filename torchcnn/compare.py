@@ -27,8 +27,9 @@ PROG = "python -m torchcnn.compare"
 class Config:
     """Compare finished runs: a row for each configuration, with the mean over its seeds.
 
-    The accuracy is that on the test images, as result.json has it, with the standard deviation
-    (n - 1) of several runs; the seconds are those of training.
+    The accuracy is that on the test images, or on the validation images if there are no others, as
+    result.json has it, with the standard deviation (n - 1) of several runs; the seconds are those
+    of training.
     """
 
     runs: tuple[str, ...] = option(
