@@ -8,7 +8,7 @@ from torch import nn as _nn
 from torchcnn.models import MODELS as _MODELS
 from torchcnn.models import create_model as _create_model
 
-dependencies = ["torch", "torchvision", "numpy", "safetensors"]
+dependencies = ["torch", "numpy", "safetensors", "tqdm"]
 
 
 def _entry(name: str) -> _Callable[..., _nn.Module]:

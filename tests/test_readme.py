@@ -1,7 +1,10 @@
-"""What both READMEs tell a reader to type works, and what they point at is there."""
+"""What both READMEs tell a reader to type works, and what they point at and measure is there."""
 
+import json
 import re
 import shlex
+import statistics
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -9,12 +12,18 @@ import torch
 from PIL import Image
 
 from torchcnn import __main__ as commands
-from torchcnn import create_model
+from torchcnn import cli, create_model
 from torchcnn.data.datasets import load_data
 from torchcnn.models import MODELS
+from torchcnn.models.registry import build_model
+from torchcnn.training.config import Config
+from torchcnn.training.configure import configure, fit_input_size
+from torchcnn.training.preflight import make_model_spec
 
 ROOT = Path(__file__).parent.parent
 READMES = ["README.md", "README.zh.md"]
+REFERENCE = ROOT / "runs" / "reference"
+MEASURED = json.loads((REFERENCE / "accuracy.json").read_text())
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in READMES}
 
 
@@ -89,6 +98,50 @@ def test_the_table_is_that_of_the_networks(name):
         ), arch
         number = MODELS[arch].paper.partition("arXiv:")[2]
         assert number in paper and "](https://" in paper
+
+
+def mean(row):
+    """The exact mean, rounded to four digits, which is never half-way for five runs or one."""
+    return f"{float(statistics.mean(Fraction(str(a)) for a in row['accuracy'])):.4f}"
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_an_accuracy_is_that_of_the_network_in_its_row(name):
+    """Of just this input and these parameters, which are the network's, see above."""
+    fast = {row["arch"]: row for row in MEASURED if row["recipe"] == "fast" and row["n"] == 5}
+    known = {
+        (arch, "×".join(map(str, row["input"])), f"{row['parameters']:,}"): mean(row)
+        for arch, row in fast.items()
+    }
+    rows = re.findall(r"^\| \[`(\w+)`\].* \| (\S+) \| ([\d,]+) \| (\S+) \|$",
+                      TEXTS[name], re.MULTILINE)  # fmt: skip
+    assert [arch for arch, *_ in rows] == list(MODELS)
+    for *network, accuracy in rows:
+        assert accuracy == known.get(tuple(network), "–"), network
+    for arch in ("resnet20", "tf_inception10"):  # under "Measured"
+        assert mean(fast[arch]) in TEXTS[name], arch
+
+
+def test_the_reference_says_what_was_trained():
+    """Its table is that of accuracy.json, and pixels and parameters are what the command takes."""
+    text = (REFERENCE / "README.md").read_text(encoding="utf-8")
+    rows = [line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    for cells, row in zip(rows, MEASURED, strict=True):
+        command = cells.pop().strip("`")
+        spread = f" ± {row['std']:.4f}" if row["n"] > 1 else ""
+        (channels, pixels, _), parameters = row["input"], row["parameters"]
+        assert cells == [
+            f"`{row['arch']}`", row["recipe"], str(row["n"]), str(row["epochs"]), str(pixels),
+            f"{parameters:,}", mean(row) + spread, f"{statistics.mean(row['seconds']):,.0f}",
+        ]  # fmt: skip
+        given = cli.parse(Config, "train", shlex.split(command)) | {"seed": 0}
+        config = fit_input_size(configure(given)[0], given, pixels=28)
+        assert (config.arch, config.recipe, config.epochs, config.input_size) == (
+            row["arch"], row["recipe"], row["epochs"], pixels,
+        )  # fmt: skip
+        with torch.device("meta"):
+            net = build_model(**make_model_spec(config, channels, 10))
+        assert sum(p.numel() for p in net.parameters()) == parameters, row["arch"]
 
 
 @pytest.mark.parametrize("name", READMES)

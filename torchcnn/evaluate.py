@@ -29,7 +29,7 @@ PROG = "python -m torchcnn.evaluate"
 
 @dataclass(kw_only=True, frozen=True)
 class Config:
-    """Evaluate a trained network on the test images of the data set that it was trained on."""
+    """Evaluate a trained network on the test images of its data set, else on those to validate."""
 
     checkpoint: str = option(
         "a run's best.pt or last.pt, or the run's folder", required=True, type=cli.path

@@ -45,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def train_all(given: dict[str, Any]) -> None:
-    """Train several networks, from several seeds, one after the other, on data that is read once.
+    """Train several networks, from several seeds, one after the other.
+
+    The data is read once, a folder again when a network takes its pictures in another size.
 
     Raises:
         ValueError: for the same reasons as `train`, before the first run as far as can be known.

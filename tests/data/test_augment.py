@@ -100,7 +100,17 @@ def test_erase_blackens_one_rectangle_in_half_of_the_images():
     for hole in black[touched]:
         rows, columns = hole.any(1), hole.any(0)
         assert int(hole.sum()) == int(rows.sum()) * int(columns.sum())  # a rectangle
-        assert int(rows.sum()) <= 11 and int(columns.sum()) <= 11
+
+
+@pytest.mark.parametrize(("h", "w"), [(28, 30), (32, 3), (4, 1)])
+def test_erase_takes_at_most_a_third_of_the_sides_and_reaches_every_pixel(h, w):
+    """Each length from 1 to a third occurs; of a side of less than 3 pixels it is 1."""
+    white = torch.full((4000, 1, h, w), 255, dtype=torch.uint8)
+    black = erase(white, drawn())[:, 0] == 0
+    black = black[black.flatten(1).any(1)]
+    assert set(black.any(2).sum(1).tolist()) == set(range(1, max(h // 3, 1) + 1))
+    assert set(black.any(1).sum(1).tolist()) == set(range(1, max(w // 3, 1) + 1))
+    assert black.any(0).all()
 
 
 def plain(values, side=16):

@@ -1,6 +1,6 @@
 """Augmentation of whole batches of uint8 images, on any device.
 
-Random numbers come from a generator on the CPU, so a seed gives the same images on every device.
+Random numbers come from a generator on the CPU, so a seed draws the same ones on every device.
 To add an augmentation, write a function of (images, generator) and enter it in `AUGMENTATIONS`.
 """
 
@@ -84,14 +84,15 @@ def colour(images: Tensor, generator: Generator, strength: float = 0.3) -> Tenso
 def erase(images: Tensor, generator: Generator) -> Tensor:
     """Blacken a rectangle of at most a third of the sides: (n, c, h, w) uint8.
 
-    This is done with probability 1/2. Zhong et al. 2017, arXiv:1708.04896.
+    This is done with probability 1/2. The sides are whole pixels, at least one, and all lengths and
+    places are as probable. Zhong et al. 2017, arXiv:1708.04896.
     """
     n, _, h, w = images.shape
     r = _beside(images, torch.rand(5, n, 1, 1, 1, generator=generator))
     y = torch.arange(h, device=images.device).view(h, 1)
     x = torch.arange(w, device=images.device)
-    height, width = r[1] * h / 3 + 1, r[2] * w / 3 + 1
-    top, left = r[3] * (h - height), r[4] * (w - width)
+    height, width = (r[1] * (h // 3)).floor() + 1, (r[2] * (w // 3)).floor() + 1
+    top, left = (r[3] * (h - height + 1)).floor(), (r[4] * (w - width + 1)).floor()
     inside = (y >= top) & (y < top + height) & (x >= left) & (x < left + width) & (r[0] < 0.5)
     return images.masked_fill(inside, 0)
 

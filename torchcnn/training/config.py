@@ -149,7 +149,7 @@ class Config:
     )
     ema: float = option(
         "evaluate a moving average of the weights that keeps this share of its old value in every "
-        "step",
+        "step, and less in the first ones",
         default=0.0,
         type=cli.fraction,
     )
@@ -163,12 +163,12 @@ class Config:
     )
     accumulate: int = option(
         "accumulation steps: parts into which a batch is cut to save memory; their gradients add "
-        "up to the same step",
+        "up to the same step, but batch norm sees each part by itself",
         default=1,
         type=cli.at_least_one,
     )
     amp: str = option(
-        "autocast to bfloat16, or to float16 with scaled gradients; auto: bf16 if a few steps are "
+        "autocast to bfloat16, or to float16 with scaled gradients; auto: bf16 if this machine is "
         "faster with it",
         default="off",
         choices=("off", "bf16", "fp16", "auto"),
@@ -179,8 +179,8 @@ class Config:
         action="store_true",
     )
     channels_last: bool | str = option(
-        "keep weights, and so activations, in the channels-last memory format; auto: if a few "
-        "steps are faster with it; off: in the format of the network's source",
+        "keep weights, and so activations, in the channels-last memory format; auto: if this "
+        "machine is faster with it; off: in the format of the network's source",
         default=False,
         type=on_off_auto,
         nargs="?",
@@ -188,7 +188,8 @@ class Config:
         metavar="{on,off,auto}",
     )
     deterministic: bool = option(
-        "the same bits in every run on a GPU too, which is slower; on a CPU they always are",
+        "the same bits in every run on a GPU too, which is slower; on a CPU they always are, "
+        "with the same number of threads",
         default=False,
         action="store_true",
     )
@@ -198,8 +199,9 @@ class Config:
         action="store_true",
     )
     val_fraction: float = option(
-        "share of the training images that is held out for validation; 0 is the tutorials' "
-        "protocol: all of them train, and the test accuracy is shown after every epoch",
+        "share of the training images that is held out for validation, but of a folder with val/; "
+        "0 is the tutorials' protocol: all of them train, and the test accuracy is shown after "
+        "every epoch",
         default=0.1,
         type=cli.fraction,
     )

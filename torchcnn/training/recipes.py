@@ -1,11 +1,11 @@
 """How each network is trained: as its source does, `fast`, which reaches about as much or more in
 less time, or `best`, which takes `fast`'s way for longer, on images that are flipped at random.
 
-`fast` takes images of 28 or 32 pixels, with the stem for small images; batches of 64 to 256; and
-one cycle of the learning rate (arXiv:1708.07120). Networks with batch norm take Nesterov momentum
-at a high rate, others AdamW (arXiv:1711.05101). Precision and memory format are what the machine is
-faster with. Some networks have fewer epochs than their source or smaller images, chosen on images
-of Fashion-MNIST that were held out from training.
+`fast` takes images of 28 or 32 pixels, with the stem for small images, where it is not said below;
+batches of 64 to 256; and one cycle of the learning rate (arXiv:1708.07120). Networks with batch
+norm take Nesterov momentum at a high rate, others AdamW (arXiv:1711.05101). Precision and memory
+format are what the machine is faster with. Some networks have fewer epochs than their source or
+smaller images, chosen on images of Fashion-MNIST that were held out from training.
 """
 
 import inspect
