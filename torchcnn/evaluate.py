@@ -12,12 +12,15 @@ import torch.nn.functional as F
 
 from torchcnn import cli
 from torchcnn.cli import option
-from torchcnn.data.datasets import ImageData
-from torchcnn.data.folder import FolderOptions, load_images
+from torchcnn.data.datasets import DATASETS, ImageData, load_data
+from torchcnn.data.folder import FolderOptions
+from torchcnn.data.identity import copies_text
+from torchcnn.data.judged import load_judged
 from torchcnn.data.loader import Batches
 from torchcnn.run.checkpoint import checkpoint_file, normalization, open_checkpoint
 from torchcnn.run.drawing import drawing, save_figure
 from torchcnn.run.report import by_class, classes_as_json, confusion_text, plot_mistakes
+from torchcnn.system import free_memory
 from torchcnn.training.config import Config as TrainConfig
 from torchcnn.training.config import data_name
 from torchcnn.training.device import set_up_device
@@ -29,7 +32,11 @@ PROG = "python -m torchcnn.evaluate"
 
 @dataclass(kw_only=True, frozen=True)
 class Config:
-    """Evaluate a trained network on the test images of its data set, else on those to validate."""
+    """Evaluate a trained network on the test images of the data set that it was trained on.
+
+    Of a folder they are those in test/<class>/*, else in val/<class>/*, else all in <class>/*; of
+    the folder that the run itself divided, they are those that it kept to test on.
+    """
 
     checkpoint: str = option(
         "a run's best.pt or last.pt, or the run's folder", required=True, type=cli.path
@@ -59,18 +66,13 @@ def evaluate(config: Config) -> None:
     cli.check_stored(TrainConfig, checkpoint["config"], config.checkpoint)
     run = TrainConfig(**checkpoint["config"])
     set_up_device(device, run.deterministic)
-    seed = run.seed if checkpoint["torchcnn"] == 3 else None
-    options = FolderOptions(run.input_size, run.resize, seed=seed)
-    data = load_images(config.data or run.data, config.root or run.root, device, options)
+    part, data = read_images(config, run, checkpoint, device)
     check_images(data, checkpoint, config.checkpoint)
     if config.out:
         Path(config.out).expanduser().mkdir(parents=True, exist_ok=True)
-    part, images, labels = "test", data.test_images, data.test_labels
-    if not len(labels) and data.val_images is not None and data.val_labels is not None:
-        part, images, labels = "val", data.val_images, data.val_labels
     batches = Batches(
-        images,
-        labels,
+        data.test_images,
+        data.test_labels,
         run.batch_size,
         size=run.input_size,
         device=device,
@@ -87,6 +89,7 @@ def evaluate(config: Config) -> None:
         "data": data.name,
         "part": part,
         "images": len(labels),
+        **count_copies(data, checkpoint),
         "accuracy": accuracy(confusion),
         "correct": int(confusion.diag().sum()),
         "loss": float(F.cross_entropy(logits.double(), labels)),
@@ -99,7 +102,7 @@ def evaluate(config: Config) -> None:
         print(by_class(confusion, classes), end="\n\n")
         print(confusion_text(confusion, classes))
     if config.out:
-        names = data.names.get(part)
+        images, names = data.test_images, data.names.get("test")
         figures = {
             "confusion.png": lambda: plots().plot_confusion(confusion, classes),
             "mistakes.png": lambda: plot_mistakes(images, logits, labels, classes, names),
@@ -107,13 +110,38 @@ def evaluate(config: Config) -> None:
         draw(figures, Path(config.out).expanduser(), quiet=config.json)
 
 
+def read_images(
+    config: Config, run: TrainConfig, checkpoint: dict[str, Any], device: torch.device
+) -> tuple[str, ImageData]:
+    """Read the images to judge by, as the test images of a data set, and say which part they are.
+
+    Raises:
+        ValueError, OSError: as `load_data` and `load_judged` do.
+    """
+    name = config.data or run.data
+    if name in DATASETS:
+        return "test", load_data(name, config.root or run.root)
+    options = FolderOptions(run.input_size, run.resize, max_bytes=free_memory(device) // 4)
+    return load_judged(Path(name), options, checkpoint["classes"], checkpoint.get("trained"))
+
+
+def count_copies(data: ImageData, checkpoint: dict[str, Any]) -> dict[str, int]:
+    """Count the images that the run was trained on, if that is known."""
+    if not data.ids or "trained" not in checkpoint:
+        return {}
+    copies = torch.isin(data.ids["test"], checkpoint["trained"])
+    return {"images_in_training": int(copies.sum())}
+
+
 def as_text(about: dict[str, Any], note: str) -> str:
     """Say what was evaluated, and how well it did."""
-    part = {"test": "test", "val": "validation"}[about["part"]]
+    part = {"test": "test ", "val": "validation ", "all": ""}[about["part"]]
+    copies = about.get("images_in_training", 0)
+    said = copies_text(copies, about["images"], f"{part}images") + "\n" if copies else ""
     return (
         f"{about['checkpoint']}, epoch {about['epoch']}\n"
-        f"{about['images']:,} {part} images of {about['data']} ({note})\n"
-        f"{part} acc {about['accuracy']:.4f} ({about['correct']:,} correct), "
+        f"{about['images']:,} {part}images of {about['data']} ({note})\n"
+        f"{said}{part}acc {about['accuracy']:.4f} ({about['correct']:,} correct), "
         f"loss {about['loss']:.4f}\n"
     )
 
@@ -154,13 +182,11 @@ def check_images(data: ImageData, checkpoint: dict[str, Any], path: str) -> None
             f"{data.test_images.shape[1]}"
         )
     same = data.name == checkpoint["config"]["data"]
-    if digests := checkpoint.get("digests"):
-        same = digests == data.digests
+    if data.digests:
+        digests = checkpoint.get("digests") or {}
+        same = data.digests["test"] in (digests.get("test"), digests.get("val"))
     if not same:
-        print(
-            "note: these are not the images of the run; it may have been trained on some of them",
-            file=sys.stderr,
-        )
+        print("note: these are not the images that the run was tested on", file=sys.stderr)
 
 
 if __name__ == "__main__":

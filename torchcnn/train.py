@@ -10,6 +10,7 @@ from torch import nn
 
 from torchcnn import cli
 from torchcnn.data.datasets import DATASETS, ImageData
+from torchcnn.data.identity import copies_text
 from torchcnn.run.checkpoint import FORMAT, normalization
 from torchcnn.run.folder import RUNS, check_out, make_folder
 from torchcnn.run.log import Run
@@ -27,7 +28,7 @@ from torchcnn.training.configure import (
 from torchcnn.training.device import set_up_device
 from torchcnn.training.distributed import World, device_of_rank, join
 from torchcnn.training.fastest import decide
-from torchcnn.training.loaders import make_loaders, pick_normalization, read_images, split
+from torchcnn.training.loaders import Parts, make_loaders, pick_normalization, read_images, split
 from torchcnn.training.signals import stops_at_once
 from torchcnn.training.state import TrainState, restore
 from torchcnn.training.trainer import Trainer, TrainResult, says_how_to_resume
@@ -124,9 +125,9 @@ def _train(
             weights = read_weights(config.init, config.arch)
         version = checkpoint["torchcnn"] if checkpoint else FORMAT
         if dataset is None:
-            dataset = read_images(config, device, world, version)
+            dataset = read_images(config, device, world)
         preflight.check_dataset(config, dataset, checkpoint, device, world)
-        parts = split(config, dataset, version)
+        parts = split(config, dataset)
         if checkpoint is None:
             config = fit_input_size(config, given, dataset.train_images.shape[-1])
             config = fit_batch_size(config, given, len(parts.train[1]), world.world_size)
@@ -147,7 +148,7 @@ def _train(
         config = replace(config, device=shown, data=dataset.name, out=out)
         about = {"torchcnn": version, "model": model_spec, "config": asdict(config)}
         about["decided"] = checkpoint["decided"] if checkpoint else choices
-        about |= about_dataset(dataset)
+        about |= about_dataset(dataset, parts)
         if normalized:
             about |= {"mean": normalized[0], "std": normalized[1]}
             mean, std = map(shortened, normalized)
@@ -155,20 +156,30 @@ def _train(
         run = Run(Path(out), about, history, world.is_main)
         with run, says_how_to_resume(config, run):
             print_config(config, given, reasons | {"data": dataset.note}, world.world_size)
+            print_copies(parts)
             trainer = Trainer(config, state, loaders, run, world)
             if checkpoint:
                 trainer.print_resumed(checkpoint["config"]["epochs"], progress)
             trainer.fit(progress)
-            return trainer.test(), dataset
+            return trainer.test(parts.copies()), dataset
 
 
-def about_dataset(dataset: ImageData) -> dict[str, Any]:
+def about_dataset(dataset: ImageData, parts: Parts) -> dict[str, Any]:
     """What a checkpoint keeps of the data set."""
-    return {
+    about = {
         "classes": list(dataset.classes),
         "images": len(dataset.train_labels),
         "digests": dataset.digests,
     }
+    return about | ({"trained": parts.ids["train"]} if parts.ids else {})
+
+
+def print_copies(parts: Parts) -> None:
+    """Say which results are better than they should be, since images were trained on."""
+    for part, count in parts.copies().items():
+        if count:
+            images = {"test": "test images", "val": "validation images"}[part]
+            print(copies_text(count, len(parts.ids[part]), images), flush=True)
 
 
 def shortened(numbers: Sequence[float]) -> str:

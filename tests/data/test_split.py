@@ -1,8 +1,9 @@
 """Which images train, which validate and which test."""
 
+import pytest
 import torch
 
-from torchcnn.data.split import hold_out, hold_out_at_random, is_for_test, mix_seed
+from torchcnn.data.split import hold_out, is_for_test, mix_seed
 
 
 def counts(labels, indices):
@@ -28,37 +29,41 @@ def test_no_class_is_lost_from_training():
     assert counts(labels, train) == [1, 1, 1]
 
 
-def test_by_names_the_order_of_the_images_does_not_matter():
-    names = [f"c/{i}.png" for i in range(50)]
-    labels = torch.zeros(50, dtype=torch.int64)
-    _, held_out = hold_out(labels, 0.2, 1, names)
-    _, reversed_ = hold_out(labels, 0.2, 1, names[::-1])
-    assert {names[i] for i in held_out} == {names[::-1][i] for i in reversed_}
+def test_by_numbers_the_order_of_the_images_does_not_matter():
+    ids, labels = torch.arange(50), torch.zeros(50, dtype=torch.int64)
+    _, held_out = hold_out(labels, 0.2, 1, ids)
+    _, reversed_ = hold_out(labels, 0.2, 1, ids.flip(0))
+    assert len(held_out) == 10 and set(held_out.tolist()) == set((49 - reversed_).tolist())
 
 
 def test_adding_pictures_moves_none_from_train_to_test():
-    names = [f"class/{i}.png" for i in range(40)]
-    before = dict(zip(names[:20], is_for_test(names[:20]), strict=True))
-    assert 0 < sum(before.values()) < 20
-    for n in range(21, 41):
-        now = dict(zip(names[:n], is_for_test(names[:n]), strict=True))
-        assert all(now[name] == test for name, test in before.items())
+    """But the last one of a class of which all fall to the test part: 0.2^2 of classes of two."""
+    moved = {2: 0, 10: 0}
+    for first in range(0, 100_000, 20):
+        for n in moved:
+            before, after = (is_for_test(range(first, first + k)) for k in (n, 20))
+            moved[n] += any(now and not was for now, was in zip(after, before, strict=False))
+    assert moved[2] / 5000 == pytest.approx(0.2**2, abs=0.008) and not moved[10]
 
 
 def test_a_class_is_always_in_both_parts():
     for i in range(300):
         for n in (2, 3, 5):
-            chosen = is_for_test([f"{i}/{k}.png" for k in range(n)])
-            assert 0 < sum(chosen) < n
-    shares = [sum(is_for_test([f"{i}/{k}" for k in range(100)])) for i in range(50)]
+            assert 0 < sum(is_for_test(range(10 * i, 10 * i + n))) < n
+    shares = [sum(is_for_test(range(100 * i, 100 * i + 100))) for i in range(50)]
     assert 18 < sum(shares) / 50 < 22  # a fifth of them
 
 
-def test_runs_of_version_3_held_out_other_images():
-    """As they did: a permutation of all, whose first tenth is held out."""
-    order = torch.randperm(100, generator=torch.Generator().manual_seed(mix_seed(3)))
-    train, held_out = hold_out_at_random(torch.zeros(100), 0.1, seed=3)
-    assert held_out.tolist() == sorted(order[:10].tolist()) and len(train) == 90
+def test_copies_are_in_one_part():
+    """Three of each picture, in any class; only if a class has no other picture are they apart."""
+    for seed in range(50):
+        ids = torch.arange(20).repeat(3) + 100 * seed
+        labels = torch.arange(60) % 2
+        train, held_out = (set(ids[i].tolist()) for i in hold_out(labels, 0.1, seed, ids))
+        assert train and held_out and not train & held_out
+        chosen = is_for_test(ids.tolist())
+        assert chosen[:20] == chosen[20:40] == chosen[40:] and 0 < sum(chosen) < 60
+    assert is_for_test([7, 7, 7]) == [True, False, False]
 
 
 def test_mix_seed_tells_its_arguments_apart():

@@ -15,7 +15,6 @@ from torchcnn import BatchNorm, create_model, evaluate_accuracy, load_data_fashi
 from torchcnn.data.augment import AUGMENTATIONS, MIXES
 from torchcnn.data.datasets import load_data
 from torchcnn.data.loader import Batches
-from torchcnn.run.checkpoint import FORMAT
 from torchcnn.training.config import Config
 from torchcnn.training.distributed import World
 from torchcnn.training.ema import MovingAverage
@@ -303,7 +302,7 @@ def test_no_step_makes_the_gpu_wait(flags, graphed):
     recipe = {"epochs": 1, "batch_size": 128, "lr": 0.001, "optimizer": "adam", "input_size": 28,
               "val_fraction": 0.0, "augment": ",".join(AUGMENTATIONS)}  # fmt: skip
     config = Config(**(recipe | flags))
-    batches = make_loaders(config, split(config, sample, FORMAT), 10, device, World()).train
+    batches = make_loaders(config, split(config, sample), 10, device, World()).train
     state = TrainState.create(config, make_model_spec(config, 1, 10), device)
     net, optimizer = state.net, state.optimizer
     if graphed:

@@ -65,6 +65,7 @@ class ImageData:
     val_images: Tensor | None = None  # if the data set has a part to validate on
     val_labels: Tensor | None = None
     names: dict[str, list[str]] = field(default_factory=dict)  # of a folder's pictures, by part
+    ids: dict[str, Tensor] = field(default_factory=dict)  # (n,) int64, see `identity.Picture`
     digests: dict[str, str] = field(default_factory=dict)  # of the pictures of each part
 
 

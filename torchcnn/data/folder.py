@@ -1,6 +1,5 @@
 """Your own pictures: a folder with one folder of pictures for each class."""
 
-import hashlib
 import math
 import os
 from collections import Counter
@@ -14,7 +13,15 @@ from torch import Tensor
 
 from torchcnn.data.datasets import DATASETS, ImageData, load_data
 from torchcnn.data.decode import LazyImages, decode_all, extensions, is_visible, open_image
-from torchcnn.data.split import is_for_test, is_for_test_by_seed
+from torchcnn.data.identity import (
+    Part,
+    class_folders,
+    digest,
+    identify,
+    pictures_of,
+    readable,
+)
+from torchcnn.data.split import is_for_test
 from torchcnn.system import free_memory
 
 PARTS = {  # what folders of parts are called, in any case
@@ -27,8 +34,6 @@ PARTS = {  # what folders of parts are called, in any case
     "testing": "test",
 }
 GREY = ("1", "L", "F", "I")  # Pillow's modes of one channel; 16 bits are I;16
-
-Part = dict[str, list[Path]]  # the pictures of each class
 
 
 @dataclass
@@ -51,7 +56,6 @@ class FolderOptions:
     size: int  # pixels a side
     resize: str = "squeeze"  # or "crop", see `read_image`
     max_bytes: float = math.inf  # that decoded images may take; else they are decoded in every pass
-    seed: int | None = None  # of the split of a run of version 3; otherwise names decide
 
 
 def load_images(
@@ -66,9 +70,10 @@ def load_images(
 def load_folder(root: Path, options: FolderOptions) -> ImageData:
     """Read a folder of pictures: `train/<class>/*` with val and test beside it, or `<class>/*`.
 
-    Without parts, a fifth of each class is chosen to test on, by the names of the pictures. What is
+    Without parts, a fifth of each class is chosen to test on, by the bytes of the pictures. What is
     hidden, what belongs to the operating system and what is no regular file is passed over. The
-    images are grey if all pictures are, else in colour.
+    images are grey if all pictures are, else in colour. Their order follows from their bytes, that
+    of the classes from their names.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -76,27 +81,40 @@ def load_folder(root: Path, options: FolderOptions) -> ImageData:
             trained, or a picture cannot be decoded; the message names it.
     """
     passed = Passed()
-    parts = find_parts(root, options, passed)
-    classes = list(parts["train"])
-    every = [path for part in parts.values() for paths in part.values() for path in paths]
+    parts = find_parts(root, passed)
+    data = decode_parts(root, parts, list(parts["train"]), options)
+    counts = {name: len(pictures_of(part)) for name, part in parts.items()}
+    note = ", ".join(f"{n:,} to {USE[name]}" for name, n in counts.items())
+    note = f"images: {note}, of {len(data.classes)} classes"
+    if "test" not in parts:
+        note += "; there is no test part"
+    return replace(data, note=f"{note}{data.note}{passed}")
+
+
+def decode_parts(
+    root: Path, parts: dict[str, Part], classes: Sequence[str], options: FolderOptions
+) -> ImageData:
+    """Decode the pictures of the parts that there are; the labels are places among the classes.
+
+    Raises:
+        ValueError: a picture cannot be decoded; the message names it.
+    """
+    found = {name: parts.get(name, {}) for name in USE}
+    paths = {name: [picture.path for picture in pictures_of(part)] for name, part in found.items()}
+    every = [path for of_part in paths.values() for path in of_part]
     grey = all(open_image(path, _is_grey) for path in every)
     channels = 1 if grey else 3
     lazy = {
-        name: LazyImages(_paths(parts.get(name, {})), channels, options.size, options.resize)
-        for name in ("train", "val", "test")
+        name: LazyImages(of_part, channels, options.size, options.resize)
+        for name, of_part in paths.items()
     }
     in_memory = len(every) * channels * options.size**2 <= options.max_bytes
     images: dict[str, Any] = (
         {name: decode_all(x) for name, x in lazy.items()} if in_memory else lazy
     )
-    labels = {name: _labels(parts.get(name, {}), classes) for name in lazy}
-    note = ", ".join(f"{len(y):,} to {_USE[name]}" for name, y in labels.items() if len(y))
-    note = f"images: {note}, of {len(classes)} classes"
-    if not len(labels["test"]):
-        note += "; there is no test part"
-    if not in_memory:
-        room = f"{options.max_bytes / 2**30:.1f} GiB"
-        note += f"; decoded in every pass, since memory holds {room} of images"
+    labels = {name: _labels(part, classes) for name, part in found.items()}
+    room = f"{options.max_bytes / 2**30:.1f} GiB"
+    streamed = f"; decoded in every pass, since memory holds {room} of images"
     has_val = "val" in parts
     return ImageData(
         name=str(root),
@@ -105,96 +123,112 @@ def load_folder(root: Path, options: FolderOptions) -> ImageData:
         train_labels=labels["train"],
         test_images=images["test"],
         test_labels=labels["test"],
-        note=note + str(passed),
+        note="" if in_memory else streamed,
         val_images=images["val"] if has_val else None,
         val_labels=labels["val"] if has_val else None,
         names={
-            name: [str(path.relative_to(root)) for path in _paths(part)]
+            name: [readable(path.relative_to(root).as_posix()) for path in paths[name]]
+            for name in parts
+        },
+        ids={
+            name: torch.tensor([p.id for p in pictures_of(part)], dtype=torch.int64)
             for name, part in parts.items()
         },
-        digests={name: _digest(root, _paths(part)) for name, part in parts.items()},
+        digests={name: digest(part) for name, part in parts.items()},
     )
 
 
-_USE = {"train": "train", "val": "validate", "test": "test"}
+USE = {"train": "train", "val": "validate", "test": "test"}
 
 
-def find_parts(root: Path, options: FolderOptions, passed: Passed) -> dict[str, Part]:
-    """Find the pictures to train on, to validate on and to test on, as far as there are parts."""
+def find_named(root: Path) -> tuple[dict[str, Path], list[str]]:
+    """Find the folders of parts, by what they are for, and the names of the folders beside them.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: two are for the same.
+    """
     if not root.is_dir():
         raise FileNotFoundError(
             f"there is no folder {root}; if its pictures are elsewhere now, --data says where"
         )
-    folders = _visible_folders(root)
     named: dict[str, Path] = {}
-    for path in folders:
-        use = PARTS.get(path.name.lower())
-        if use and _visible_folders(path):
-            if use in named:
-                raise ValueError(f"{root} holds {named[use].name} and {path.name}; keep one")
+    others = []
+    for name, path in class_folders(root).items():
+        use = PARTS.get(name.lower())
+        if not use or not class_folders(path):
+            others.append(name)
+        elif use in named:
+            raise ValueError(f"{root} holds {named[use].name} and {path.name}; keep one")
+        else:
             named[use] = path
+    return named, others
+
+
+def find_parts(root: Path, passed: Passed) -> dict[str, Part]:
+    """Find the pictures to train on, to validate on and to test on, as far as there are parts."""
+    named, others = find_named(root)
     if not named:
-        _check_no_parts(root, folders)
-        return _split(root, find_pictures(root, passed), options)
+        _check_no_parts(root)
+        pictures = find_pictures(root, passed)
+        if alone := [name for name, found in pictures.items() if len(found) < 2]:
+            raise ValueError(f"{root / alone[0]} holds one picture; at least 2 are needed")
+        return split_classes(pictures)
     if "train" not in named or len(named) == 1:
         here = ", ".join(f"{path.name}/<class>/*" for path in named.values())
         raise ValueError(
             f"{root} holds {here}; there must be train/<class>/* and beside it test or val, or "
             "<class>/* alone, of which a fifth is chosen to test on"
         )
-    passed.folders += [path.name for path in folders if path not in named.values()]
-    parts = {name: find_pictures(named[name], passed) for name in _USE if name in named}
+    passed.folders += others
+    parts = {name: find_pictures(named[name], passed) for name in USE if name in named}
     for name, part in parts.items():
         if unknown := ", ".join(sorted(part.keys() - parts["train"].keys())):
             raise ValueError(f"{named[name]} holds {unknown}, which {named['train']} does not")
     return parts
 
 
-def _check_no_parts(root: Path, folders: list[Path]) -> None:
+def _check_no_parts(root: Path) -> None:
     """Refuse folders that look like parts under names that are not known."""
-    inner = [{path.name for path in _visible_folders(folder)} for folder in folders]
-    only_folders = not any(path.is_file() for folder in folders for path in folder.iterdir())
+    folders = class_folders(root)
+    inner = [set(class_folders(folder)) for folder in folders.values()]
+    only_folders = not any(path.is_file() for place in folders.values() for path in place.iterdir())
     alike = len(folders) > 1 and len(inner[0]) > 1 and inner.count(inner[0]) == len(inner)
     if alike and only_folders:
-        names, classes = ", ".join(p.name for p in folders), ", ".join(sorted(inner[0]))
         raise ValueError(
-            f"{root} holds {names}, each with only the folders {classes}: if these are the "
-            "classes, call the outer folders train, val and test"
+            f"{root} holds {', '.join(folders)}, each with only the folders "
+            f"{', '.join(sorted(inner[0]))}: if these are the classes, call the outer folders "
+            "train, val and test"
         )
 
 
-def _split(root: Path, pictures: Part, options: FolderOptions) -> dict[str, Part]:
+def split_classes(pictures: Part) -> dict[str, Part]:
     """Choose a part of each class to test on."""
     parts: dict[str, Part] = {"train": {}, "test": {}}
-    for i, (name, paths) in enumerate(pictures.items()):
-        if len(paths) < 2:
-            raise ValueError(f"{root / name} holds one picture; at least 2 are needed")
-        names = [str(path.relative_to(root)) for path in paths]
-        chosen = is_for_test(names)
-        if options.seed is not None:
-            chosen = is_for_test_by_seed(names, options.seed, i)
-        pairs = list(zip(paths, chosen, strict=True))
-        parts["train"][name] = [path for path, test in pairs if not test]
-        parts["test"][name] = [path for path, test in pairs if test]
+    for name, found in pictures.items():
+        pairs = list(zip(found, is_for_test([picture.id for picture in found]), strict=True))
+        parts["train"][name] = [picture for picture, test in pairs if not test]
+        parts["test"][name] = [picture for picture, test in pairs if test]
     return parts
 
 
-def find_pictures(folder: Path, passed: Passed) -> Part:
-    """Find the pictures of every class, at any depth, sorted by name.
+def find_pictures(folder: Path, passed: Passed, least: int = 2) -> Part:
+    """Find the pictures of every class, at any depth.
 
     Raises:
-        ValueError: there are fewer than two classes, or one has no pictures.
+        ValueError: there are fewer classes than `least`, or one has no pictures.
     """
-    found = {place.name: _pictures_under(place, passed) for place in _visible_folders(folder)}
+    places = class_folders(folder)
+    found = {name: _pictures_under(place, passed) for name, place in places.items()}
     if empty := ", ".join(name for name, paths in found.items() if not paths):
         known = " ".join(sorted(extensions()))
         raise ValueError(f"{folder} holds no pictures in {empty}; pictures end in {known}")
-    if len(found) < 2:
+    if len(found) < least:
         raise ValueError(
             f"{folder} holds {len(found)} folders of pictures; there must be one for each class, "
-            "2 or more"
+            f"{least} or more"
         )
-    return found
+    return {name: identify(paths) for name, paths in found.items()}
 
 
 def _pictures_under(place: Path, passed: Passed) -> list[Path]:
@@ -218,24 +252,10 @@ def _pictures_under(place: Path, passed: Passed) -> list[Path]:
     return sorted(found)
 
 
-def _visible_folders(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if path.is_dir() and is_visible(path.name)]
-
-
 def _is_grey(image: Any) -> bool:
     return image.mode.split(";")[0] in GREY
 
 
-def _paths(part: Part) -> list[Path]:
-    return [path for paths in part.values() for path in paths]
-
-
 def _labels(part: Part, classes: Sequence[str]) -> Tensor:
-    labels = [classes.index(name) for name, paths in part.items() for _ in paths]
+    labels = [classes.index(name) for name, pictures in part.items() for _ in pictures]
     return torch.tensor(labels, dtype=torch.int64)
-
-
-def _digest(root: Path, paths: list[Path]) -> str:
-    """A digest of the names and sizes of pictures, which tells whether they are the same."""
-    known = [(str(path.relative_to(root)), path.stat().st_size) for path in paths]
-    return hashlib.blake2b(ascii(sorted(known)).encode(), digest_size=16).hexdigest()

@@ -27,6 +27,7 @@ CONTENT = {
     "classes": list,
     "images": int,  # how many there were to train on
     "digests": dict | int,  # of the pictures of each part, if they lie in a folder
+    "trained": torch.Tensor | int,  # the numbers of those trained on, if they lie in a folder
     "history": list,  # an `EpochRecord` each
     "partial": dict | None,  # the `EpochProgress` of an unfinished epoch
 }

@@ -12,7 +12,7 @@ from torchcnn.data.datasets import DATASETS, ImageData
 from torchcnn.data.decode import LazyImages, decode_all
 from torchcnn.data.folder import FolderOptions, load_images
 from torchcnn.data.loader import Batches
-from torchcnn.data.split import hold_out, hold_out_at_random
+from torchcnn.data.split import hold_out
 from torchcnn.run.checkpoint import Normalization
 from torchcnn.run.weights import IMAGENET, Weights
 from torchcnn.training.config import Config
@@ -27,6 +27,15 @@ class Parts(NamedTuple):
     train: Images
     val: Images | None
     test: Images | None
+    ids: dict[str, Tensor]  # the numbers of a folder's pictures in each part
+
+    def copies(self) -> dict[str, int]:
+        """How many of the pictures to test and to validate on are also trained on."""
+        return {
+            part: int(torch.isin(self.ids[part], self.ids["train"]).sum())
+            for part in ("test", "val")
+            if part in self.ids
+        }
 
 
 class Loaders(NamedTuple):
@@ -37,39 +46,35 @@ class Loaders(NamedTuple):
     test: Batches | None
 
 
-def read_images(config: Config, device: torch.device, world: World, version: int) -> ImageData:
+def read_images(config: Config, device: torch.device, world: World) -> ImageData:
     """Read the data set, on the main rank first, so that the others find what it downloads."""
-    seed = config.seed if version == 3 else None
-    options = FolderOptions(config.input_size, config.resize, seed=seed)
+    options = FolderOptions(config.input_size, config.resize)
     with world.main_first() if config.data in DATASETS else nullcontext():
         return load_images(config.data, config.root, device, options)
 
 
-def split(config: Config, dataset: ImageData, version: int) -> Parts:
+def split(config: Config, dataset: ImageData) -> Parts:
     """Split a data set into the parts of a run.
-
-    Args:
-        version: of the run's checkpoints; runs of version 3 held out images whatever their class.
 
     Raises:
         ValueError: there are too few images, or there is nothing to evaluate on.
     """
-    x, y = dataset.train_images, dataset.train_labels
+    x, y, ids = dataset.train_images, dataset.train_labels, dict(dataset.ids)
     test = (dataset.test_images, dataset.test_labels) if len(dataset.test_labels) else None
     if not config.val_fraction:
         if test is None:
             raise ValueError(f"--val-fraction 0 needs a test part, and {dataset.name} has none")
-        return Parts((x, y), None, test)
+        ids.pop("val", None)
+        return Parts((x, y), None, test, ids)
     if dataset.val_images is not None and dataset.val_labels is not None:
-        return Parts((x, y), (dataset.val_images, dataset.val_labels), test)
-    if version == 3:
-        kept, held_out = hold_out_at_random(y, config.val_fraction, config.seed)
-    else:
-        kept, held_out = hold_out(y, config.val_fraction, config.seed, dataset.names.get("train"))
+        return Parts((x, y), (dataset.val_images, dataset.val_labels), test, ids)
+    kept, held_out = hold_out(y, config.val_fraction, config.seed, ids.get("train"))
     if not len(kept) or not len(held_out):
         held = f"holds out {len(held_out)} of {len(y)} images"
         raise ValueError(f"--val-fraction {config.val_fraction} {held}")
-    return Parts((x[kept], y[kept]), (x[held_out], y[held_out]), test)
+    if ids:
+        ids |= {"train": ids["train"][kept], "val": ids["train"][held_out]}
+    return Parts((x[kept], y[kept]), (x[held_out], y[held_out]), test, ids)
 
 
 def pick_normalization(

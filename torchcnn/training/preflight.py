@@ -75,8 +75,8 @@ def check_dataset(
     digests = checkpoint.get("digests") or {}
     if digests.get("train") != dataset.digests.get("train", digests.get("train")):
         raise ValueError(
-            f"the run was begun with other pictures than {dataset.name} has now, as their names or "
-            "sizes show; --data takes the place where the same pictures are now"
+            f"the run was begun with other pictures than {dataset.name} has now; --data takes the "
+            "place where the same pictures are now"
         )
 
 

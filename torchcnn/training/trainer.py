@@ -146,10 +146,13 @@ class Trainer:
         loss, confusion = map(self.world.all_reduce, parts)
         return float(loss) / int(confusion.sum()), confusion
 
-    def test(self) -> TrainResult:
+    def test(self, copies: dict[str, int]) -> TrainResult:
         """Evaluate the selected weights on the test images; without validation images, the last.
 
         The result is written and printed first; whatever fails after it costs no result.
+
+        Args:
+            copies: how many images of a part are also trained on, as far as that is known.
         """
         name, epoch = "last.pt", len(self.run.history)
         net = self.state.eval_net
@@ -163,6 +166,7 @@ class Trainer:
         acc = accuracy(confusion)
         result: dict[str, Any] = {"checkpoint": name, "epoch": epoch}
         result |= {f"{split}_loss": loss, f"{split}_acc": acc}
+        result |= {f"{part}_images_in_training": count for part, count in copies.items()}
         result |= {name: getattr(self.config, name) for name in ("arch", "data", "recipe", "seed")}
         result["epochs"] = len(self.run.history)
         result["parameters"] = sum(p.numel() for p in net.parameters())
