@@ -1,6 +1,7 @@
 """What a network looks at: maps that are known on paper, and exact sums in every network."""
 
 import copy
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -157,6 +158,81 @@ def test_which_networks_have_a_class_activation_map(layers, method):
     net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.Sequential(*layers))
     assert attention(net, x).method == method
     assert attention(OwnForward(*net), x).method == GRAD_CAM
+
+
+class TwiceAsMuch(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class LargestPixel(nn.AdaptiveAvgPool2d):
+    def forward(self, x):
+        return x.amax((2, 3), keepdim=True)
+
+
+class Drops(nn.Dropout):
+    """Dropout that stays on, by its mode: `eval` does not reach it."""
+
+    def train(self, mode=True):
+        return super().train(True)
+
+
+def with_hook(net, where, output=lambda y: 2 * y, once=False):
+    part = net.get_submodule(where)
+
+    def hook(*args):
+        if once:
+            handle.remove()
+        return output(args[2])
+
+    handle = part.register_forward_hook(hook)
+    return net
+
+
+def with_own_forward(net, where):
+    part = net.get_submodule(where)
+    forward = part.forward
+    part.forward = lambda x: forward(x).square()
+    return net
+
+
+CHANGED = {
+    "a layer of its own": lambda net: net.head.append(TwiceAsMuch(4, 2)),
+    "a pooling of its own": lambda net: net.head.__setitem__(1, LargestPixel(1)),
+    "a forward pass of the linear layer": lambda net: with_own_forward(net, "head.3"),
+    "a forward pass of the head": lambda net: with_own_forward(net, "head"),
+    "a forward pass of the network": lambda net: with_own_forward(net, ""),
+    "a hook of the linear layer": lambda net: with_hook(net, "head.3"),
+    "a hook of the pooling": lambda net: with_hook(net, "head.1"),
+    "a hook of the head": lambda net: with_hook(net, "head"),
+    "a hook of the network": lambda net: with_hook(net, ""),
+    "a hook that is gone afterwards": lambda net: with_hook(net, "head.3", once=True),
+    "a hook that changes these logits alone in the last digits": lambda net: with_hook(
+        net, "head.3", lambda y: y.mul(1e6).round().div(1e6)),
+    "what goes in": lambda net: net.head[3].register_forward_pre_hook(lambda _, x: x[0].square()),
+    "dropout": lambda net: net.head.insert(3, Drops(0.5)),
+}  # fmt: skip
+
+
+def changeable(last):
+    head = nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), *last)
+    return nn.Sequential(OrderedDict(stage=nn.Conv2d(3, 4, 3), head=head))
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_a_class_activation_map_is_exact_or_is_not_given(case):
+    net = changeable([] if case == "a layer of its own" else [nn.Linear(4, 2)])
+    CHANGED[case](net)
+    assert attention(net, torch.randn(1, 3, 8, 8)).method == GRAD_CAM
+
+
+@pytest.mark.parametrize("where", ["stage", "head.0"])
+def test_a_hook_in_front_of_the_mean_leaves_the_map_exact(where):
+    net = with_hook(changeable([nn.Linear(4, 2)]), where)
+    seen = attention(net, torch.randn(1, 3, 8, 8), 1)
+    assert seen.method == CAM
+    bias = net.head[3].bias[1].detach()
+    torch.testing.assert_close(seen.heat.mean() + bias, seen.logits[1])
 
 
 def test_what_cannot_be_looked_into_is_refused():

@@ -4,10 +4,13 @@ The suite prints how many of how many pass; what is left out has its reason in `
 """
 
 import warnings
+from itertools import product
+from math import inf, nan
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_map
 
@@ -114,6 +117,68 @@ def test_torchs_own_samples(name, torch_samples, capsys):
     with capsys.disabled():
         why = f" ({'; '.join(sorted(set(left_out)))})" if left_out else ""
         print(f"\n{name}: {tried} of {tried + len(left_out)} of torch's samples{why}", end=" ")
+
+
+# --- what torch has no samples of ---------------------------------------------------------------
+
+
+def same_outcome(name, args, kwargs):
+    ours, theirs = (outcome(getattr(m, name), args, kwargs) for m in (scratch, F))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(list(a), list(b), equal_nan=True)
+
+
+def leaf(*shape):
+    return torch.randn(shape, dtype=F64, requires_grad=True)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_losses_of_nothing(reduction):
+    """No examples, all of them ignored, or none with a weight: as in torch, the mean is NaN."""
+    weights = [None, *([0.0, 0.0, 0.0], [0.0, 1.0, 2.0], [1.0, -1.0, 0.5])]
+    weights = [w and torch.tensor(w, dtype=F64) for w in weights]
+    targets = [((2, 3), [-100, -100]), ((2, 3), [0, -100]), ((2, 3), [0, 1]), ((3,), -100),
+               ((0, 3), []), ((2, 3, 2), [[-100, -100], [0, -100]]),
+               ((2, 3, 0), [[], []])]  # fmt: skip
+    for (shape, target), w, smooth in product(targets, weights, (0.0, 0.1)):
+        kwargs = {"weight": w, "reduction": reduction, "label_smoothing": smooth}
+        same_outcome("cross_entropy", (leaf(*shape), torch.tensor(target).long()), kwargs)
+    for shape in ((0,), (0, 3), (2, 0)):
+        for name, weight in product(("mse_loss", "l1_loss"), (None, torch.ones(shape, dtype=F64))):
+            kwargs = {"reduction": reduction, "weight": weight}
+            same_outcome(name, (leaf(*shape), leaf(*shape)), kwargs)
+    for shape in ((0, 3), (0, 3, 2), (2, 3, 0)):  # probabilities
+        same_outcome("cross_entropy", (leaf(*shape), leaf(*shape)), {"reduction": reduction})
+
+
+@pytest.mark.parametrize(
+    ("values", "dilations"), [([0.0, 1.0, nan], (1, 2)), ([0.0, -inf], (1, 2, 3, 4))], ids=str
+)
+def test_max_pooling_of_what_has_no_maximum(values, dilations):
+    """Windows of several NaN, of -inf, and windows that lie in the padding."""
+    outside = 0
+    sizes, windows = ((3, 5), (2, 1), (7, 4)), (((2, 3), (1, 1)), ((3, 2), (0, 1)))
+    for size, (kernel, padding), stride, d in product(sizes, windows, (1, 2), dilations):
+        if any(s + 2 * p <= d * (k - 1) for s, p, k in zip(size, padding, kernel, strict=True)):
+            continue
+        x = torch.tensor(values, dtype=F64)[torch.randint(len(values), (2, 3, *size))]
+        options = (kernel, stride, padding, d)
+        found = scratch.max_pool2d(x.requires_grad_(), *options, return_indices=True)
+        y, index = F.max_pool2d(x, *options, return_indices=True)
+        torch.testing.assert_close(found, (y, index), rtol=0, atol=0, equal_nan=True)
+        g = torch.randn_like(y)
+        ours = torch.autograd.grad(found[0], x, g)[0]
+        torch.testing.assert_close(scratch.max_pool2d_backward(g, x.detach(), *options), ours)
+        if (index < x[0, 0].numel()).all():
+            torch.testing.assert_close(ours, torch.autograd.grad(y, x, g)[0])
+        else:  # torch's own gradient then writes to memory that is not its own
+            outside += 1
+    assert outside == 0 or nan not in values
+
+
+def test_max_pooling_of_whole_numbers_with_padding():
+    x = torch.arange(16).view(1, 1, 4, 4) - 8
+    assert torch.equal(scratch.max_pool2d(x, 2, 2, 1), F.max_pool2d(x, 2, 2, 1))
 
 
 # --- modules ------------------------------------------------------------------------------------

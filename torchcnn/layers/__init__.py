@@ -1,6 +1,13 @@
 """Layers that torch.nn does not provide."""
 
-from torchcnn.layers.common import BatchNorm, FlattenLayer, GlobalAvgPool2d, NormLayer, vector_norm
+from torchcnn.layers.common import (
+    BatchNorm,
+    FlattenLayer,
+    GlobalAvgPool2d,
+    NormLayer,
+    as_defined,
+    vector_norm,
+)
 from torchcnn.layers.tensorflow import (
     KerasBatchNorm2d,
     SameAvgPool2d,
@@ -21,6 +28,7 @@ __all__ = [
     "SameAvgPool2d",
     "SameConv2d",
     "SameMaxPool2d",
+    "as_defined",
     "init_as_keras",
     "keras_batch_norm",
     "pad_same",

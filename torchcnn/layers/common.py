@@ -72,6 +72,17 @@ class BatchNorm(nn.Module):
         return f"{self.gamma.shape[1]}, num_dims={self.gamma.dim()}"
 
 
+def as_defined(module: nn.Module) -> bool:
+    """Whether a module has the forward pass of a class of torch.nn or torchcnn, and no more.
+
+    Hooks may change what goes in and comes out, and objects may have a forward pass of their own.
+    """
+    where = getattr(type(module).forward, "__module__", "")
+    own = "forward" in vars(module) or type(module).__call__ is not nn.Module.__call__
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    return where.startswith(("torch.nn.modules.", "torchcnn.")) and not own and not hooks
+
+
 def vector_norm(norm_layer: NormLayer) -> NormLayer:
     """Return the norm for vectors (n, c) that corresponds to a norm for images (n, c, h, w).
 

@@ -118,7 +118,9 @@ def max_pool2d_backward(
     _, position = max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, True)
     shaped(position.shape, grad_output=grad_output)
     grad = torch.zeros_like(input).flatten(2)
-    return grad.scatter_add(2, position.flatten(2), grad_output.flatten(2)).view_as(input)
+    inside = position < grad.shape[2]  # a window of padding may have its position outside
+    position, g = position.where(inside, 0), grad_output.where(inside, 0)
+    return grad.scatter_add(2, position.flatten(2), g.flatten(2)).view_as(input)
 
 
 def avg_pool2d_backward(

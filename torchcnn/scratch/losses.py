@@ -19,7 +19,7 @@ def _reduce(loss: Tensor, reduction: str, divisor: Tensor | int) -> Tensor:
 def _weighted(loss: Tensor, reduction: str, weight: Tensor | None, dtype: torch.dtype) -> Tensor:
     """Reduce a loss that has an optional weight for each element; `dtype` is that of the input."""
     if weight is None:
-        result = _reduce(loss, reduction, max(loss.numel(), 1))
+        result = _reduce(loss, reduction, loss.numel())
     else:
         dtype, w = torch.promote_types(dtype, weight.dtype), widen(weight)
         result = _reduce(w * loss, reduction, w.sum())
@@ -111,8 +111,9 @@ def cross_entropy(
     where t is 1 for the target class and 0 elsewhere; `label_smoothing` e turns it into
     (1 - e) t + e / k. Targets are classes (n, ...) or probabilities t of the shape of the logits.
     The mean divides by the sum of the weights of the target classes, or, for probabilities, by the
-    number of examples. Where the class is `ignore_index` the loss is 0 and does not count. Logits
-    (k,) without a batch are accepted too.
+    number of examples. Where the class is `ignore_index` the loss is 0 and does not count. If
+    nothing counts, the mean is NaN, and the gradient of what is ignored 0. Logits (k,) without a
+    batch are accepted too.
     Source: Bridle 1990; label smoothing: Szegedy et al. 2015, arXiv:1512.00567.
 
     >>> import torch
@@ -138,7 +139,7 @@ def cross_entropy(
     if probabilities:
         t = (1 - label_smoothing) * widen(target) + label_smoothing / k
         loss = -(by_class * t * log_p).sum(dim)
-        return _reduce(loss, reduction, max(loss.numel(), 1)).to(dtype)
+        return _reduce(loss, reduction, loss.numel()).to(dtype)
     target = target.long()
     counts = target != ignore_index
     classes = target.where(counts, 0)
@@ -148,11 +149,16 @@ def cross_entropy(
     except (IndexError, RuntimeError) as error:  # shapes fit, so that a class is out of range
         got = str(error).splitlines()[0]
         raise ValueError(f"the classes must lie in [0, {k - 1}], got: {got}") from error
-    loss = -w_target * picked
+
+    def reduced(loss: Tensor) -> Tensor:
+        # A factor of 0 would not do: if nothing counts the mean is 0 / 0, with gradient 0 * inf.
+        return _reduce(loss.where(counts, 0), reduction, w_target.sum())
+
+    loss = reduced(-w_target * picked)
     if label_smoothing:
-        everywhere = -(by_class * log_p).sum(dim) * counts
+        everywhere = reduced(-(by_class * log_p).sum(dim))
         loss = (1 - label_smoothing) * loss + label_smoothing / k * everywhere
-    return _reduce(loss, reduction, w_target.sum()).to(dtype)
+    return loss.to(dtype)
 
 
 def _check_classes(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> None:

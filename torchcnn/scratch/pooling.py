@@ -102,9 +102,12 @@ def max_pool2d(
 
     Y[i, j] = max_{a, b} X[s i + d a - p, s j + d b - p]
 
-    Padding is never the maximum, and of equal maxima the first counts. `stride` defaults to
-    `kernel_size`. An unbatched image (c, h, w) is accepted too. With `return_indices` it also
-    returns the position i w + j of each maximum in its image, (n, c, h', w') int64.
+    Padding is never the maximum. Of equal maxima the first counts, and of several NaN the last.
+    `stride` defaults to `kernel_size`. An unbatched image (c, h, w) is accepted too. With
+    `return_indices` it also returns the position i w + j of each maximum in its image,
+    (n, c, h', w') int64. If all of a window is -inf, or is padding, the position is that of its
+    first element that is not above or to the left of the image; as in PyTorch, it may then lie
+    outside.
     Source: Dumoulin and Visin 2016, arXiv:1603.07285.
 
     >>> import torch
@@ -121,15 +124,36 @@ def max_pool2d(
         return (found[0][0], found[1][0]) if return_indices else found[0][0]
     _check(input)
     options = pool_options(kernel_size, stride, padding, dilation)
-    kernel, (sh, sw), (ph, pw), (dh, dw) = options
-    X = _pool_windows(input, *options, ceil_mode, -math.inf)
-    Y, place = X.max(0)
-    if not return_indices:
-        return Y
+    (_, kw), (sh, sw), (ph, pw), (dh, dw) = options
+    fractions, w = input.is_floating_point(), input.shape[3]
+    least = -math.inf if fractions else torch.iinfo(input.dtype).min
+    with torch.no_grad():
+        X = _pool_windows(input, *options, ceil_mode, least)
+        Y, place = X.max(0)
+        last = len(X) - 1 - X.flip(0).max(0)[1]
+        place = last.where(Y.isnan(), place)
     rows = torch.arange(Y.shape[2], device=Y.device)[:, None] * sh - ph
     columns = torch.arange(Y.shape[3], device=Y.device) * sw - pw
-    i, j = rows + place // kernel[1] * dh, columns + place % kernel[1] * dw
-    return Y, i * input.shape[3] + j
+    k = torch.arange(len(X), device=Y.device)
+    steps = k // kw * dh * w + k % kw * dw  # from the first element of a window to each
+    position = rows * w + columns + steps[place]
+    first = rows.where(rows >= 0, rows % dh) * w + columns.where(columns >= 0, columns % dw)
+    position = first.where(Y.eq(least), position)
+    Y = _at(input, position, Y) if fractions else Y
+    return (Y, position) if return_indices else Y
+
+
+def _at(input: Tensor, position: Tensor, Y: Tensor) -> Tensor:
+    """Return Y, the pixels at a position each, as a differentiable function of the images.
+
+    Where Y is -inf, that may be no pixel's value but the padding's. The gradient goes to the pixel
+    at the position all the same, as in PyTorch, if there is one.
+    """
+    pixels = input.flatten(2)
+    inside = position < pixels.shape[2]
+    picked = pixels.gather(2, position.where(inside, 0).flatten(2)).view_as(Y)
+    lowered = (picked - math.inf).where(inside & (picked < math.inf), -math.inf)
+    return lowered.where(Y.isneginf(), picked)
 
 
 def avg_pool2d(
