@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchcnn.run.history import eval_split
 from torchcnn.run.tensorboard import NO_HYPERPARAMETERS
+from torchcnn.system import files_under
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,7 +110,7 @@ def find_runs(names: Sequence[str]) -> tuple[list[Path], list[Path]]:
     Raises:
         FileNotFoundError: a path has none, or a pattern matches nothing.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}  # by what it is without links
     for name in names:
         path = Path(name).expanduser()
         pattern = path.relative_to(path.anchor).as_posix()
@@ -117,9 +118,10 @@ def find_runs(names: Sequence[str]) -> tuple[list[Path], list[Path]]:
         runs = [run for place in places for run in run_folders(place)]
         if not runs:
             raise FileNotFoundError(f"there is no run in {name}")
-        found |= dict.fromkeys(runs)
-    finished = [run for run in found if (run / "result.json").exists()]
-    return finished, [run for run in found if run not in set(finished)]
+        for run in runs:
+            found.setdefault(run.resolve(), run)
+    finished = [run for run in found.values() if (run / "result.json").exists()]
+    return finished, [run for run in found.values() if run not in set(finished)]
 
 
 def run_folders(place: Path) -> Iterator[Path]:
@@ -127,7 +129,7 @@ def run_folders(place: Path) -> Iterator[Path]:
     if (place / "config.json").exists():
         yield place
     elif place.is_dir():
-        yield from (config.parent for config in sorted(place.rglob("config.json")))
+        yield from sorted(p.parent for p in files_under(place) if p.name == "config.json")
 
 
 def read_run(path: Path) -> FinishedRun:
