@@ -68,6 +68,19 @@ def test_runs_are_found_by_folder_pattern_and_the_folder_above(tmp_path, monkeyp
     assert [str(path) for path in find_runs(["runs/m*"])[0]] == ["runs/mlp"]
 
 
+def test_runs_behind_links_are_found_and_none_is_counted_twice(tmp_path):
+    runs, far = tmp_path / "runs", write_run(tmp_path / "disk" / "far", 0.7)
+    a = write_run(runs / "lenet-1", 0.8)
+    for link, target in (
+        (runs / "best", a),
+        (runs / "more", far.parent),
+        (far.parent / "up", runs),
+    ):
+        link.symlink_to(target)
+    assert find_runs([str(runs)]) == ([a, runs / "more" / "far"], [])
+    assert find_runs([str(runs / "best"), str(a)]) == ([runs / "best"], [])
+
+
 def test_a_table_markdown_json_and_a_picture(tmp_path, capsys):
     for seed, accuracy in enumerate((0.5, 0.75)):
         write_run(tmp_path / f"a{seed}", accuracy, seed)

@@ -20,7 +20,7 @@ ROOMS = {  # whom each may import, beside itself; commands may import all of the
     "models": {"layers", "text"},
     "keras_io": {"layers", "models"},
     "formats": {"keras_io", "models"},
-    "run": {"cli", "models", "text"},
+    "run": {"cli", "models", "system", "text"},
     "training": {*BASE, "layers", "data", "models", "run"},
     "train": {"cli", "data", "run", "system", "training"},  # a command, and a function of Python's
     "benchmark": {*BASE, "data", "models", "keras_io", "training"},

@@ -1,9 +1,10 @@
-"""What the machine has, what torchrun tells its processes, and how libraries share a process."""
+"""The machine and its files, what torchrun tells processes, and how libraries share a process."""
 
 import ctypes
 import os
 import re
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
@@ -44,6 +45,28 @@ def keep_freed_memory() -> None:
     if hasattr(libc, "gnu_get_libc_version"):
         for parameter, value in MALLOC_OPTIONS.items():
             libc.mallopt(parameter, value)
+
+
+def files_under(folder: Path, enter: Callable[[str], object] = bool) -> Iterator[Path]:
+    """The files at any depth, behind links to folders too.
+
+    Each folder is entered once, by its own name if it lies here, whatever links lead to it.
+
+    Args:
+        enter: whether to enter a folder of this name; all are, if it is not given.
+    """
+    places, seen = [folder], set()
+    for place in places:
+        for here, folders, files in os.walk(place, followlinks=True):
+            if (real := os.path.realpath(here)) in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            found = [Path(here, name) for name in sorted(folders) if enter(name)]
+            links = [path for path in found if path.is_symlink()]
+            places += links  # for later
+            folders[:] = [path.name for path in found if path not in links]
+            yield from (Path(here, name) for name in files)
 
 
 def cores() -> int:

@@ -8,6 +8,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from torchcnn.data import augment
-from torchcnn.system import cores
+from torchcnn.system import cores, files_under
 
-warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)  # it is not needed
+# Of what Pillow reads nevertheless: damaged metadata, or a photograph that it deems large. What is
+# too large, a "decompression bomb", is an error.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 # Pillow only identifies these formats, or starts another program to decode them.
 NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 COMPANIONS = {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin"}  # of systems
 ENOUGH = 3  # times the size that is asked for; what is larger is reduced first
-TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF orientation -> Pillow's Transpose
+# What Pillow multiplies the pixels of a grey PNG of few bits by, but not its transparent value.
+LEVELS = {"1": 255, "L;2": 85, "L;4": 17}
+DETOURS = {"La": "LA", "LAB": "RGB"}  # the only modes that Pillow converts these to
 
 
 @functools.cache
@@ -67,9 +72,8 @@ def find_pictures(names: Sequence[str]) -> list[str]:
         if not folder.is_dir():
             files[name] = None
             continue
-        inside = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in extensions()]
-        inside = [p for p in inside if all(map(is_visible, p.relative_to(folder).parts))]
-        inside = [p for p in inside if p.is_file()]
+        inside = [p for p in sorted(files_under(folder, is_visible)) if is_visible(p.name)]
+        inside = [p for p in inside if p.suffix.lower() in extensions() and p.is_file()]
         if not inside:
             raise FileNotFoundError(f"there are no pictures in {name}")
         files |= dict.fromkeys(map(str, inside))
@@ -83,8 +87,8 @@ def read_image(
 
     With 1 channel the picture is grey, with 3 it is red, green and blue. Transparent pixels are
     drawn on black, and the orientation that a camera noted is applied. Pictures that are more than
-    three times as large as needed are reduced while they are decoded, the rest is done as for all
-    images, by `torchcnn.data.augment.resize`.
+    three times as large as needed are reduced first, then the interpolation is bilinear with
+    antialiasing, as that of `torchcnn.data.augment.resize`.
 
     Args:
         resize: "squeeze" changes the aspect ratio; "crop" resizes the shorter side and cuts out the
@@ -99,55 +103,59 @@ def read_image(
         raise ValueError(f"a picture has 1 or 3 channels, not {channels}")
 
     def decode(file: Any) -> Any:
-        from PIL import Image
+        from PIL import Image, ImageOps
 
-        turn = TURNS.get(_orientation(file))
         if size is not None:
             file.draft(None, (ENOUGH * size, ENOUGH * size))  # JPEG: decodes a fraction of it
+        if file.format == "PNG" and "transparency" in file.info:
+            file.info["transparency"] = _transparent_value(file)
+        file.filename = (
+            ""  # Pillow 13 maps a raw TIFF that is to be turned with its sides exchanged
+        )
+        file.load()
+        with suppress(Exception):  # of damaged EXIF data nothing but the orientation is needed
+            ImageOps.exif_transpose(file, in_place=True)  # a TIFF is turned already
         image = _in_8_bits(file)
+        if image.mode in DETOURS:
+            image = image.convert(DETOURS[image.mode])
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
         image = image.convert("L" if channels == 1 else "RGB")
-        if turn is not None:
-            image = image.transpose(Image.Transpose(turn))
         return image if size is None else _reduce(image, size, resize)
 
     image = open_image(path, decode)
     pixels = torch.from_numpy(np.array(image)).view(image.height, image.width, channels)
     pixels = pixels.permute(2, 0, 1).contiguous()
-    return pixels if size is None else _to_square(pixels, size, resize)
+    return pixels if size is None else augment.resize(pixels[None], size)[0]
 
 
 def _reduce(image: Any, size: int, resize: str) -> Any:
-    """Average blocks of pixels of a picture that is much larger than needed."""
-    sides = image.size if resize == "squeeze" else [min(image.size)] * 2
-    factors = tuple(max(1, side // (ENOUGH * size)) for side in sides)
-    return image.reduce(factors) if max(factors) > 1 else image
+    """Average blocks of pixels of a picture that is much larger than needed; crop others too."""
+    from PIL import Image
+
+    w, h = image.size
+    if resize == "squeeze" or w == h:
+        factors = tuple(max(1, side // (ENOUGH * size)) for side in (w, h))
+        return image.reduce(factors) if max(factors) > 1 else image
+    # The picture would become this large. Of it, only the square in the middle is computed.
+    resized = size * w // min(w, h), size * h // min(w, h)
+    starts = [round((side - size) / 2) for side in resized]
+    scales = w / resized[0], h / resized[1]
+    box = [(start + end) * s for end in (0, size) for start, s in zip(starts, scales, strict=True)]
+    return image.resize((size, size), Image.Resampling.BILINEAR, tuple(box), reducing_gap=ENOUGH)
 
 
-def _to_square(pixels: Tensor, size: int, resize: str) -> Tensor:
-    """Resize a picture to a square: (c, h, w) uint8 -> (c, size, size) uint8."""
-    if resize == "squeeze":
-        return augment.resize(pixels[None], size)[0]
-    h, w = pixels.shape[1:]
-    short = min(h, w)
-    h, w = size * h // short, size * w // short
-    top, left = round((h - size) / 2), round((w - size) / 2)
-    resized = augment.resize(pixels[None], (h, w))[0]
-    return resized[:, top : top + size, left : left + size].contiguous()
-
-
-def _orientation(file: Any) -> int:
-    """How a camera was held; damaged EXIF data, of which nothing else is read, has no say."""
-    try:
-        return file.getexif().get(0x0112, 1)
-    except Exception:
-        return 1
+def _transparent_value(file: Any) -> Any:
+    """The value that a PNG calls transparent, on the scale to which Pillow brings its pixels."""
+    value, stored = file.info["transparency"], file.tile[0][3]
+    if stored == "RGB;16B":  # of which Pillow reads the upper bytes
+        return tuple(v >> 8 for v in value)
+    return min(value * LEVELS[stored], 255) if stored in LEVELS else value
 
 
 def _in_8_bits(image: Any) -> Any:
-    """Scale pixels of more than 8 bits by the range of their kind.
+    """Scale pixels of more than 8 bits by the range of their kind; make transparent ones black.
 
     Raises:
         ValueError: their range is not known, or they are not in it.
@@ -157,6 +165,8 @@ def _in_8_bits(image: Any) -> Any:
     if image.mode != "F" and not image.mode.startswith("I"):
         return image
     pixels, top = np.asarray(image), 1.0
+    if "transparency" in image.info:  # of a PNG; the value has the bits of the file
+        pixels = np.where(pixels == image.info["transparency"], 0, pixels)
     if image.mode.startswith("I"):
         tags = getattr(image, "tag_v2", {})  # of TIFF: 258 is bits per sample, 339 their kind
         bits = tags.get(258, (16,))[0] if image.format in ("PNG", "PPM", "TIFF") else 16

@@ -1,7 +1,6 @@
 """Your own pictures: a folder with one folder of pictures for each class."""
 
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,7 @@ from torchcnn.data.identity import (
     readable,
 )
 from torchcnn.data.split import is_for_test
-from torchcnn.system import free_memory
+from torchcnn.system import files_under, free_memory
 
 PARTS = {  # what folders of parts are called, in any case
     "train": "train",
@@ -232,23 +231,16 @@ def find_pictures(folder: Path, passed: Passed, least: int = 2) -> Part:
 
 
 def _pictures_under(place: Path, passed: Passed) -> list[Path]:
-    found, seen = [], set()
-    for here, folders, files in os.walk(place, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen:  # a link that leads back
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if is_visible(name)]
-        for path in (Path(here) / name for name in files):
-            if not is_visible(path.name):
-                passed.files["hidden"] += 1
-            elif not path.is_file():  # a pipe, a socket, a link to nothing
-                passed.files["no regular file"] += 1
-            elif path.suffix.lower() not in extensions():
-                passed.files[path.suffix.lower() or "without extension"] += 1
-            else:
-                found.append(path)
+    found = []
+    for path in files_under(place, is_visible):
+        if not is_visible(path.name):
+            passed.files["hidden"] += 1
+        elif not path.is_file():  # a pipe, a socket, a link to nothing
+            passed.files["no regular file"] += 1
+        elif path.suffix.lower() not in extensions():
+            passed.files[path.suffix.lower() or "without extension"] += 1
+        else:
+            found.append(path)
     return sorted(found)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchcnn.run.history import eval_split
 from torchcnn.run.tensorboard import NO_HYPERPARAMETERS
+from torchcnn.system import files_under
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -168,7 +169,7 @@ def run_folders(place: Path) -> Iterator[Path]:
     if (place / "config.json").exists():
         yield place
     elif place.is_dir():
-        yield from (config.parent for config in sorted(place.rglob("config.json")))
+        yield from sorted(p.parent for p in files_under(place) if p.name == "config.json")
 
 
 def read_run(path: Path) -> FinishedRun:

@@ -25,7 +25,8 @@ class Run:
     Args:
         path: the folder; it exists.
         about: what each checkpoint of the run repeats: "torchcnn" (the version), "model" (the
-            model's specification), "config", "decided", "classes", "images", "digests" and "trained".
+            model's specification), "config", "decided", "classes", "images", "digests" and
+            "trained".
         history: the epochs that a resumed run has made; None for a new run.
         write: False for all ranks but the main one; they keep the history and write nothing.
 
