@@ -112,8 +112,7 @@ def cross_entropy(
     (1 - e) t + e / k. Targets are classes (n, ...) or probabilities t of the shape of the logits.
     The mean divides by the sum of the weights of the target classes, or, for probabilities, by the
     number of examples. Where the class is `ignore_index` the loss is 0 and does not count. If
-    nothing counts, the mean is NaN, and the gradient of what is ignored 0. Logits (k,) without a
-    batch are accepted too.
+    nothing counts, the mean is NaN, and the gradient of what is ignored 0. Logits may be (k,).
     Source: Bridle 1990; label smoothing: Szegedy et al. 2015, arXiv:1512.00567.
 
     >>> import torch
@@ -121,9 +120,8 @@ def cross_entropy(
     tensor(2.3026)
 
     Raises:
-        ValueError: if the shapes or dtypes do not fit, a class is not one of k, the reduction is
-            unknown, the label smoothing is not in [0, 1], or classes are ignored and probabilities
-            given.
+        ValueError: if shapes or dtypes do not fit, a class is not one of k, the reduction is not
+            known, or the smoothing is not in [0, 1]; if probabilities have classes to ignore.
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
@@ -140,9 +138,8 @@ def cross_entropy(
         t = (1 - label_smoothing) * widen(target) + label_smoothing / k
         loss = -(by_class * t * log_p).sum(dim)
         return _reduce(loss, reduction, loss.numel()).to(dtype)
-    target = target.long()
     counts = target != ignore_index
-    classes = target.where(counts, 0)
+    classes = target.long().where(counts, 0)
     try:
         picked = log_p.gather(dim, classes.unsqueeze(dim)).squeeze(dim)
         w_target = w[classes] * counts
