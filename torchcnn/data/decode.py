@@ -8,7 +8,6 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from torchcnn.data import augment
+from torchcnn.data.pixels import prepare
 from torchcnn.system import cores, files_under
 
 # Of what Pillow reads nevertheless: damaged metadata, or a photograph that it deems large. What is
@@ -28,10 +28,6 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 # Pillow only identifies these formats, or starts another program to decode them.
 NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 COMPANIONS = {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin"}  # of systems
-ENOUGH = 3  # times the size that is asked for; what is larger is reduced first
-# What Pillow multiplies the pixels of a grey PNG of few bits by, but not its transparent value.
-LEVELS = {"1": 255, "L;2": 85, "L;4": 17}
-DETOURS = {"La": "LA", "LAB": "RGB"}  # the only modes that Pillow converts these to
 
 
 @functools.cache
@@ -102,83 +98,10 @@ def read_image(
     if channels not in (1, 3):
         raise ValueError(f"a picture has 1 or 3 channels, not {channels}")
 
-    def decode(file: Any) -> Any:
-        from PIL import Image, ImageOps
-
-        if size is not None:
-            file.draft(None, (ENOUGH * size, ENOUGH * size))  # JPEG: decodes a fraction of it
-        if file.format == "PNG" and "transparency" in file.info:
-            file.info["transparency"] = _transparent_value(file)
-        file.filename = (
-            ""  # Pillow 13 maps a raw TIFF that is to be turned with its sides exchanged
-        )
-        file.load()
-        with suppress(Exception):  # of damaged EXIF data nothing but the orientation is needed
-            ImageOps.exif_transpose(file, in_place=True)  # a TIFF is turned already
-        image = _in_8_bits(file)
-        if image.mode in DETOURS:
-            image = image.convert(DETOURS[image.mode])
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
-        image = image.convert("L" if channels == 1 else "RGB")
-        return image if size is None else _reduce(image, size, resize)
-
-    image = open_image(path, decode)
+    image = open_image(path, lambda file: prepare(file, channels, size, resize))
     pixels = torch.from_numpy(np.array(image)).view(image.height, image.width, channels)
     pixels = pixels.permute(2, 0, 1).contiguous()
     return pixels if size is None else augment.resize(pixels[None], size)[0]
-
-
-def _reduce(image: Any, size: int, resize: str) -> Any:
-    """Average blocks of pixels of a picture that is much larger than needed; crop others too."""
-    from PIL import Image
-
-    w, h = image.size
-    if resize == "squeeze" or w == h:
-        factors = tuple(max(1, side // (ENOUGH * size)) for side in (w, h))
-        return image.reduce(factors) if max(factors) > 1 else image
-    # The picture would become this large. Of it, only the square in the middle is computed.
-    resized = size * w // min(w, h), size * h // min(w, h)
-    starts = [round((side - size) / 2) for side in resized]
-    scales = w / resized[0], h / resized[1]
-    box = [(start + end) * s for end in (0, size) for start, s in zip(starts, scales, strict=True)]
-    return image.resize((size, size), Image.Resampling.BILINEAR, tuple(box), reducing_gap=ENOUGH)
-
-
-def _transparent_value(file: Any) -> Any:
-    """The value that a PNG calls transparent, on the scale to which Pillow brings its pixels."""
-    value, stored = file.info["transparency"], file.tile[0][3]
-    if stored == "RGB;16B":  # of which Pillow reads the upper bytes
-        return tuple(v >> 8 for v in value)
-    return min(value * LEVELS[stored], 255) if stored in LEVELS else value
-
-
-def _in_8_bits(image: Any) -> Any:
-    """Scale pixels of more than 8 bits by the range of their kind; make transparent ones black.
-
-    Raises:
-        ValueError: their range is not known, or they are not in it.
-    """
-    from PIL import Image
-
-    if image.mode != "F" and not image.mode.startswith("I"):
-        return image
-    pixels, top = np.asarray(image), 1.0
-    if "transparency" in image.info:  # of a PNG; the value has the bits of the file
-        pixels = np.where(pixels == image.info["transparency"], 0, pixels)
-    if image.mode.startswith("I"):
-        tags = getattr(image, "tag_v2", {})  # of TIFF: 258 is bits per sample, 339 their kind
-        bits = tags.get(258, (16,))[0] if image.format in ("PNG", "PPM", "TIFF") else 16
-        signed = tags.get(339, (1,))[0] == 2
-        if bits > 16:
-            raise ValueError(f"{bits}-bit integers have no known range; save it in 8 or 16 bits")
-        top = float(2 ** (bits - signed) - 1)
-    low, high = float(pixels.min()), float(pixels.max())
-    if not (low >= 0 and high <= top):
-        kind = "floating-point" if image.mode == "F" else "integer"
-        raise ValueError(f"{kind} pixels must be from 0 to {top:g}, got {low:g} to {high:g}")
-    return Image.fromarray((pixels * (255 / top) + 0.5).astype(np.uint8))
 
 
 def open_image(path: str | Path, use: Callable[[Any], Any]) -> Any:
