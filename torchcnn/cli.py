@@ -146,6 +146,8 @@ def read_value(f: Field, value: Any) -> Any:
     """
     default_type = {"True": True, "False": False}.get if f.type is bool else str
     convert = f.metadata.get("type", default_type)
+    if isinstance(value, os.PathLike):  # it may have the name of something else
+        value = os.path.join(os.curdir, value)
     if isinstance(value, dict):  # of keyword arguments
         value = " ".join(f"{name}={v!r}".replace(" ", "") for name, v in value.items())
     try:

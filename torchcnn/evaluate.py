@@ -12,8 +12,8 @@ import torch.nn.functional as F
 
 from torchcnn import cli
 from torchcnn.cli import option
-from torchcnn.data.datasets import DATASETS, ImageData, load_data
-from torchcnn.data.folder import FolderOptions
+from torchcnn.data.datasets import DATASETS, ImageData
+from torchcnn.data.folder import FolderOptions, load_images
 from torchcnn.data.identity import copies_text
 from torchcnn.data.judged import load_judged
 from torchcnn.data.loader import Batches
@@ -116,12 +116,13 @@ def read_images(
     """Read the images to judge by, as the test images of a data set, and say which part they are.
 
     Raises:
-        ValueError, OSError: as `load_data` and `load_judged` do.
+        ValueError, OSError: as `load_images` and `load_judged` do.
     """
-    name = config.data or run.data
+    name, channels = config.data or run.data, checkpoint["model"]["in_channels"]
+    room = free_memory(device) // 4
+    options = FolderOptions(run.input_size, run.resize, channels=channels, max_bytes=room)
     if name in DATASETS:
-        return "test", load_data(name, config.root or run.root)
-    options = FolderOptions(run.input_size, run.resize, max_bytes=free_memory(device) // 4)
+        return "test", load_images(name, config.root or run.root, device, options)
     return load_judged(Path(name), options, checkpoint["classes"], checkpoint.get("trained"))
 
 
@@ -163,23 +164,18 @@ def plots() -> Any:
 
 
 def check_images(data: ImageData, checkpoint: dict[str, Any], path: str) -> None:
-    """Check that a checkpoint's network was trained on such classes and channels.
+    """Check that a checkpoint's network was trained on such classes.
 
     If these are not the images that the run was tested on, say so.
 
     Raises:
-        ValueError: the classes or channels are others.
+        ValueError: the classes are others.
     """
-    classes, channels = checkpoint["classes"], checkpoint["model"]["in_channels"]
+    classes = checkpoint["classes"]
     if list(data.classes) != classes:
         raise ValueError(
             f"{path} was trained on the classes {', '.join(classes)}; "
             f"{data.name} has {', '.join(data.classes)}"
-        )
-    if data.test_images.shape[1] != channels:
-        raise ValueError(
-            f"{path} takes images of {channels} channels; those of {data.name} have "
-            f"{data.test_images.shape[1]}"
         )
     same = data.name == checkpoint["config"]["data"]
     if data.digests:

@@ -125,7 +125,8 @@ def _train(
             weights = read_weights(config.init, config.arch)
         version = checkpoint["torchcnn"] if checkpoint else FORMAT
         if dataset is None:
-            dataset = read_images(config, device, world)
+            channels = checkpoint["model"]["in_channels"] if checkpoint else None
+            dataset = read_images(config, device, world, channels)
         preflight.check_dataset(config, dataset, checkpoint, device, world)
         parts = split(config, dataset)
         if checkpoint is None:

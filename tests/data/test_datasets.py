@@ -9,10 +9,11 @@ import struct
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from torchcnn.data import datasets as data
-from torchcnn.data.datasets import load_data, load_idx
+from torchcnn.data.datasets import ImageData, in_channels, load_data, load_idx
 from torchcnn.data.sample import make_sample
 
 
@@ -211,3 +212,17 @@ def test_a_foreign_cifar10_file_is_not_unpickled(cifar10_root):
     path.unlink()
     with pytest.raises(ValueError, match="holds no data_batch_3"):
         load_data("cifar10", cifar10_root)
+
+
+def test_channels_are_converted_as_pillow_does():
+    pixels = torch.randint(0, 256, (3, 3, 50, 40), dtype=torch.uint8)
+    colour = ImageData("c", ("a",), pixels, torch.zeros(3), pixels[:1], torch.zeros(1))
+    grey = in_channels(colour, 1)
+    for image, converted in zip(pixels, grey.train_images, strict=True):
+        expected = Image.fromarray(image.permute(1, 2, 0).numpy()).convert("L")
+        assert np.array_equal(converted[0].numpy(), np.array(expected))
+    again = in_channels(grey, 3)
+    assert torch.equal(again.test_images, grey.test_images.repeat(1, 3, 1, 1))
+    assert in_channels(colour, 3).train_images.data_ptr() == pixels.data_ptr()
+    with pytest.raises(ValueError, match="images have 1 or 3 channels, not 4"):
+        in_channels(colour, 4)

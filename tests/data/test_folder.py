@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -361,17 +362,55 @@ def test_a_run_goes_on_with_the_images_it_was_begun_with(change, message, tmp_pa
     assert before == {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
 
 
-def test_grey_and_colour_are_not_taken_for_each_other(tmp_path, capsys):
-    for name in ("blue", "red"):
-        for i in range(4):
-            picture(tmp_path / "grey" / name / f"{i}.png", seed=i)
-    root, folder = make(tmp_path / "d", 4), tmp_path / "r"
-    flags = ["--data", str(tmp_path / "grey"), "--epochs", "1", "--out", str(folder)]
+@pytest.mark.parametrize("trained_on", ["grey", "colour"])
+def test_pictures_are_read_in_the_channels_of_the_network(trained_on, tmp_path, capsys):
+    """Of pictures of the other kind, `evaluate` counts as many right as `predict` names rightly."""
+    for kind in ("grey", "colour"):
+        for i, name in enumerate(("blue", "red")):
+            for j in range(4):
+                path = tmp_path / kind / name / f"{j}.png"
+                pixels = picture(path, (RED, BLUE)[i] if kind == "colour" else None, seed=j)
+                if kind == "grey" and name == "red":
+                    Image.fromarray(pixels // 2).save(path)
+    (other,) = {"grey", "colour"} - {trained_on}
+    flags = [*STREAMED, "--data", str(tmp_path / trained_on), "--epochs", "1", "--seed", "1"]
+    train.main([*flags, "--out", str(tmp_path / "r")])
+    capsys.readouterr()
+    run = ["--checkpoint", str(tmp_path / "r"), "--json"]
+    evaluate.main([*run, "--data", str(tmp_path / other)])
+    found = json.loads(capsys.readouterr().out)
+    predict.main([*run, str(tmp_path / other)])
+    answers = json.loads(capsys.readouterr().out)
+    right = [answer["top"][0]["class"] == answer["file"].split("/")[-2] for answer in answers]
+    assert (found["images"], found["correct"]) == (8, sum(right))
+
+
+def test_a_resumed_run_keeps_its_channels(tmp_path, capsys):
+    """It was in colour because of a picture to test on, which is gone."""
+    for part in ("train", "test"):
+        for name in "ab":
+            for i in range(4):
+                picture(tmp_path / "d" / part / name / f"{i}.png", seed=i)
+    coloured = tmp_path / "d" / "test" / "a" / "4.png"
+    picture(coloured, RED)
+    flags = ["--data", str(tmp_path / "d"), "--epochs", "1", "--out", str(tmp_path / "r")]
     train.main([*STREAMED, *flags])
-    with pytest.raises(SystemExit) as stop:
-        evaluate.main(["--checkpoint", str(folder), "--data", str(root)])
-    assert stop.value.code == 2
-    assert "takes images of 1 channels; those of" in capsys.readouterr().err
+    coloured.unlink()
+    train.main(["--resume", str(tmp_path / "r"), "--epochs", "2"])
+    checkpoint = load_checkpoint(tmp_path / "r" / "last.pt")
+    assert len(checkpoint["history"]) == 2 and checkpoint["model"]["in_channels"] == 3
+
+
+def test_a_folder_with_the_name_of_a_data_set_is_named_by_its_path(tmp_path, monkeypatch, capsys):
+    make(tmp_path / "sample", 10)
+    monkeypatch.chdir(tmp_path)
+    for i, name in enumerate(("./sample", "sample/", str(tmp_path / "sample"), Path("sample"))):
+        flags = {"data": name, "input_size": 16, "batch_size": 4, "epochs": 1, "device": "cpu"}
+        result = train.train(arch="tf_baseline", out=f"r{i}", **flags)
+        assert load_checkpoint(result.path / "last.pt")["classes"] == ["blue", "red"]
+    capsys.readouterr()
+    train.main(["--arch", "mlp", "--data", "sample", "--epochs", "1", "--out", "s"])
+    assert "of Fashion-MNIST; the folder of this name is ./sample" in capsys.readouterr().out
 
 
 def test_transparency_is_laid_on_black(tmp_path):

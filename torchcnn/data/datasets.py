@@ -84,6 +84,28 @@ def load_data(name: str = "auto", root: str | Path = "data") -> ImageData:
     return DATASETS[name](Path(root).expanduser())
 
 
+def in_channels(data: ImageData, channels: int) -> ImageData:
+    """Return a data set with its grey images repeated in 3 channels, or its coloured ones in grey.
+
+    Grey is 0.299 red + 0.587 green + 0.114 blue, as Pillow computes it for pictures on disk.
+
+    Raises:
+        ValueError: another number of channels than 1 or 3.
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"images have 1 or 3 channels, not {channels}")
+    weights = torch.tensor([19595, 38470, 7471], dtype=torch.int32).view(3, 1, 1)
+
+    def convert(images: Tensor) -> Tensor:
+        if channels >= images.shape[1]:
+            return images.expand(-1, channels, -1, -1)
+        parts = ((part * weights).sum(1, keepdim=True) + 2**15 >> 16 for part in images.split(1000))
+        return torch.cat([part.to(torch.uint8) for part in parts])
+
+    train, test = convert(data.train_images), convert(data.test_images)
+    return replace(data, train_images=train, test_images=test)
+
+
 def auto(root: Path) -> ImageData:
     try:
         return fashion_mnist(root)

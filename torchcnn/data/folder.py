@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchcnn.data.datasets import DATASETS, ImageData, load_data
+from torchcnn.data.datasets import DATASETS, ImageData, in_channels, load_data
 from torchcnn.data.decode import LazyImages, decode_all, extensions, is_visible, open_image
 from torchcnn.data.identity import (
     Part,
@@ -54,15 +54,22 @@ class FolderOptions:
 
     size: int  # pixels a side
     resize: str = "squeeze"  # or "crop", see `read_image`
+    channels: int | None = None  # 1 or 3; if not given, 1 if all pictures are grey, else 3
     max_bytes: float = math.inf  # that decoded images may take; else they are decoded in every pass
 
 
 def load_images(
     name: str, root: str | Path, device: torch.device, options: FolderOptions
 ) -> ImageData:
-    """Return a data set by its name, as `load_data` does, or a folder, as `load_folder` does."""
+    """Return a data set by its name, as `load_data` does, or a folder, as `load_folder` does.
+
+    Of the options, those for the channels count for both.
+    """
     if name in DATASETS:
-        return load_data(name, root)
+        data = load_data(name, root)
+        if Path(name).is_dir():
+            data = replace(data, note=f"{data.note}; the folder of this name is ./{name}")
+        return in_channels(data, options.channels) if options.channels else data
     return load_folder(Path(name), replace(options, max_bytes=free_memory(device) // 4))
 
 
@@ -71,8 +78,8 @@ def load_folder(root: Path, options: FolderOptions) -> ImageData:
 
     Without parts, a fifth of each class is chosen to test on, by the bytes of the pictures. What is
     hidden, what belongs to the operating system and what is no regular file is passed over. The
-    images are grey if all pictures are, else in colour. Their order follows from their bytes, that
-    of the classes from their names.
+    images are grey if all pictures are, else in colour, unless the options say what they are. Their
+    order follows from their bytes, that of the classes from their names.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -101,8 +108,7 @@ def decode_parts(
     found = {name: parts.get(name, {}) for name in USE}
     paths = {name: [picture.path for picture in pictures_of(part)] for name, part in found.items()}
     every = [path for of_part in paths.values() for path in of_part]
-    grey = all(open_image(path, _is_grey) for path in every)
-    channels = 1 if grey else 3
+    channels = options.channels or (1 if all(open_image(p, _is_grey) for p in every) else 3)
     lazy = {
         name: LazyImages(of_part, channels, options.size, options.resize)
         for name, of_part in paths.items()

@@ -46,9 +46,15 @@ class Loaders(NamedTuple):
     test: Batches | None
 
 
-def read_images(config: Config, device: torch.device, world: World) -> ImageData:
-    """Read the data set, on the main rank first, so that the others find what it downloads."""
-    options = FolderOptions(config.input_size, config.resize)
+def read_images(
+    config: Config, device: torch.device, world: World, channels: int | None
+) -> ImageData:
+    """Read the data set, on the main rank first, so that the others find what it downloads.
+
+    Args:
+        channels: of a run that is resumed; None for a new one.
+    """
+    options = FolderOptions(config.input_size, config.resize, channels)
     with world.main_first() if config.data in DATASETS else nullcontext():
         return load_images(config.data, config.root, device, options)
 
