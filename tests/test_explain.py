@@ -215,13 +215,29 @@ def test_what_is_refused_leaves_nothing(tmp_path, capsys):
     refused(capsys, "vgg16 has no pretrained weights; there are", "--arch", "vgg16", picture, *to)
     refused(capsys, "unknown network 'x'", "--arch", "x", picture, *to)
     refused(capsys, "there is no checkpoint", "--checkpoint", tmp_path / "b", picture, *to)
-    refused(capsys, "there is no picture", *run, picture, tmp_path / "b.png", *to)
-    refused(capsys, "cannot be decoded as a picture", *run, picture, tmp_path / "bad.png", *to)
+    refused(capsys, "there is no picture", *run, tmp_path / "b.png", *to)
+    refused(capsys, "cannot be decoded as a picture", *run, tmp_path / "bad.png", *to)
     refused(capsys, "there are no pictures in", *run, tmp_path / "empty", *to)
     refused(capsys, "got cow, allowed are cat, dog, $x^2$", *run, picture, *to, "--target", "cow")
     refused(capsys, "a.png is no writable folder", *run, picture, "--out", picture)
     refused(capsys, "a.png is no writable folder", *run, picture, "--out", picture / "below")
     assert not out.exists()
+
+
+def test_what_cannot_be_read_is_listed_after_the_others_are_drawn(tmp_path, capsys):
+    write_run(tmp_path / "run")
+    for name in ("a.png", "c.png"):
+        write_picture(tmp_path / "p" / name)
+    (tmp_path / "p" / "b.png").write_text("no picture")
+    gone, out = tmp_path / "gone.png", tmp_path / "out"
+    with pytest.raises(SystemExit) as stop:
+        main(["--checkpoint", str(tmp_path / "run"), str(gone), str(tmp_path / "p"),
+              "--out", str(out)])  # fmt: skip
+    first, second = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and f"there is no picture {gone}" in first
+    assert "b.png cannot be decoded as a picture" in second
+    drawn = [f"{name}-{kind}.png" for name in "ac" for kind in ("attention", "features")]
+    assert names(out) == [*drawn, "filters.png"]
 
 
 def test_a_figure_does_not_overwrite_a_picture(tmp_path, capsys):

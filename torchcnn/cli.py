@@ -45,9 +45,17 @@ fraction = number(float, "a number from 0 to below 1", lambda x: 0 <= x < 1)
 seed = number(int, "a whole number from 0 to below 2**63", lambda n: 0 <= n < 2**63)
 
 
+def names(text: str) -> str:
+    """Parse names with commas between them, and perhaps blanks, into `a,b`; there may be none."""
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) > 1 and not all(parts):
+        raise argparse.ArgumentTypeError(f"got {text!r}, allowed is one comma between two of them")
+    return ",".join(parts)
+
+
 def seeds(text: str) -> int | tuple[int, ...]:
     """Parse a seed, or several different ones with commas between them."""
-    numbers = [int(seed(part.strip())) for part in text.strip("()").split(",")]
+    numbers = [int(seed(part)) for part in names(text.strip("()")).split(",")]
     if len(set(numbers)) < len(numbers):
         raise argparse.ArgumentTypeError(f"got {text}, allowed are different seeds")
     return numbers[0] if len(numbers) == 1 else tuple(numbers)
@@ -56,7 +64,7 @@ def seeds(text: str) -> int | tuple[int, ...]:
 def keyword_values(text: str) -> str:
     """Parse keyword arguments, as in "growth_rate=12 num_layers=(6,12)", into that same form."""
     parsed = {}
-    for part in text.split():
+    for part in re.sub(r"\s*,\s*", ",", text).split():
         name, _, value = part.partition("=")
         try:
             parsed[name] = ast.literal_eval(value)
@@ -255,6 +263,18 @@ def console() -> Iterator[None]:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         sys.stdout, sys.stderr = streams
+
+
+def refuse(prog: str, texts: Sequence[str]) -> None:
+    """End a command with a line for each thing that was wrong, if there is any.
+
+    Raises:
+        ValueError: the last of them; those before it are printed here.
+    """
+    for text in texts[:-1]:
+        print(f"{prog}: {' '.join(text.split())}", file=sys.stderr)
+    if texts:
+        raise ValueError(texts[-1])
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from torchcnn.models.attention import (
 )
 from torchcnn.run.drawing import save_figure
 from torchcnn.run.inside import plot_attention, plot_features, plot_filters, writing_events
-from torchcnn.run.trained import PicturesAndNetwork, Trained, open_trained
+from torchcnn.run.trained import PicturesAndNetwork, Trained, open_trained, try_each
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,14 +76,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def explain(config: Config) -> None:
-    """Look at all pictures; only if all of them can be read, the first figure is written."""
+    """Look at all pictures that can be read; those that cannot are an error at the end."""
     out = Path(config.out).expanduser()
     check_folder(out)
     trained = open_trained(config.checkpoint, config.arch)
     target = find_class(trained.net, config.target)
     files = find_pictures(config.files)
     names = zip(files, figure_names(files), strict=True)
-    looks = [look(trained, file, name, target) for file, name in names]
+    looks, unread = try_each(names, lambda pair: look(trained, pair[0], pair[1], target))
+    if not looks:
+        cli.refuse(PROG, unread)
     figures = plan(trained, looks)
     pictures = {Path(file).expanduser().resolve() for file in files}
     if hit := [name for name in figures if (out / name).resolve() in pictures]:
@@ -96,6 +98,7 @@ def explain(config: Config) -> None:
             save_figure(figure, out / name)
             add_event(name.removesuffix(".png"), figure)
             print(f"{out / name} is drawn")
+    cli.refuse(PROG, unread)
     print(f"by {trained.note}", file=sys.stderr)
 
 

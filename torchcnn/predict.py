@@ -14,7 +14,7 @@ from torchcnn import cli
 from torchcnn.cli import option
 from torchcnn.data.decode import find_pictures, read_image
 from torchcnn.run.drawing import drawing, save_figure
-from torchcnn.run.trained import PicturesAndNetwork, Trained, open_trained
+from torchcnn.run.trained import PicturesAndNetwork, Trained, open_trained, try_each
 
 PROG = "python -m torchcnn.predict"
 
@@ -50,12 +50,8 @@ def predict(config: Config) -> None:
     if config.out and Path(config.out).suffix != ".png":
         raise ValueError(f"--out draws a .png, got {config.out}")
     trained = open_trained(config.checkpoint, config.arch)
-    answers, unread = [], []
-    for file in find_pictures(config.files):
-        try:
-            answers.append(classify(trained, file, config.top))
-        except (ValueError, OSError) as error:
-            unread.append(str(error))
+    files = find_pictures(config.files)
+    answers, unread = try_each(files, lambda file: classify(trained, file, config.top))
     if config.json:
         print(json.dumps([as_json(answer) for answer in answers], indent=1))
     else:
@@ -63,10 +59,7 @@ def predict(config: Config) -> None:
             print(f"{answer.file}: " + ", ".join(f"{name} {p:.4f}" for name, p in answer.top))
     if config.out and answers:
         draw(answers, Path(config.out).expanduser())
-    if unread:
-        for text in unread[:-1]:
-            print(f"{PROG}: {text}", file=sys.stderr)
-        raise ValueError(unread[-1])
+    cli.refuse(PROG, unread)
     print(f"by {trained.note}", file=sys.stderr)
 
 

@@ -107,6 +107,22 @@ def test_a_flipped_bit_is_refused_or_was_never_read(finished_run, tmp_path):
     assert refused > 400
 
 
+def test_a_checkpoint_of_a_later_version_is_said_to_be_one(finished_run, tmp_path, capsys):
+    later = torch.load(finished_run / "last.pt", weights_only=True) | {"torchcnn": FORMAT + 1}
+    torch.save(later, tmp_path / "last.pt")
+    for main, argv in (
+        (evaluate.main, ["--checkpoint", str(tmp_path)]),
+        (train.main, ["--resume", str(tmp_path)]),
+        (train.main, ["--data", "sample", "--init", str(tmp_path)]),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(argv)
+        error = capsys.readouterr().err
+        assert stop.value.code == 2 and error.count("\n") == 1
+        assert "last.pt was written by a later version of torchcnn, which can read it" in error
+        assert f"its format is {FORMAT + 1}, and this version reads formats up to {FORMAT}" in error
+
+
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no checkpoint .*nope\.pt"):
         load_checkpoint(tmp_path / "nope.pt")

@@ -5,7 +5,8 @@ import re
 import pytest
 import torch
 
-from torchcnn import train
+from torchcnn import cli, train
+from torchcnn.benchmark.__main__ import Config as BenchmarkConfig
 from torchcnn.run import log
 from torchcnn.run.checkpoint import load_checkpoint
 from torchcnn.training.config import Config
@@ -147,3 +148,28 @@ def test_huge_batches_are_answered_at_once(tmp_path, capsys):
     assert "cannot train on a batch of 1" in error
     error = refused(capsys, *train_on, "--batch-size", "4499")
     assert "which is what --batch-size 4499 makes of the last batch of 4500 images" in error
+
+
+LISTS = [
+    (Config, "arch", "mlp, softmax_regression", "mlp,softmax_regression"),
+    (Config, "augment", " flip ,crop", "flip,crop"),
+    (Config, "freeze", "stem, stage1 ", "stem,stage1"),
+    (Config, "seed", "0, 1 ,2", (0, 1, 2)),
+    (Config, "model_kwargs", "num_layers=(6, 12) growth_rate=8", "num_layers=(6,12) growth_rate=8"),
+    (BenchmarkConfig, "arch", "lenet, mlp", "lenet,mlp"),
+]
+
+
+@pytest.mark.parametrize(("config", "name", "text", "expected"), LISTS)
+def test_blanks_around_commas_count_nowhere(config, name, text, expected, capsys):
+    flag = cli.flag(name)
+    assert cli.parse(config, "prog", [flag, text]) == {name: expected}
+    assert cli.read_keywords(config, {name: text}) == {name: expected}
+    if name == "model_kwargs":
+        return
+    for bad in (f"{text},", f",{text}", text.replace(",", ",,"), ","):
+        with pytest.raises(SystemExit) as stop:
+            cli.parse(config, "prog", [flag, bad])
+        error = capsys.readouterr().err
+        assert stop.value.code == 2 and error.count("\n") == 1
+        assert f"{flag}: got {bad!r}, allowed is one comma between two of them" in error

@@ -26,6 +26,7 @@ IMAGES = 10_000
 
 def networks(text: str) -> str:
     """Check a list of network names that are separated by commas, for argparse."""
+    text = cli.names(text)
     for name in text.split(","):
         try:
             find_model(name)

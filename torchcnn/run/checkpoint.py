@@ -61,7 +61,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or not a checkpoint of torchcnn.
+        ValueError: it is damaged, not a checkpoint of torchcnn, or one of a later version.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
@@ -74,6 +74,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         kind = type(error).__name__
         raise ValueError(f"{path} is damaged, or not a checkpoint ({kind})") from error
     version = checkpoint.get("torchcnn") if isinstance(checkpoint, dict) else None
+    if isinstance(version, int) and version > FORMAT:
+        raise ValueError(
+            f"{path} was written by a later version of torchcnn, which can read it: its format is "
+            f"{version}, and this version reads formats up to {FORMAT}"
+        )
     if not isinstance(version, int) or version not in READABLE:
         raise ValueError(f"{path} is not a checkpoint of torchcnn (format {FORMAT})")
     checkpoint.setdefault("decided", {})  # nothing, as far as runs of version 3 say

@@ -1,8 +1,9 @@
 """A trained network for the commands that use one: of a run, or of this package."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from torchcnn.cli import option
 from torchcnn.models.pretrained import list_pretrained
 from torchcnn.models.registry import create_model
 from torchcnn.run.checkpoint import checkpoint_file, open_checkpoint
+
+R = TypeVar("R")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -42,6 +45,17 @@ class Trained(NamedTuple):
         """Turn a picture (c, h, w) uint8 into what the network takes, (1, c, h, w)."""
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.net.mean, self.net.std))
         return (image.float() / 255 - mean)[None] / std
+
+
+def try_each(things: Iterable[Any], use: Callable[[Any], R]) -> tuple[list[R], list[str]]:
+    """Return `use` of all pictures that can be read, and what is wrong with the others."""
+    done, wrong = [], []
+    for thing in things:
+        try:
+            done.append(use(thing))
+        except (ValueError, OSError) as error:
+            wrong.append(str(error))
+    return done, wrong
 
 
 def open_trained(checkpoint: str, arch: str) -> Trained:

@@ -28,6 +28,7 @@ def data_name(text: str) -> str:
 
 def augmentations(text: str) -> str:
     """Parse names of augmentations with commas between them."""
+    text = cli.names(text)
     for name in text.split(",") if text else ():
         if name not in AUGMENTATIONS:
             allowed = f"{', '.join(AUGMENTATIONS)}, with commas between them"
@@ -52,6 +53,7 @@ class Config:
         "the network; python -m torchcnn.models shows all; several, with commas between them, are "
         "trained one after the other",
         default="lenet",
+        type=cli.names,
     )
     data: str = option(
         f"the images: {', '.join(DATASETS)}, or a folder with train/<class>/* and test/<class>/*, "
@@ -109,6 +111,7 @@ class Config:
     freeze: str = option(
         "parts of the network that are not trained, with commas between them, as in stem,stage1",
         default="",
+        type=cli.names,
     )
     normalize: str = option(
         "give the network (x - mean) / std, with these numbers of the training images or of "
