@@ -175,7 +175,7 @@ DIFFERENT = {
         lambda: (nn.ReLU(), convs(L.ReLU(4.0))), "is a ReLU with max_value 4.0"),
     "an unknown layer": (
         lambda: (nn.PixelShuffle(1), convs(inside="relu")),
-        "its activation of a is a ReLU, where the network's between is a pixelshuffle"),
+        "between is a PixelShuffle, which is not known to be equal in PyTorch and Keras"),
     "max for average": (
         lambda: (nn.AvgPool2d(2), convs(L.MaxPooling2D(2))),
         r"its max_pooling2d\w* is a max pooling, where the network's between is an average pool"),

@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.fx import Node
 
+from torchcnn.keras_io.calls import channel_padding
+from torchcnn.keras_io.graphs import listed
 from torchcnn.keras_io.layout import keras_views
-from torchcnn.keras_io.networks import conv_padding, keras_name, kind_of, torch_ops
+from torchcnn.keras_io.networks import (
+    conv_padding,
+    keras_name,
+    kind_of,
+    torch_ops,
+)
 from torchcnn.layers import (
     BatchNorm,
     FlattenLayer,
@@ -55,7 +61,9 @@ def to_keras(net: nn.Module, input_size: tuple[int, int, int] | None = None) -> 
         ValueError: if a layer has no counterpart in Keras, or Keras is not installed.
     """
     keras, graph = _keras(), layer_graph(net)
-    torch_ops(net, graph)  # raises an error for operations without a known counterpart
+    for op, _ in listed(torch_ops(net, graph)):  # it raises an error for what has no counterpart
+        if op.kind == "dense" and op.inputs[0].axes == 4 and not op.inputs[0].flat:
+            raise ValueError(f"layer {op.name} takes vectors; Keras models are built for images")
     views = keras_views(net, graph, input_size[0] if input_size else None)
     channels, height, width = input_size or (_channels(net, graph.nodes), None, None)
     builder = _Builder(keras, net)
@@ -240,14 +248,11 @@ class _Builder:
             steps = tuple(s.step or 1 for s in slices[2:])
             make = partial(self.make, "MaxPooling2D", data_format=LAST)
             return make(x, node.name, pool_size=1, strides=steps, padding="valid")
-        if node.target is F.pad:
-            pads: Any = node.args[1]
-            *around, before, after = pads
-            if not any(around):
-                # Keras pads rows and columns only, so the channels take the place of the columns.
-                x = self.make("Permute", x, f"{node.name}_in", dims=(1, 3, 2))
-                x = self.zero_pad(x, node.name, (0, 0), (before, after))
-                return self.make("Permute", x, f"{node.name}_out", dims=(1, 3, 2))
+        if zeros := channel_padding(node):
+            # Keras pads rows and columns only, so the channels take the place of the columns.
+            x = self.make("Permute", x, f"{node.name}_in", dims=(1, 3, 2))
+            x = self.zero_pad(x, node.name, (0, 0), zeros)
+            return self.make("Permute", x, f"{node.name}_out", dims=(1, 3, 2))
         raise ValueError(f"{node.target} has no counterpart in Keras")
 
 

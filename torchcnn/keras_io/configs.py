@@ -9,6 +9,8 @@ from torchcnn.keras_io.graphs import (
     Facts,
     Op,
     activation,
+    flatten,
+    join,
     new_channels,
     padding_name,
     pool_facts,
@@ -24,7 +26,6 @@ THROUGH = {
     "SpatialDropout2D",
     "GaussianNoise",
     "GaussianDropout",
-    "Flatten",
     "RandomFlip",
     "RandomRotation",
     "RandomTranslation",
@@ -39,6 +40,7 @@ GLOBAL = {"GlobalAveragePooling2D": "global_avg", "GlobalMaxPooling2D": "global_
 JOINS = {"Add": "add", "Concatenate": "concat"}
 MODELS = {"Sequential", "Functional", "Model"}
 WITH_WEIGHTS = {"Conv2D": "conv", "Dense": "dense", "BatchNormalization": "norm"}
+PACKAGES = {"keras", "tf_keras", "keras_core", "tensorflow"}  # Keras's own, under all its names
 
 
 class KerasGraph:
@@ -46,7 +48,6 @@ class KerasGraph:
 
     def __init__(self, file: KerasFile) -> None:
         self.legacy = file.legacy
-        self.flat = False  # whether a layer so far has flattened the image to a vector
         self.layers = {layer.path: layer for layer in file.layers}
 
     def model(self, model: Config, source: Op, path: str) -> Op:
@@ -64,6 +65,8 @@ class KerasGraph:
             nodes = layer.get("inbound_nodes")
             if nodes and len(nodes) > 1:
                 raise Refused(f"its layer {name} is used twice")
+            if nodes and any(_changes(nodes[0])):
+                raise Refused(f"its layer {name} is called with training=True, or with a mask")
             inputs = [ops[n] for n in _parents(nodes[0])] if nodes else [last]
             if functional and not nodes and layer["class_name"] != "InputLayer":
                 raise Refused(f"its layer {name} has no input")
@@ -81,20 +84,16 @@ class KerasGraph:
         kind, config = layer["class_name"], layer["config"]
         if kind == "InputLayer":
             return inputs[0]
+        if not is_kerass(layer):
+            raise Refused(f"its layer {name} is a {kind} of {layer['module']}, not of Keras")
         if kind in MODELS:
             return self.model(layer, inputs[0], path)
-        if config.get("data_format") == "channels_first":
-            raise Refused(f"its layer {name} has its channels first")
-        if config.get("axis", -1) not in (-1, 3, [-1], [3], *([1, [1]] if self.flat else [])):
-            raise Refused(f"its layer {name} works along axis {config['axis']}, not the last")
+        _check_axes(config, name, inputs[0])
         if kind in JOINS and len(inputs) > 1:
-            return Op(JOINS[kind], name, inputs=inputs)
+            return join(JOINS[kind], name, inputs)
         (source,) = inputs
-        self.flat = self.flat or kind in ("Flatten", "GlobalAveragePooling2D")
         if kind == "Permute":
             return self.permute(config["dims"], name, source)
-        if kind == "Reshape" and sum(n != 1 for n in config["target_shape"]) == 1:
-            return through(name, source)  # reshapes to a vector, or to an image of one pixel
         if kind == "ZeroPadding2D":
             (top, bottom), (left, right) = config["padding"]
             return Op("pad", name, {"zeros": (top, bottom, left, right)}, inputs)
@@ -113,6 +112,8 @@ class KerasGraph:
         if kind == "BatchNormalization":
             facts: Facts = {"features": int(shape[0]), "epsilon": float(config["epsilon"])}
         elif kind == "Dense":
+            if source.axes != 2:
+                raise Refused(f"its dense layer {name} takes images, not vectors")
             facts = {"kernel": shape, "bias": config["use_bias"]}
         else:
             source, zeros = unpadded(source)
@@ -122,6 +123,7 @@ class KerasGraph:
                 "kernel": shape,
                 "bias": config["use_bias"],
                 "strides": strides,
+                "groups": config.get("groups", 1),
                 "dilation": dilation,
                 "padding": padding,
             }
@@ -160,6 +162,12 @@ def _weightless(kind: str, config: Config, name: str, source: Op) -> Op:
     """Return the node of an activation or a pooling; layers that change no value have none."""
     if kind in THROUGH:
         return through(name, source)
+    if kind == "Flatten":
+        return flatten(name, source)
+    if kind == "Reshape" and all(n == 1 for n in config["target_shape"][:-1]):
+        # To a vector, or to an image of one pixel.
+        vector, axes = flatten(name, source), 1 + len(config["target_shape"])
+        return vector if axes == 2 else Op("pixel", name, inputs=[vector], axes=axes)
     if kind in ACTIVATIONS:
         return activation(kind, config, name, source)
     if kind == "Activation":
@@ -172,12 +180,14 @@ def _weightless(kind: str, config: Config, name: str, source: Op) -> Op:
         facts = pool_facts(window, strides, config["padding"].lower())
         return pooling(POOLINGS[kind], name, facts, source)
     if kind in GLOBAL:
-        return Op(GLOBAL[kind], name, inputs=[source])
+        pixel = Op(GLOBAL[kind], name, inputs=[source])
+        return pixel if config.get("keepdims") else flatten(name, pixel)
     if kind == "Rescaling":
         scale, offset = config["scale"], config.get("offset", 0)
         known = isinstance(scale, float | int) and math.isclose(scale, 1 / 255, rel_tol=1e-6)
-        if known and offset == 0 and source.kind == "input":
-            return source  # bytes become numbers from 0 to 1, which networks here take
+        if known and offset == 0 and source.kind == "input" and not source.facts:
+            # Bytes become numbers from 0 to 1, which networks here take.
+            return Op("input", name, {"scale": scale}, axes=source.axes)
         raise Refused(
             f"its layer {name} is a Rescaling with scale {scale} and offset {offset}: images go in "
             "as [0, 1] here, so only the scale 1/255, right behind the input, can be left out"
@@ -192,22 +202,36 @@ def _activation(given: Any, name: str, source: Op) -> Op:
     if isinstance(given, str):
         return activation(given, {}, name, source)
     kind, config = given.get("class_name", "lambda"), given.get("config")
-    if isinstance(config, str):  # a function of the user's
-        return activation(config, {}, name, source)
-    return _relu(config, name, source) if kind == "ReLU" else activation(kind, config, name, source)
+    if isinstance(config, str) or not is_kerass(given):
+        raise Refused(f"its {name} is {config if isinstance(config, str) else kind}, not of Keras")
+    _check_axes(config, name, source)
+    return _weightless(kind, config, name, source)
+
+
+def _check_axes(config: Config, name: str, source: Op) -> None:
+    """Check that a layer works along the channels, which are the last axis."""
+    if config.get("data_format") == "channels_first":
+        raise Refused(f"its layer {name} has its channels first")
+    last = source.axes - 1
+    if config.get("axis", -1) not in (-1, last, [-1], [last]):
+        raise Refused(f"its layer {name} works along axis {config['axis']}, not the last")
+
+
+def is_kerass(layer: Config) -> bool:
+    """Whether a layer is Keras's own, not a class of the user's; Keras 2 does not write which."""
+    return str(layer.get("module") or "keras").split(".")[0] in PACKAGES
 
 
 def _relu(config: Config, name: str, source: Op) -> Op:
     """Return the node of a layer `ReLU`, whose options make other activations of it."""
-    most, slope, threshold = (
-        config.get(key) or 0 for key in ("max_value", "negative_slope", "threshold")
-    )
+    most = config.get("max_value")
+    slope, threshold = (config.get(key) or 0 for key in ("negative_slope", "threshold"))
     match most, slope, threshold:
-        case 0, 0, 0:
+        case None, 0, 0:
             return activation("relu", {}, name, source)
         case 6, 0, 0:
             return activation("relu6", {}, name, source)
-        case 0, _, 0:
+        case None, _, 0:
             return activation("leaky_relu", {"negative_slope": slope}, name, source)
     raise Refused(
         f"its layer {name} is a ReLU with max_value {most}, negative_slope {slope} and threshold "
@@ -235,12 +259,29 @@ def _parents(node: Any) -> Iterator[str]:
                 yield from _parents(value)
 
 
-def input_channels(file: KerasFile) -> int | None:
-    """Return the number of channels of a Keras model's input images, if the file contains it."""
+def _changes(node: Any) -> Iterator[Any]:
+    """Yield the arguments of a layer's call that change what it computes."""
+    rows = [node.get("kwargs")] if isinstance(node, dict) else [row[3:] and row[3] for row in node]
+    for options in rows:
+        yield from (options[key] for key in ("training", "mask") if options and key in options)
+
+
+def input_shape(file: KerasFile) -> list[int | None]:
+    """Return the shape of a Keras model's input, or an empty list if the file does not contain it.
+
+    It has the axis of the batch, too.
+    """
     config = file.config or {}
     shape = (config.get("build_config") or {}).get("input_shape")
-    layers = config["config"].get("layers") if isinstance(config.get("config"), dict) else None
+    layers = config.get("config")
+    layers = layers.get("layers") if isinstance(layers, dict) else layers  # a list: early Keras 2
     if layers:
         first = layers[0]["config"]
         shape = first.get("batch_shape") or first.get("batch_input_shape") or shape
-    return int(shape[3]) if isinstance(shape, list) and len(shape) == 4 and shape[3] else None
+    return shape if isinstance(shape, list) else []
+
+
+def input_channels(file: KerasFile) -> int | None:
+    """Return the number of channels of a Keras model's input images, if the file contains it."""
+    shape = input_shape(file)
+    return int(shape[3]) if len(shape) == 4 and shape[3] else None

@@ -21,6 +21,7 @@ KINDS = {
     "norm": "batch norm",
     "add": "sum",
     "concat": "concatenation",
+    "flatten": "flattening",
     "pad": "padding",
     "input": "input",
     "channels": "padding of channels",

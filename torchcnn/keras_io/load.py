@@ -25,10 +25,13 @@ def load_keras_weights(net: nn.Module, source: Any) -> None:
     neither Keras nor any code in the file is executed.
 
     If the source contains a graph (functional and sequential models), it must equal the graph of
-    the network, with its activations, poolings, strides, paddings and epsilons. Dropout is not
-    compared. A ReLU, sigmoid or tanh may stand before or after a max pooling, which is the same. A
-    softmax or sigmoid at the end of the Keras model is left out, because networks here return
-    logits, and so is a `Rescaling` of its input by 1/255, because images here go in as [0, 1].
+    the network, with all options of its activations, poolings and other layers. What is not known
+    to be equal is refused; so are layers with hooks or a forward pass of their own. Dropout is not
+    compared. A ReLU, sigmoid or tanh may stand before or after a max pooling, and any activation
+    but a softmax before or after a flattening, which is the same; so are the terms of a sum in
+    either order. A softmax or sigmoid at the end of the Keras model is left out, because networks
+    here return logits, and so is a `Rescaling` of its input by 1/255, because images here go in as
+    [0, 1].
 
     Sources without a graph (subclassed models, files of weights) are matched by the order in which
     their layers were created and are listed, and refused if that is ambiguous; a warning says that

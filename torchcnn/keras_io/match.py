@@ -5,6 +5,7 @@ if the lists are. A file without a graph only suggests possible orders of its la
 accepted if all orders that fit agree.
 """
 
+import math
 import operator
 import re
 from collections.abc import Callable, Iterator
@@ -13,9 +14,9 @@ import torch
 from torch import nn
 from torch.fx import Graph, Node
 
-from torchcnn.keras_io.configs import MODELS, WITH_WEIGHTS, KerasGraph
+from torchcnn.keras_io.configs import MODELS, WITH_WEIGHTS, KerasGraph, input_shape, is_kerass
 from torchcnn.keras_io.files import KINDS, KerasFile, KerasLayer, Refused
-from torchcnn.keras_io.graphs import Op, listed
+from torchcnn.keras_io.graphs import Op, flatten, listed
 from torchcnn.keras_io.networks import keras_name, torch_ops
 
 Pair = tuple[str, KerasLayer]  # the name of a PyTorch layer, and the Keras layer that it matches
@@ -28,7 +29,8 @@ NUMBER = re.compile(r"(?:conv2d|dense|batch_normalization)(?:_(\d+))?")  # Keras
 
 def has_graph(file: KerasFile) -> bool:
     """Return whether a file holds the graph of its layers, not their weights alone."""
-    return file.config is not None and file.config.get("class_name") in MODELS
+    config = file.config
+    return config is not None and config.get("class_name") in MODELS and is_kerass(config)
 
 
 def match(net: nn.Module, graph: Graph, file: KerasFile) -> list[Pair]:
@@ -41,8 +43,8 @@ def match(net: nn.Module, graph: Graph, file: KerasFile) -> list[Pair]:
     ours = {op.name: op for op, _ in listed(output) if op.kind in WITH_WEIGHTS.values()}
     theirs = {layer.name: layer for layer in file.layers}
     if file.config and has_graph(file):
-        reader = KerasGraph(file)
-        keras_output = reader.model(file.config, Op("input", "its input"), "")
+        source = _keras_input(len(input_shape(file)), output)
+        keras_output = KerasGraph(file).model(file.config, source, "").bare
         if keras_output.kind in PROBABILITIES and keras_output.kind != output.kind:
             (keras_output,) = keras_output.inputs  # networks here return logits
         same = _same(output, keras_output)
@@ -57,6 +59,20 @@ def match(net: nn.Module, graph: Graph, file: KerasFile) -> list[Pair]:
             compare(ours[names[name]], layer)
         return [(names[name], layer) for name, layer in theirs.items()]
     return _by_order(net, graph, ours, file)
+
+
+def _keras_input(axes: int, output: Op) -> Op:
+    """Return the input of a Keras model that takes an array of so many axes; 0 are not known.
+
+    Where it takes vectors and the network flattens images, the vectors are those, with one channel.
+    """
+    for op, _ in listed(output) if axes == 2 else ():
+        if op.kind == "flatten" and op.inputs[0].kind == "input":
+            features = [user.facts["kernel"][0] for user, _ in listed(output) if op in user.inputs]
+            if any(math.isqrt(n) ** 2 != n for n in features):
+                raise Refused("its input is a vector, with channels and pixels in an unknown order")
+            return flatten("its input", Op("input", "its input"))
+    return Op("input", "its input", axes=axes or 4, flat=axes == 2)
 
 
 def _difference(their_name: str, theirs: str, our_name: str, ours: str) -> Refused:

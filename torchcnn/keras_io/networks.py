@@ -1,18 +1,28 @@
 """Reduce a PyTorch network to a graph that can be compared with the graph of a Keras model."""
 
 import operator
-from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.fx import Graph, Node
 
+from torchcnn.keras_io.calls import (
+    arguments,
+    axes_of_mean,
+    channel_padding,
+    is_flattening,
+    layer_of,
+    strides,
+)
 from torchcnn.keras_io.files import Refused
 from torchcnn.keras_io.graphs import (
+    ACTIVATIONS,
     Op,
     activation,
+    flatten,
+    join,
+    listed,
     new_channels,
     padding_name,
     pool_facts,
@@ -27,6 +37,20 @@ from torchcnn.layers import (
     SameAvgPool2d,
     SameConv2d,
     SameMaxPool2d,
+    as_defined,
+    unchanged,
+)
+
+# Layers of images; torch itself has some of them for vectors, too, but takes their axes otherwise.
+OF_IMAGES = (
+    nn.Conv2d,
+    nn.BatchNorm2d,
+    nn.ZeroPad2d,
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d,
+    GlobalAvgPool2d,
 )
 
 
@@ -57,110 +81,104 @@ def conv_padding(conv: nn.Conv2d, before: tuple[int, ...] = (0, 0, 0, 0)) -> str
     return padding_name("valid", conv.kernel_size, conv.stride, conv.dilation, zeros)
 
 
-def _max_pool2d(
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> nn.Module:
-    """Return the layer of a call of `F.max_pool2d`; its arguments are in another order."""
-    return nn.MaxPool2d(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
-
-
-# Functions and methods that may stand between layers, with the layer that does the same.
-LAYERS: dict[Any, Callable[..., nn.Module]] = {
-    F.relu: nn.ReLU,
-    torch.relu: nn.ReLU,
-    "relu": nn.ReLU,
-    F.leaky_relu: nn.LeakyReLU,
-    torch.sigmoid: nn.Sigmoid,
-    "sigmoid": nn.Sigmoid,
-    torch.tanh: nn.Tanh,
-    "tanh": nn.Tanh,
-    F.max_pool2d: _max_pool2d,
-    F.avg_pool2d: nn.AvgPool2d,
-    F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
-    F.dropout: lambda *args, **kwargs: nn.Identity(),
-}
-
-
 def torch_ops(net: nn.Module, graph: Graph) -> Op:
     """Return the output node of a network's reduced graph.
 
     Raises:
         Refused: if the network computes something that has no known counterpart in Keras.
     """
+    if not unchanged(net):
+        raise Refused("the network has hooks, or a forward pass beside its class's")
     ops: dict[Node, Op] = {}
-    called: set[nn.Module] = set()
+    used: set[int] = set()  # the ids of layers with weights, and of the weights
     for node in graph.nodes:
         inputs = [ops[n] for n in node.all_input_nodes]
         if node.op == "placeholder":
             ops[node] = Op("input", node.name)
         elif node.op == "call_module":
             module = net.get_submodule(str(node.target))
-            if kind_of(module) and module in called:
-                raise Refused(f"the network calls its layer {node.target} twice")
-            called.add(module)
+            if kind_of(module):
+                ids = {id(module), *map(id, module.parameters())}
+                if ids & used:
+                    raise Refused(f"the network uses the weights of its layer {node.target} twice")
+                used |= ids
+            _check_in_place(node, module)
             ops[node] = _torch_op(str(node.target), module, inputs)
-        elif node.op == "output" and len(inputs) == 1:
+        elif node.op == "output" and isinstance(node.args[0], Node):
             ops[node] = inputs[0]
         else:
-            ops[node] = _torch_function(node, inputs)
-    return ops[next(iter(reversed(graph.nodes)))]
+            ops[node] = _torch_function(node, ops)
+    output = ops[next(iter(reversed(graph.nodes)))]
+    for op, _ in listed(Op("output", "the output", inputs=[output])):
+        flat = [source for source in op.inputs if source.kind == "flatten"]
+        if flat and op.kind != "dense":
+            raise Refused(
+                f"{op.name} takes the images that {flat[0].name} flattens, which Keras does in "
+                "another order: only dense layers may"
+            )
+    return output.bare
 
 
-def _torch_function(node: Node, inputs: list[Op]) -> Op:
+def _check_in_place(node: Node, layer: nn.Module) -> None:
+    """Check that a layer does not overwrite what another one needs after it."""
+    if not getattr(layer, "inplace", False) or isinstance(layer, nn.modules.dropout._DropoutNd):
+        return
+    later: Any = node.next
+    while later.op != "root":
+        if node.all_input_nodes[0] in later.all_input_nodes:
+            raise Refused(f"{node.name} overwrites the input of {later.name}")
+        later = later.next
+
+
+def _torch_function(node: Node, ops: dict[Node, Op]) -> Op:
     """Return the node of a function or a tensor method."""
+    inputs = [ops[n] for n in node.all_input_nodes]
     args: Any = node.args
-    dim = node.kwargs.get("dim", args[1] if len(args) > 1 else 0)
-    if node.target in (operator.add, torch.add) and len(inputs) == 2:
-        return Op("add", node.name, inputs=inputs)
-    if node.target is torch.cat and dim == 1:
-        return Op("concat", node.name, inputs=inputs)
-    if len(inputs) == 1:
+    if node.target in (operator.add, torch.add) and len(inputs) == len(args) == 2:
+        if node.kwargs.get("alpha", 1) == 1 and node.kwargs.keys() <= {"alpha"}:
+            return join("add", node.name, inputs)
+    elif node.target is torch.cat:
+        match arguments(node, "tensors", "dim"):
+            case {"tensors": [*tensors], "dim": 1 | -3 | -1 as dim, **others}:
+                parts = [ops[n] for n in tensors]
+                if not others and dim in (1, 1 - parts[0].axes):
+                    return join("concat", node.name, parts)
+    elif len(inputs) == 1:
         (source,) = inputs
-        if node.target is F.pad and len(args[1]) == 6 and not any(args[1][:4]):
-            return new_channels(node.name, tuple(args[1][4:]), source)
-        if node.target in (torch.flatten, "flatten") and args[1:] == (1,):
-            return through(node.name, source)
-        if node.target is operator.getitem and (steps := _steps(args[1])):
+        if zeros := channel_padding(node):
+            return new_channels(node.name, zeros, source)
+        if is_flattening(node, source.axes):
+            return flatten(node.name, source)
+        if node.target is operator.getitem and (steps := strides(args[1])):
             return pooling("max_pool", node.name, pool_facts((1, 1), steps, "valid"), source)
-        if node.target == "mean" and dim in ((2, 3), [2, 3], (-2, -1), [-2, -1]):
-            return Op("global_avg", node.name, inputs=[source])
-        if node.target in LAYERS:
-            options = {key: value for key, value in node.kwargs.items() if key != "input"}
-            return _weightless(node.name, LAYERS[node.target](*args[1:], **options), source)
+        if source.axes == 4 and (axes := axes_of_mean(node)):
+            pixel = Op("global_avg", node.name, inputs=[source])
+            return pixel if axes == 4 else flatten(node.name, pixel)
+        if layer := layer_of(node):
+            _check_in_place(node, layer)
+            return _torch_op(node.name, layer, inputs)
     what = getattr(node.target, "__name__", node.target)
-    raise Refused(f"the network computes {what} between its layers, unknown to Keras")
-
-
-def _steps(slices: Any) -> tuple[int, int] | None:
-    """Return the two strides of x[:, :, ::2, ::2], and None for any other index."""
-    if not isinstance(slices, tuple) or not all(isinstance(s, slice) for s in slices):
-        return None
-    steps = [s.step or 1 for s in slices]
-    if any(s.start or s.stop is not None for s in slices) or steps[:2] != [1, 1]:
-        return None
-    height, width = (*steps[2:], 1, 1)[:2]
-    return height, width
+    raise Refused(f"the network computes {what} in {node.name}, unknown to Keras as it is there")
 
 
 def _torch_op(name: str, module: Any, inputs: list[Op]) -> Op:
     """Return the node of a layer."""
     kind = kind_of(module)
-    if isinstance(module, nn.ZeroPad2d):
-        left, right, top, bottom = module.padding
-        return Op("pad", name, {"zeros": (top, bottom, left, right)}, inputs)
     if not kind and any(True for _ in module.parameters()):
         raise Refused(
             f"layer {name} is a {type(module).__name__}; weights are known only for "
             "convolutions, dense layers and batch norms"
         )
+    if not as_defined(module) or hasattr(module, "parametrizations"):
+        raise Refused(f"layer {name} has hooks, parametrizations or a forward pass of its own")
     if len(inputs) != 1:
         raise Refused(f"layer {name} has {len(inputs)} inputs")
     (source,) = inputs
+    if isinstance(module, OF_IMAGES) and source.axes != 4:
+        raise Refused(f"layer {name} takes images, here vectors")
+    if isinstance(module, nn.ZeroPad2d) and min(module.padding) >= 0:
+        left, right, top, bottom = module.padding
+        return Op("pad", name, {"zeros": (top, bottom, left, right)}, inputs)
     if not kind:
         return _weightless(name, module, source)
     if kind == "conv" and module.padding_mode != "zeros":
@@ -171,10 +189,12 @@ def _torch_op(name: str, module: Any, inputs: list[Op]) -> Op:
             "kernel": _kernel_shape(module),
             "bias": module.bias is not None,
             "strides": module.stride,
+            "groups": module.groups,
             "dilation": module.dilation,
             "padding": conv_padding(module, zeros),
         }
     elif kind == "dense":
+        _check_vectors(name, source)
         kernel = (module.in_features, module.out_features)
         facts = {"kernel": kernel, "bias": module.bias is not None}
     else:
@@ -183,26 +203,32 @@ def _torch_op(name: str, module: Any, inputs: list[Op]) -> Op:
     return Op(kind, name, facts, [source])
 
 
+def _check_vectors(name: str, source: Op) -> None:
+    """Check that a dense layer takes vectors, as far as the axes of the input are known."""
+    first = source
+    while first.kind in ACTIVATIONS or first.kind == "norm":
+        (first,) = first.inputs
+    if source.axes != 2 and first.kind != "input":
+        raise Refused(f"dense layer {name} takes images that are not flattened")
+
+
 def _weightless(name: str, module: Any, source: Op) -> Op:
     """Return the node of an activation or a pooling; layers that change no value have none."""
     match module:
-        case nn.MaxPool2d() | nn.AvgPool2d():
+        case nn.MaxPool2d(return_indices=False) | nn.AvgPool2d():
             return _pooling(name, module, source)
-        case GlobalAvgPool2d():
+        case GlobalAvgPool2d() | nn.AdaptiveAvgPool2d(output_size=1 | (1, 1)):
             return Op("global_avg", name, inputs=[source])
-        case nn.AdaptiveAvgPool2d(output_size=1 | (1, 1)):
-            return Op("global_avg", name, inputs=[source])
-        case nn.AdaptiveMaxPool2d(output_size=1 | (1, 1)):
+        case nn.AdaptiveMaxPool2d(output_size=1 | (1, 1), return_indices=False):
             return Op("global_max", name, inputs=[source])
-        case nn.AdaptiveAvgPool2d():
-            # Between equal convolutions and equal dense layers it can only be the identity.
+        case FlattenLayer() | nn.Flatten(start_dim=1, end_dim=-1):
+            return flatten(name, source)
+        case nn.Unflatten(dim=1, unflattened_size=(_, 1, 1)) if source.axes == 2:
+            return Op("pixel", name, inputs=[source])
+        case nn.Identity() | nn.modules.dropout._DropoutNd():
             return through(name, source)
-        case nn.Flatten() if (module.start_dim, module.end_dim) != (1, -1):
-            raise Refused(f"layer {name} must flatten every axis but the first")
-        case FlattenLayer() | nn.Flatten() | nn.Unflatten() | nn.Identity():
-            return through(name, source)
-        case nn.modules.dropout._DropoutNd():
-            return through(name, source)
+        case nn.Softmax() | nn.LogSoftmax() if module.dim not in (1, 1 - source.axes):
+            raise Refused(f"layer {name} works along axis {module.dim}, not the channels")
     options = dict(vars(module))
     if isinstance(module, nn.GELU):
         options["approximate"] = module.approximate != "none"

@@ -6,6 +6,7 @@ from torchcnn.layers.common import (
     GlobalAvgPool2d,
     NormLayer,
     as_defined,
+    unchanged,
     vector_norm,
 )
 from torchcnn.layers.tensorflow import (
@@ -33,5 +34,6 @@ __all__ = [
     "keras_batch_norm",
     "pad_same",
     "same_padding",
+    "unchanged",
     "vector_norm",
 ]

@@ -72,15 +72,20 @@ class BatchNorm(nn.Module):
         return f"{self.gamma.shape[1]}, num_dims={self.gamma.dim()}"
 
 
-def as_defined(module: nn.Module) -> bool:
-    """Whether a module has the forward pass of a class of torch.nn or torchcnn, and no more.
+def unchanged(module: nn.Module) -> bool:
+    """Whether a module has no forward pass of its own, beside its class's, and no hooks around it.
 
-    Hooks may change what goes in and comes out, and objects may have a forward pass of their own.
+    Either may change what goes in and comes out.
     """
+    own = "forward" in vars(module)
+    return not (own or module._forward_hooks or module._forward_pre_hooks)
+
+
+def as_defined(module: nn.Module) -> bool:
+    """Whether a module computes what its class in torch.nn or torchcnn does, and no more."""
     where = getattr(type(module).forward, "__module__", "")
-    own = "forward" in vars(module) or type(module).__call__ is not nn.Module.__call__
-    hooks = module._forward_hooks or module._forward_pre_hooks
-    return where.startswith(("torch.nn.modules.", "torchcnn.")) and not own and not hooks
+    ours = where.startswith(("torch.nn.modules.", "torchcnn."))
+    return ours and type(module).__call__ is nn.Module.__call__ and unchanged(module)
 
 
 def vector_norm(norm_layer: NormLayer) -> NormLayer:

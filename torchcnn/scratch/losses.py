@@ -111,8 +111,8 @@ def cross_entropy(
     where t is 1 for the target class and 0 elsewhere; `label_smoothing` e turns it into
     (1 - e) t + e / k. Targets are classes (n, ...) or probabilities t of the shape of the logits.
     The mean divides by the sum of the weights of the target classes, or, for probabilities, by the
-    number of examples. Where the class is `ignore_index` the loss is 0 and does not count. If
-    nothing counts, the mean is NaN, and the gradient of what is ignored 0. Logits may be (k,).
+    number of examples. Where the class is `ignore_index` the loss and its gradient are 0 and do not
+    count; the mean of nothing is NaN. Logits (k,) without a batch are accepted too.
     Source: Bridle 1990; label smoothing: Szegedy et al. 2015, arXiv:1512.00567.
 
     >>> import torch
@@ -120,8 +120,8 @@ def cross_entropy(
     tensor(2.3026)
 
     Raises:
-        ValueError: if shapes or dtypes do not fit, a class is not one of k, the reduction is not
-            known, or the smoothing is not in [0, 1]; if probabilities have classes to ignore.
+        ValueError: if shapes or dtypes do not fit, a class is not one of k, the reduction unknown,
+            the smoothing not in [0, 1], or classes are ignored and probabilities given.
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
@@ -138,8 +138,9 @@ def cross_entropy(
         t = (1 - label_smoothing) * widen(target) + label_smoothing / k
         loss = -(by_class * t * log_p).sum(dim)
         return _reduce(loss, reduction, loss.numel()).to(dtype)
+    target = target.long()
     counts = target != ignore_index
-    classes = target.long().where(counts, 0)
+    classes = target.where(counts, 0)
     try:
         picked = log_p.gather(dim, classes.unsqueeze(dim)).squeeze(dim)
         w_target = w[classes] * counts
@@ -147,8 +148,7 @@ def cross_entropy(
         got = str(error).splitlines()[0]
         raise ValueError(f"the classes must lie in [0, {k - 1}], got: {got}") from error
 
-    def reduced(loss: Tensor) -> Tensor:
-        # A factor of 0 would not do: if nothing counts the mean is 0 / 0, with gradient 0 * inf.
+    def reduced(loss: Tensor) -> Tensor:  # times 0 would not do: 1 / 0, the mean's gradient, is inf
         return _reduce(loss.where(counts, 0), reduction, w_target.sum())
 
     loss = reduced(-w_target * picked)
