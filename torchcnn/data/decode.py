@@ -8,6 +8,8 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import repeat
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,19 @@ from torch.utils.data import DataLoader, Dataset
 from torchcnn.data import augment
 from torchcnn.system import cores
 
-warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)  # it is not needed
-
 # Pillow only identifies these formats, or starts another program to decode them.
 NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 COMPANIONS = {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin"}  # of systems
 ENOUGH = 3  # times the size that is asked for; what is larger is reduced first
 TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF orientation -> Pillow's Transpose
+
+
+@contextmanager
+def exif_unwatched() -> Iterator[None]:
+    """Let Pillow not warn of damaged EXIF data, which is not needed; for one thread at a time."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
+        yield
 
 
 @functools.cache
@@ -76,6 +84,7 @@ def find_pictures(names: Sequence[str]) -> list[str]:
     return list(files)
 
 
+@exif_unwatched()
 def read_image(
     path: str | Path, channels: int, size: int | None = None, resize: str = "squeeze"
 ) -> Tensor:
@@ -97,7 +106,10 @@ def read_image(
     """
     if channels not in (1, 3):
         raise ValueError(f"a picture has 1 or 3 channels, not {channels}")
+    return _read(path, channels, size, resize)
 
+
+def _read(path: str | Path, channels: int, size: int | None, resize: str) -> Tensor:
     def decode(file: Any) -> Any:
         from PIL import Image
 
@@ -220,6 +232,7 @@ class LazyImages(Dataset[Tensor]):
             return error
 
 
+@exif_unwatched()
 def decode_all(images: LazyImages) -> Tensor:
     """Decode all pictures into memory: (n, channels, size, size) uint8.
 
@@ -228,7 +241,8 @@ def decode_all(images: LazyImages) -> Tensor:
     """
     decoded = torch.empty(images.shape, dtype=torch.uint8)
     with ThreadPoolExecutor(cores()) as pool:  # Pillow releases Python's lock while it decodes
-        for i, image in enumerate(pool.map(images.__getitem__, range(len(images)))):
+        options = map(repeat, (images.channels, images.size, images.resize))
+        for i, image in enumerate(pool.map(_read, images.paths, *options)):
             decoded[i] = image
     return decoded
 

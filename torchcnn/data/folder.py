@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 
 from torchcnn.data.datasets import DATASETS, ImageData, load_data
-from torchcnn.data.decode import LazyImages, decode_all, extensions, is_visible, open_image
+from torchcnn.data.decode import (
+    LazyImages,
+    decode_all,
+    exif_unwatched,
+    extensions,
+    is_visible,
+    open_image,
+)
 from torchcnn.data.split import is_for_test, is_for_test_by_seed
 from torchcnn.system import free_memory
 
@@ -63,6 +70,7 @@ def load_images(
     return load_folder(Path(name), replace(options, max_bytes=free_memory(device) // 4))
 
 
+@exif_unwatched()
 def load_folder(root: Path, options: FolderOptions) -> ImageData:
     """Read a folder of pictures: `train/<class>/*` with val and test beside it, or `<class>/*`.
 

@@ -1,17 +1,16 @@
 """The figures of a look inside a network: its first weights, its feature maps, where it looks."""
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from torchcnn.models.attention import enlarge, strongest
+from torchcnn.run.tensorboard import summary_writer
 from torchcnn.text import printable
 
 if TYPE_CHECKING:
@@ -125,14 +124,11 @@ def writing_events(folder: Path, wanted: bool) -> Iterator[Callable[[str, "Figur
     if not wanted:
         yield lambda tag, figure: None
         return
-    # See `TensorBoard`: events are written without TensorFlow.
-    sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
-    from torch.utils.tensorboard import SummaryWriter
-
+    writer_class = summary_writer()
     pattern = f"events.out.tfevents.*{SUFFIX}"
     old, unwanted = set(folder.glob(pattern)), set[Path]()
     try:
-        with SummaryWriter(str(folder), filename_suffix=SUFFIX) as writer:
+        with writer_class(str(folder), filename_suffix=SUFFIX) as writer:
             yield writer.add_figure
         unwanted = old
     except BaseException:

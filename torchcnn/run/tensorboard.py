@@ -9,16 +9,38 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from torchcnn.run.history import EpochRecord, eval_split
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 EVENTS = "events.out.tfevents.*"
 SUB_RUNS = ("train", "val", "test")
 # They say where and how far a run goes, not how a network is trained.
 NO_HYPERPARAMETERS = {"root", "device", "out", "resume", "checkpoint_every"}
+
+
+def summary_writer() -> type["SummaryWriter"]:
+    """Return torch's writer of events, which writes them without TensorFlow.
+
+    TensorBoard loads TensorFlow if it is installed, which costs seconds, prints on stderr, and is
+    not needed for that. It takes the existence of a module as the wish not to, and asks once.
+    """
+    wish = "tensorboard.compat.notf"
+    is_ours = sys.modules.setdefault(wish, ours := ModuleType(wish)) is ours
+    try:
+        from tensorboard.compat import tf
+        from torch.utils.tensorboard import SummaryWriter
+
+        _ = tf.io  # now it asks
+    finally:
+        if is_ours:
+            del sys.modules[wish]
+    return SummaryWriter
 
 
 class TensorBoard:
@@ -33,11 +55,7 @@ class TensorBoard:
     def __init__(
         self, path: Path, config: dict[str, Any], history: Iterable[EpochRecord] = ()
     ) -> None:
-        # TensorBoard takes this module's existence as the wish not to load TensorFlow, which
-        # costs seconds, prints on stderr, and is not needed to write events.
-        sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
-        from torch.utils.tensorboard import SummaryWriter
-
+        SummaryWriter = summary_writer()
         old = event_files(path)
         self.path, self.split = path, eval_split(config)
         self.run = SummaryWriter(str(path))
@@ -76,10 +94,8 @@ class TensorBoard:
 
     def add_result(self, result: dict[str, Any]) -> None:
         """Show the loss and accuracy on the test images, if there are any, as sub-run `test`."""
-        from torch.utils.tensorboard import SummaryWriter
-
         if "test_acc" in result and self.split != "test":
-            self.parts["test"] = SummaryWriter(str(self.path / "test"))
+            self.parts["test"] = summary_writer()(str(self.path / "test"))
             for tag, key in (("loss", "test_loss"), ("accuracy", "test_acc")):
                 self.parts["test"].add_scalar(tag, result[key], result["epoch"])
 
