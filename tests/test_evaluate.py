@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -24,7 +25,9 @@ def run(tmp_path_factory):
 
 def test_evaluate_sets_up_the_device_as_the_run_did(run, monkeypatch):
     asked = []
-    monkeypatch.setattr(evaluate, "set_up_device", lambda *settings: asked.append(settings))
+    monkeypatch.setattr(
+        evaluate, "device_settings", lambda *settings: asked.append(settings) or nullcontext()
+    )
     evaluate.main(["--checkpoint", str(run), "--device", "cpu"])
     assert asked == [(torch.device("cpu"), False)]
 

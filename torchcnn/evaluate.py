@@ -20,10 +20,10 @@ from torchcnn.data.loader import Batches
 from torchcnn.run.checkpoint import checkpoint_file, normalization, open_checkpoint
 from torchcnn.run.drawing import drawing, save_figure
 from torchcnn.run.report import by_class, classes_as_json, confusion_text, plot_mistakes
-from torchcnn.system import free_memory
+from torchcnn.system import free_memory, keep_freed_memory
 from torchcnn.training.config import Config as TrainConfig
 from torchcnn.training.config import data_name
-from torchcnn.training.device import set_up_device
+from torchcnn.training.device import device_settings
 from torchcnn.training.fastest import autocast
 from torchcnn.training.loop import accuracy, confusion_matrix, predict_logits
 
@@ -56,7 +56,9 @@ class Config:
 
 def main(argv: Sequence[str] | None = None) -> None:
     with cli.one_line_errors(PROG):
-        evaluate(Config(**cli.parse(Config, PROG, argv)))
+        config = Config(**cli.parse(Config, PROG, argv))
+        keep_freed_memory()  # see `torchcnn.train.main`
+        evaluate(config)
 
 
 def evaluate(config: Config) -> None:
@@ -65,22 +67,22 @@ def evaluate(config: Config) -> None:
     classes = checkpoint["classes"]
     cli.check_stored(TrainConfig, checkpoint["config"], config.checkpoint)
     run = TrainConfig(**checkpoint["config"])
-    set_up_device(device, run.deterministic)
-    part, data = read_images(config, run, checkpoint, device)
-    check_images(data, checkpoint, config.checkpoint)
-    if config.out:
-        Path(config.out).expanduser().mkdir(parents=True, exist_ok=True)
-    batches = Batches(
-        data.test_images,
-        data.test_labels,
-        run.batch_size,
-        size=run.input_size,
-        device=device,
-        normalization=normalization(checkpoint),
-    )
-    same_device = torch.device(run.device).type == device.type
-    with autocast(run.amp if same_device else "off", device):  # as the run itself evaluated
-        logits, labels = (t.cpu() for t in predict_logits(net.to(device), batches))
+    with device_settings(device, run.deterministic):
+        part, data = read_images(config, run, checkpoint, device)
+        check_images(data, checkpoint, config.checkpoint)
+        if config.out:
+            Path(config.out).expanduser().mkdir(parents=True, exist_ok=True)
+        batches = Batches(
+            data.test_images,
+            data.test_labels,
+            run.batch_size,
+            size=run.input_size,
+            device=device,
+            normalization=normalization(checkpoint),
+        )
+        same_device = torch.device(run.device).type == device.type
+        with autocast(run.amp if same_device else "off", device):  # as the run itself evaluated
+            logits, labels = (t.cpu() for t in predict_logits(net.to(device), batches))
     confusion = confusion_matrix(logits, labels)
     path = Path(config.checkpoint).expanduser()
     about = {

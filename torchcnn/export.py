@@ -51,8 +51,8 @@ def export(checkpoint: str, to: str, out: Path) -> None:
     if form.computes and normalized:
         net, normalized = Normalized(net, normalized).eval(), None
     about = describe(content, "nhwc" if to == "keras" else "nchw", normalized)
-    torch.manual_seed(0)
-    images = torch.rand(5, spec["in_channels"], spec["input_size"], spec["input_size"])
+    shape = (5, spec["in_channels"], spec["input_size"], spec["input_size"])
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     temporary = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
     try:
         with needs(form.needs, to), quiet():

@@ -15,7 +15,7 @@ from torchcnn.run.checkpoint import FORMAT, normalization
 from torchcnn.run.folder import RUNS, check_out, make_folder
 from torchcnn.run.log import Run
 from torchcnn.run.weights import read_weights
-from torchcnn.system import is_elastic
+from torchcnn.system import is_elastic, keep_freed_memory
 from torchcnn.training import preflight
 from torchcnn.training.config import Config
 from torchcnn.training.configure import (
@@ -25,12 +25,12 @@ from torchcnn.training.configure import (
     fit_input_size,
     print_config,
 )
-from torchcnn.training.device import set_up_device
+from torchcnn.training.device import device_settings, own_random_numbers
 from torchcnn.training.distributed import World, device_of_rank, join
 from torchcnn.training.fastest import decide
 from torchcnn.training.loaders import Parts, make_loaders, pick_normalization, read_images, split
 from torchcnn.training.signals import stops_at_once
-from torchcnn.training.state import TrainState, restore
+from torchcnn.training.state import TrainState, left_as_it_was, restore
 from torchcnn.training.trainer import Trainer, TrainResult, says_how_to_resume
 
 PROG = "python -m torchcnn.train"
@@ -39,6 +39,7 @@ PROG = "python -m torchcnn.train"
 def main(argv: Sequence[str] | None = None) -> None:
     with cli.one_line_errors(PROG):
         given = cli.parse(Config, PROG, argv)
+        keep_freed_memory()  # not in `train`, since a process cannot take it back
         if isinstance(given.get("seed"), tuple) or "," in given.get("arch", ""):
             train_all(given)
         else:
@@ -91,10 +92,15 @@ def train_all(given: dict[str, Any]) -> None:
 def train(*, net: nn.Module | None = None, **flags: Any) -> TrainResult:
     """Train a network as the command does, and return what it reached.
 
+    The process is left as it was: its random number generators, torch's settings, signals, warnings
+    and environment. Unlike in the command's process, freed memory goes back to the system, which
+    costs a part of the speed on a CPU; `torchcnn.system.keep_freed_memory` keeps it for good.
+
     Args:
         net: a module to train in place of a registered network. It takes images (n, c, h, w) in
             [0, 1] and returns logits (n, num_classes). Afterwards it has the weights that were
-            tested; with `ema`, whose average is tested, the last weights.
+            tested, on the device; with `ema`, whose average is tested, the last weights. Its layers
+            are in training or eval mode, and its parameters frozen or not, as they were before.
         flags: the command's flags as keywords, such as `arch="lenet"`, `batch_size=64`; see
             `Config`. What is not given comes from the recipe of the network.
 
@@ -117,8 +123,13 @@ def _train(
     requested, checkpoint = configure(given, net)
     config = requested
     device = cli.pick_device(device_of_rank(config.device))
-    set_up_device(device, config.deterministic)
-    with stops_at_once(), join(device) as world:
+    with (
+        device_settings(device, config.deterministic),
+        own_random_numbers(device),
+        left_as_it_was(net),
+        stops_at_once(),
+        join(device) as world,
+    ):
         preflight.check_before_reading(config, world, checkpoint is not None, net)
         weights = None
         if config.init and checkpoint is None:

@@ -37,6 +37,11 @@ class FakeWays:
         return Way(train_epoch, "bf16" if "auto" in way else "")
 
     @contextmanager
+    def settings(self, device, **settings):
+        self.kept.append(settings)
+        yield
+
+    @contextmanager
     def open(self, way, task):
         yield self.make(way, task)
         self.closed.append(way)
@@ -47,7 +52,8 @@ def fake(monkeypatch):
     ways = FakeWays()
     monkeypatch.setattr(speed, "make_way", ways.make)
     monkeypatch.setattr(speed, "open_way", ways.open)
-    monkeypatch.setattr(speed, "set_up_device", lambda *_, **settings: ways.kept.append(settings))
+    monkeypatch.setattr(speed, "device_settings", ways.settings)
+    monkeypatch.setattr(speed, "keep_freed_memory", lambda: None)
     return ways
 
 

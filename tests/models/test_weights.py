@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from torchcnn import create_model
-from torchcnn.models.weights import freeze, frozen_norms, set_attributes, start_from
+from torchcnn import BatchNorm, create_model
+from torchcnn.layers import KerasBatchNorm2d
+from torchcnn.models.weights import freeze, set_attributes, start_from, train_mode
+from torchcnn.training.ema import MovingAverage
+from torchcnn.training.loop import train_epoch
 
 
 @pytest.mark.parametrize("name", ["lenet", "nin", "resnet20", "densenet"])
@@ -45,11 +48,62 @@ def test_frozen_parts_have_no_gradients_and_keep_their_statistics():
     free = {name for name, p in net.named_parameters() if p.requires_grad}
     assert free == {name for name, _ in net.named_parameters()
                     if not name.startswith(("stage1.", "head.1."))}  # fmt: skip
-    assert list(frozen_norms(net)) == [net.stage1[1]]
+    train_mode(net)
+    assert not net.stage1[1].training and net.stage2[1].training
+
+
+class OwnNorm(nn.Module):
+    """Its statistics are in another module, and its parameters in a third."""
+
+    def __init__(self):
+        super().__init__()
+        self.statistics, self.scale = nn.Module(), nn.Conv2d(3, 3, 1)
+        self.statistics.register_buffer("mean", torch.zeros(3, 1, 1))
+
+    def forward(self, x):
+        if self.training:
+            self.statistics.mean.lerp_(x.detach().mean((0, 2, 3))[:, None, None], 0.1)
+        return self.scale(x - self.statistics.mean)
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda: nn.BatchNorm2d(3, affine=False),
+        lambda: nn.InstanceNorm2d(3, track_running_stats=True),
+        lambda: BatchNorm(3),
+        lambda: KerasBatchNorm2d(3),
+        lambda: nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 3, 3)),
+        OwnNorm,
+    ],
+)
+@pytest.mark.parametrize("how", ["a part", "the norm", "by its parameters", "another name"])
+def test_statistics_of_what_is_frozen_stay_to_the_bit(how, norm):
+    """And those of a norm like it, which is not frozen, do not. Dropout stays active."""
+    part = nn.Sequential(nn.Conv2d(3, 3, 3), norm(), nn.Dropout())
+    net = nn.ModuleDict({"part": part, "free": norm(), "head": nn.Linear(3, 2)})
+    net["again"] = part
+    net.forward = lambda x: net.head(net.free(net.part(x)).mean((2, 3)))
+    if how == "by its parameters":
+        part.requires_grad_(False)
+    else:
+        freeze(net, [{"a part": "part", "the norm": "part.1", "another name": "again"}[how]])
+    ema = MovingAverage(net, 0.5)
+    before = copy.deepcopy(net.state_dict())
+    batches = [(torch.rand(4, 3, 12, 12), torch.arange(4) % 2)] * 3
+    train_epoch(net, batches, torch.optim.SGD(net.parameters(), lr=0.1), ema=ema)
+    for state in (net.state_dict(), ema.module.state_dict()):
+        frozen = "part.1" if how == "the norm" else "part"
+        assert all(torch.equal(state[k], v) for k, v in before.items() if k.startswith(frozen))
+        kept = [torch.equal(state[k], v) for k, v in before.items() if k.startswith("free")]
+        assert kept and not all(kept)
+    assert part[2].training
 
 
 def test_a_norm_without_parameters_is_not_frozen():
-    assert not list(frozen_norms(nn.Sequential(nn.BatchNorm2d(3, affine=False), nn.Linear(3, 1))))
+    net = nn.Sequential(nn.BatchNorm2d(3, affine=False), nn.Linear(3, 1))
+    train_mode(net)
+    assert net[0].training
 
 
 def test_what_a_module_says_itself_is_left_alone():

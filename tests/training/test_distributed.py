@@ -18,7 +18,7 @@ from torch import nn
 from torchcnn import create_model, train
 from torchcnn.data.datasets import load_data
 from torchcnn.data.loader import Batches
-from torchcnn.layers.sync_batch_norm import sync_batch_norm
+from torchcnn.layers.sync_batch_norm import SyncBatchNorm, sync_batch_norm
 from torchcnn.run.checkpoint import load_checkpoint
 from torchcnn.training.config import Config
 from torchcnn.training.distributed import World, device_of_rank, with_signal
@@ -202,6 +202,38 @@ def test_the_names_of_the_weights_stay():
     names = list(net.state_dict())
     assert list(sync_batch_norm(net, 2).state_dict()) == names
     assert not any(type(m) is nn.BatchNorm2d for m in net.modules())
+
+
+def test_a_norm_in_several_places_is_replaced_in_all_of_them():
+    norm = nn.BatchNorm2d(1)
+    net = nn.Sequential(norm, nn.Sequential(nn.ReLU(), norm), norm)
+    sync_batch_norm(net, 2)
+    assert isinstance(net[0], SyncBatchNorm) and net[0] is net[1][1] is net[2]
+    assert len(list(net.state_dict())) == 15
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"affine": False}, {"momentum": None}, {"track_running_stats": False}]
+)
+def test_alone_a_synchronised_norm_is_torchs(options):
+    """Outputs, gradients and statistics, in a group of one process."""
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    try:
+        results = []
+        for replaced in (False, True):
+            norm = nn.BatchNorm2d(3, **options).double()
+            norm = SyncBatchNorm(norm, 1) if replaced else norm
+            for seed in range(3):
+                torch.manual_seed(seed)
+                x = torch.randn(4, 3, 5, 5, dtype=torch.double, requires_grad=True)
+                y = norm(x)
+                (y * torch.rand_like(y)).sum().backward()
+            results.append([y, x.grad, *(p.grad for p in norm.parameters()), *norm.buffers()])
+        torch.testing.assert_close(*results)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 FLAGS = ["-m", "torchcnn.train", "--arch", "tf_baseline", "--input-size", "16", "--epochs", "3",

@@ -34,6 +34,7 @@ from torchcnn.benchmark.ways import (
 )
 from torchcnn.data.datasets import DATASETS, ImageData, load_data
 from torchcnn.models import find_model
+from torchcnn.system import keep_freed_memory
 from torchcnn.text import table
 from torchcnn.training.optim import OPTIMIZERS
 
@@ -151,6 +152,7 @@ def fast_run(task: Task, seed: int, train: Train) -> Run:
     """Train by the recipe `fast` in a folder that is removed, without what `train` prints."""
     silence = contextlib.redirect_stdout(io.StringIO())
     with tempfile.TemporaryDirectory() as folder, first_images_named(task) as data, silence:
+        keep_freed_memory()  # as the command does
         began = time.time()
         result = train(
             arch=task.arch,

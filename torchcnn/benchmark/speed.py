@@ -10,8 +10,9 @@ from torchcnn.benchmark.memory import peak_in_new_process
 from torchcnn.benchmark.roofline import count, least_seconds
 from torchcnn.benchmark.versus import FRAMEWORKS, open_way
 from torchcnn.benchmark.ways import MEMORY_WAYS, RATIOS, WAYS, Task, make_way, train_once
+from torchcnn.system import keep_freed_memory
 from torchcnn.text import table
-from torchcnn.training.device import set_up_device
+from torchcnn.training.device import device_settings
 
 
 class Measured(NamedTuple):
@@ -34,11 +35,12 @@ def measure(
         comparison: A key of `WAYS`.
         rates: Of the machine; see `roofline.machine_rates`.
     """
-    if comparison in FRAMEWORKS or task.device.type == "cuda":
-        # This process then trains as `torchcnn.train` does. On a GPU so does the tutorial's loop:
-        # it is compared as a loop, not by the precision of its linear layers.
-        set_up_device(task.device, deterministic=False)
     with ExitStack() as processes:
+        if comparison in FRAMEWORKS or task.device.type == "cuda":
+            # This process then trains as `torchcnn.train` does. On a GPU so does the tutorial's
+            # loop: it is compared as a loop, not by the precision of its linear layers.
+            keep_freed_memory()
+            processes.enter_context(device_settings(task.device, deterministic=False))
         ways = {
             way: processes.enter_context(open_way(way, task))
             if way in FRAMEWORKS

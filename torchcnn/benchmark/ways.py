@@ -11,7 +11,7 @@ import inspect
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from itertools import repeat
 from multiprocessing import get_all_start_methods
@@ -27,7 +27,7 @@ from torchcnn.data.loader import Batches
 from torchcnn.models import find_model
 from torchcnn.models.registry import build_model
 from torchcnn.scratch import from_scratch
-from torchcnn.training.device import set_up_device
+from torchcnn.training.device import device_settings
 from torchcnn.training.fast_layers import fast_layers
 from torchcnn.training.fastest import autocast, compile_network, describe, fastest
 from torchcnn.training.graphs import GraphedNetwork
@@ -247,21 +247,23 @@ def choose_fastest(net: nn.Module, batches: Batches) -> tuple[dict[str, Any], st
 def tutorial_loader(
     images: TutorialImages, batch_size: int, shuffle: bool = True
 ) -> DataLoader[tuple[Tensor, int]]:
-    # Four workers are intended, even on a machine with fewer cores.
-    warnings.filterwarnings("ignore", "This DataLoader will create 4 worker")
     # The system's own way to start them, in a process that was itself started in another way, too.
     context = get_all_start_methods()[0] if TUTORIAL_WORKERS else None
-    return DataLoader(
-        images,
-        batch_size,
-        shuffle=shuffle,
-        num_workers=TUTORIAL_WORKERS,
-        multiprocessing_context=context,
-    )
+    with warnings.catch_warnings():
+        # Four workers are intended, even on a machine with fewer cores.
+        warnings.filterwarnings("ignore", "This DataLoader will create 4 worker")
+        return DataLoader(
+            images,
+            batch_size,
+            shuffle=shuffle,
+            num_workers=TUTORIAL_WORKERS,
+            multiprocessing_context=context,
+        )
 
 
 def train_once(way: str, task: Task) -> int:
     """Load the images, build the network and train it for one epoch."""
-    if task.device.type == "cuda":  # as `speed.measure` does: cuDNN's choice takes memory, too
-        set_up_device(task.device, deterministic=False)
-    return make_way(way, task).train_epoch().images
+    with ExitStack() as settings:
+        if task.device.type == "cuda":  # as `speed.measure` does: cuDNN's choice takes memory, too
+            settings.enter_context(device_settings(task.device, deterministic=False))
+        return make_way(way, task).train_epoch().images

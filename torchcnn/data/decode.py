@@ -8,6 +8,8 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import repeat
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -21,13 +23,21 @@ from torchcnn.data import augment
 from torchcnn.data.pixels import prepare
 from torchcnn.system import cores, files_under
 
-# Of what Pillow reads nevertheless: damaged metadata, or a photograph that it deems large. What is
-# too large, a "decompression bomb", is an error.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-
 # Pillow only identifies these formats, or starts another program to decode them.
 NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 COMPANIONS = {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin"}  # of systems
+
+
+@contextmanager
+def pillow_quiet() -> Iterator[None]:
+    """Let Pillow not warn of what it reads all the same; for one thread at a time.
+
+    That is damaged metadata, or a photograph that it deems large. What is too large, a
+    "decompression bomb", is an error.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 @functools.cache
@@ -76,6 +86,7 @@ def find_pictures(names: Sequence[str]) -> list[str]:
     return list(files)
 
 
+@pillow_quiet()
 def read_image(
     path: str | Path, channels: int, size: int | None = None, resize: str = "squeeze"
 ) -> Tensor:
@@ -97,7 +108,10 @@ def read_image(
     """
     if channels not in (1, 3):
         raise ValueError(f"a picture has 1 or 3 channels, not {channels}")
+    return _read(path, channels, size, resize)
 
+
+def _read(path: str | Path, channels: int, size: int | None, resize: str) -> Tensor:
     image = open_image(path, lambda file: prepare(file, channels, size, resize))
     pixels = torch.from_numpy(np.array(image)).view(image.height, image.width, channels)
     pixels = pixels.permute(2, 0, 1).contiguous()
@@ -153,6 +167,7 @@ class LazyImages(Dataset[Tensor]):
             return error
 
 
+@pillow_quiet()
 def decode_all(images: LazyImages) -> Tensor:
     """Decode all pictures into memory: (n, channels, size, size) uint8.
 
@@ -161,7 +176,8 @@ def decode_all(images: LazyImages) -> Tensor:
     """
     decoded = torch.empty(images.shape, dtype=torch.uint8)
     with ThreadPoolExecutor(cores()) as pool:  # Pillow releases Python's lock while it decodes
-        for i, image in enumerate(pool.map(images.__getitem__, range(len(images)))):
+        options = map(repeat, (images.channels, images.size, images.resize))
+        for i, image in enumerate(pool.map(_read, images.paths, *options)):
             decoded[i] = image
     return decoded
 

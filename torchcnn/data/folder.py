@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from torchcnn.data.datasets import DATASETS, ImageData, in_channels, load_data
-from torchcnn.data.decode import LazyImages, decode_all, extensions, is_visible, open_image
+from torchcnn.data.decode import (
+    LazyImages,
+    decode_all,
+    extensions,
+    is_visible,
+    open_image,
+    pillow_quiet,
+)
 from torchcnn.data.identity import (
     Part,
     class_folders,
@@ -97,6 +104,7 @@ def load_folder(root: Path, options: FolderOptions) -> ImageData:
     return replace(data, note=f"{note}{data.note}{passed}")
 
 
+@pillow_quiet()
 def decode_parts(
     root: Path, parts: dict[str, Part], classes: Sequence[str], options: FolderOptions
 ) -> ImageData:

@@ -46,7 +46,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        layer: Any = self  # its running statistics are never None
+        layer: Any = self
         dims = [0, *range(2, x.dim())]
         shape = [1, -1] + [1] * (x.dim() - 2)
         n, dtype = x.numel() // x.shape[1] * self.count, x.dtype
@@ -54,12 +54,19 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         mean = _Sum.apply(x.sum(dims)) / n
         centred = x - mean.view(shape)
         var = _Sum.apply(centred.square().sum(dims)) / n
-        with torch.no_grad():
-            layer.num_batches_tracked.add_(not self.biased)  # Keras does not count batches
-            layer.running_mean.lerp_(mean.to(layer.running_mean), layer.momentum)
-            kept = var if self.biased else var * (n / (n - 1))
-            layer.running_var.lerp_(kept.to(layer.running_var), layer.momentum)
-        scale = self.weight * (var + self.eps).rsqrt()
+        if layer.running_mean is not None:
+            with torch.no_grad():
+                layer.num_batches_tracked.add_(not self.biased)  # Keras does not count batches
+                share = layer.momentum
+                if share is None:  # statistics are the mean over all batches
+                    share = 1 / layer.num_batches_tracked.item()
+                layer.running_mean.lerp_(mean.to(layer.running_mean), share)
+                kept = var if self.biased else var * (n / (n - 1))
+                layer.running_var.lerp_(kept.to(layer.running_var), share)
+        scale = (var + self.eps).rsqrt()
+        if self.weight is None:
+            return (centred * scale.view(shape)).to(dtype)
+        scale = self.weight * scale
         return (centred * scale.view(shape) + self.bias.view(shape)).to(dtype)
 
 
@@ -72,11 +79,11 @@ def sync_batch_norm(net: nn.Module, count: int) -> nn.Module:
         ValueError: If the network has no batch norm layer of torch.nn.
     """
     kind = nn.modules.batchnorm._BatchNorm
-    names = [name for name, module in net.named_modules() if isinstance(module, kind)]
-    if not names:
+    norms = [module for module in net.modules() if isinstance(module, kind)]
+    if not norms:
         raise ValueError("--sync-bn: the network has no batch norm of torch's kind (BatchNorm2d)")
-    for name in names if count > 1 else ():
-        parent, _, child = name.rpartition(".")
-        norm: Any = net.get_submodule(name)
-        setattr(net.get_submodule(parent), child, SyncBatchNorm(norm, count))
-    return net
+    synced: dict[Any, nn.Module] = {norm: SyncBatchNorm(norm, count) for norm in norms if count > 1}
+    for parent in list(net.modules()):  # a norm that is in several places is a single one in all
+        for name, child in parent._modules.items():
+            parent._modules[name] = synced.get(child, child)
+    return synced.get(net, net)

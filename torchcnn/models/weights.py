@@ -1,9 +1,11 @@
 """Weights that a network starts from, with another head if need be, and parts that are frozen."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
+
+FROZEN = "_frozen_by_torchcnn"  # an attribute of the modules that `freeze` was given
 
 
 def check_names(weights: dict[str, Tensor], names: Sequence[str], what: str) -> None:
@@ -73,25 +75,32 @@ def set_attributes(
 def freeze(net: nn.Module, names: Sequence[str]) -> None:
     """Freeze parts of a network by their names, such as "stem" or "stage1".
 
-    Their parameters get no gradients; their batch norms stay in eval mode, see `frozen_norms`.
+    Their parameters get no gradients; their moving statistics stay, see `train_mode`.
 
     Raises:
         ValueError: there is no such part, or nothing is left to train.
     """
-    parts = dict(net.named_modules())
+    parts = dict(net.named_modules(remove_duplicate=False))  # one may have several names
     for name in names:
         if not name or name not in parts:
-            allowed = ", ".join(child for child, _ in net.named_children())
+            allowed = ", ".join(name for name, child in net._modules.items() if child)
             raise ValueError(f"there is no part {name!r} to freeze; there are {allowed}")
         parts[name].requires_grad_(False)
+        setattr(parts[name], FROZEN, True)  # it may have statistics without parameters
     if not any(p.requires_grad for p in net.parameters()):
         raise ValueError(f"nothing is left to train if {', '.join(names)} are frozen")
 
 
-def frozen_norms(net: nn.Module) -> Iterator[nn.Module]:
-    """Yield the batch norms whose own parameters are all frozen."""
+def train_mode(net: nn.Module) -> None:
+    """Put a network into training mode, but for the moving statistics of what is frozen.
+
+    That is what `freeze` was given, and each module all of whose parameters are frozen. Modules in
+    it that have buffers, or that hold such modules, stay in eval mode; dropout does not.
+    """
+    net.train()
     for module in net.modules():
-        own = list(module.parameters(recurse=False))
-        statistics = list(module.buffers(recurse=False))
-        if own and statistics and not any(p.requires_grad for p in own):
-            yield module
+        trains = [p.requires_grad for p in module.parameters()]
+        if FROZEN in vars(module) or (trains and not any(trains)):
+            for inner in module.modules():
+                if any(True for _ in inner.buffers()):
+                    inner.training = False

@@ -163,7 +163,8 @@ def open_checkpoint(
             "build: torchcnn.load_model(path, net)"
         )
     try:
-        net = build_model(**model_spec) if net is None else net
+        with torch.random.fork_rng(devices=[]):  # first weights are drawn, and replaced
+            net = build_model(**model_spec) if net is None else net
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} describes no network: {model_spec}") from error
     if len(checkpoint["classes"]) != model_spec.get("num_classes"):

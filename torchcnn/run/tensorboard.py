@@ -127,12 +127,22 @@ class TensorBoard:
 
 
 def make_writer(path: Path, suffix: str = SUFFIX) -> Any:
-    """Return a `SummaryWriter` into a folder, whose event files end in `suffix`."""
-    # TensorBoard takes this module's existence as the wish not to load TensorFlow, which costs
-    # seconds, prints on stderr, and is not needed to write events.
-    sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
-    from torch.utils.tensorboard import SummaryWriter
+    """Return a `SummaryWriter` into a folder, whose event files end in `suffix`.
 
+    TensorBoard loads TensorFlow if it is installed, which costs seconds, prints on stderr, and is
+    not needed to write events. It takes the existence of a module as the wish not to, and asks
+    once.
+    """
+    wish = "tensorboard.compat.notf"
+    is_ours = sys.modules.setdefault(wish, ours := ModuleType(wish)) is ours
+    try:
+        from tensorboard.compat import tf
+        from torch.utils.tensorboard import SummaryWriter
+
+        _ = tf.io  # now it asks
+    finally:
+        if is_ours:
+            del sys.modules[wish]
     return SummaryWriter(str(path), filename_suffix=suffix)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from torchcnn.data.loader import Batches
 from torchcnn.models import MODELS
-from torchcnn.models.weights import frozen_norms
+from torchcnn.models.weights import train_mode
 from torchcnn.training.config import Config
 from torchcnn.training.fastest import autocast
 
@@ -41,9 +41,7 @@ class GraphedNetwork(nn.Module):
         p = next(net.parameters())
         # The graph's own nodes for the gradients are of another stream, which is intended.
         torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
-        net.train()
-        for norm in frozen_norms(net):
-            norm.eval()
+        train_mode(net)
         buffers = [buffer.clone() for buffer in net.buffers()]
         gc.collect()  # or the graphs of earlier runs, which are in cycles, keep their memory
         with torch.cuda.device(p.device), autocast(amp, p.device, cache=False):

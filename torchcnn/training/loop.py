@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from torchcnn.models.weights import frozen_norms
+from torchcnn.models.weights import train_mode
 from torchcnn.training.ema import MovingAverage
 
 Batch = tuple[Tensor, Tensor]
@@ -84,9 +84,7 @@ def train_steps(
     Its mean over the steps, and over the ranks, is logged after the epoch.
     """
     device = device or _device_of(net)
-    net.train()
-    for norm in frozen_norms(net):
-        norm.eval()
+    train_mode(net)
     scaler, parts = options.scaler, options.accumulation_steps
     no_sync = net.no_sync if isinstance(net, DistributedDataParallel) else nullcontext
     rates = None if options.learning_rates is None else iter(options.learning_rates)
@@ -147,9 +145,13 @@ def progress_bar(
     steps: Iterator[Step], train_iter: Iterable[Batch], done: int = 0, hidden: bool = False
 ) -> Iterable[Step]:
     """Show a progress bar if stderr is a terminal; `done` steps were made before."""
-    total = len(train_iter) if isinstance(train_iter, Sized) else None
-    disable = None if sys.stderr and not hidden else True  # None: unless stderr is a terminal
-    return tqdm(steps, total=total, initial=done, disable=disable, leave=False, unit="batch")
+    n = len(train_iter) if isinstance(train_iter, Sized) else None
+    off = None if sys.stderr and not hidden else True  # None: unless stderr is a terminal
+    return _Bar(steps, total=n, initial=done, disable=off, leave=False, unit="batch", miniters=1)
+
+
+class _Bar(tqdm):
+    monitor_interval = 0  # no thread that would outlive the run; with `miniters` there is no need
 
 
 def epoch_result(

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torch.utils.data._utils import signal_handling as workers
+
 SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
@@ -19,15 +21,20 @@ class Stopped(KeyboardInterrupt):
         self.exit_code = 128 + signum
 
 
+CHILD = getattr(signal, "SIGCHLD", None)  # a process that was started has ended
+
+
 def handle(handler: Callable[[int, Any], None]) -> dict[int, Any]:
     """Set a handler for these signals; return those that were set before.
 
-    SIGHUP stays ignored where it is, as `nohup` asks for.
+    SIGHUP stays ignored where it is, as `nohup` asks for, and a handler that is not Python's stays
+    too, for Python cannot set it back.
     """
     if threading.current_thread() is not threading.main_thread():  # Python allows it only there
         return {}
+    before = {s: signal.getsignal(s) for s in SIGNALS}
     hangup = getattr(signal, "SIGHUP", None)
-    kept = {hangup} if hangup and signal.getsignal(hangup) == signal.SIG_IGN else set()
+    kept = {s for s, old in before.items() if old is None or (s, old) == (hangup, signal.SIG_IGN)}
     return {s: signal.signal(s, handler) for s in SIGNALS if s not in kept}
 
 
@@ -39,11 +46,15 @@ def stops_at_once() -> Iterator[None]:
         raise Stopped(signum)
 
     before = handle(stop)
+    watched = workers._SIGCHLD_handler_set  # torch watches the workers of a DataLoader
+    if before and CHILD and (old := signal.getsignal(CHILD)) is not None:
+        before[CHILD] = old
     try:
         yield
     finally:
         for s, handler in before.items():
             signal.signal(s, handler)
+        workers._SIGCHLD_handler_set = watched
 
 
 class StopRequest:

@@ -1,5 +1,7 @@
 """The state of training: a network and all that changes with it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,13 @@ from torch import nn
 
 from torchcnn.layers.sync_batch_norm import sync_batch_norm
 from torchcnn.models.registry import build_model
-from torchcnn.models.weights import freeze
+from torchcnn.models.weights import FROZEN, freeze
 from torchcnn.run.checkpoint import fits
 from torchcnn.run.history import EpochProgress, EpochRecord, eval_split, read_history, read_progress
 from torchcnn.run.weights import Weights
 from torchcnn.scratch import from_scratch
 from torchcnn.training.config import Config
+from torchcnn.training.device import seed_generators
 from torchcnn.training.ema import MovingAverage
 from torchcnn.training.optim import check_optimizer, make_optimizer
 
@@ -49,7 +52,7 @@ class TrainState:
         Raises:
             ValueError: flags that contradict each other, or do not fit the network.
         """
-        torch.manual_seed(config.seed)
+        seed_generators(config.seed, device)
         net = build_model(**model_spec) if net is None else net
         if weights and (new := weights.load_into(net, model_spec["num_classes"])):
             print(new)
@@ -126,3 +129,22 @@ def restore(
     path = Path(out) / "last.pt"
     split = eval_split(checkpoint["config"])
     return read_history(path, checkpoint, split), read_progress(path, checkpoint)
+
+
+@contextmanager
+def left_as_it_was(net: nn.Module | None) -> Iterator[None]:
+    """Afterwards a network's layers are in the modes, and its parameters as frozen, as before."""
+    if net is None:
+        yield
+        return
+    modules = [(module, module.training, FROZEN in vars(module)) for module in net.modules()]
+    parameters = [(p, p.requires_grad) for p in net.parameters()]
+    try:
+        yield
+    finally:
+        for module, training, frozen in modules:
+            module.training = training
+            if not frozen:
+                module.__dict__.pop(FROZEN, None)
+        for p, requires_grad in parameters:
+            p.requires_grad_(requires_grad)

@@ -17,6 +17,7 @@ from torchcnn.run.checkpoint import load_checkpoint, load_weights
 from torchcnn.run.history import EpochProgress, EpochRecord
 from torchcnn.run.log import Run
 from torchcnn.training.config import Config
+from torchcnn.training.device import seed_generators
 from torchcnn.training.distributed import World, gather_steps, with_signal
 from torchcnn.training.fast_layers import fast_layers
 from torchcnn.training.fastest import autocast, compile_network
@@ -111,7 +112,8 @@ class Trainer:
 
     def train_epoch(self, epoch: int, progress: EpochProgress | None = None) -> EpochResult:
         """Train an epoch, or the rest of one; write `last.pt` when it is due or a signal came."""
-        torch.manual_seed(mix_seed(self.config.seed, epoch, 1, self.world.rank))  # for dropout
+        seed = mix_seed(self.config.seed, epoch, 1, self.world.rank)
+        seed_generators(seed, self.device)  # for dropout
         steps, before = ([], 0.0) if progress is None else self._restore(progress)
         done, loader = len(steps), self.loaders.train
         loader.epoch, loader.start = epoch - 1, done  # the loader counts epochs from 0
