@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def _train(
         preflight.check_before_reading(config, world, checkpoint is not None, net)
         weights = None
         if config.init and checkpoint is None:
-            weights = read_weights(config.init, config.arch)
+            weights = read_weights(config.init, config.arch, net)
         version = checkpoint["torchcnn"] if checkpoint else FORMAT
         if dataset is None:
             channels = checkpoint["model"]["in_channels"] if checkpoint else None
@@ -151,7 +152,9 @@ def _train(
         loaders = make_loaders(config, parts, num_classes, device, world, normalized)
         config, reasons = decide(config, model_spec, device, world, net)
         choices = decided(requested, config)
-        state = TrainState.create(config, model_spec, device, world.world_size, net, weights)
+        size = (2, model_spec["in_channels"], *[model_spec["input_size"]] * 2)
+        begin = partial(weights.load_into, classes=dataset.classes, shape=size) if weights else None
+        state = TrainState.create(config, model_spec, device, world.world_size, net, begin)
         history, progress = restore(state, checkpoint, config.out)
 
         # Run: from here on the folder exists and is locked.

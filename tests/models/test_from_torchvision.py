@@ -27,7 +27,7 @@ def test_with_torchvisions_weights_the_logits_are_torchvisions(name):
     theirs.load_state_dict(weights)
     size = 224 if name.startswith("vgg") else 64
     ours = create_model(name, in_channels=3, num_classes=7, input_size=size).eval()
-    assert start_from(ours, from_torchvision(name, weights), (7, 7)) == ""
+    assert start_from(ours, from_torchvision(name, weights), (7, 7)) == []
     x = torch.randn(2, 3, size, size)
     with torch.no_grad():
         assert torch.equal(ours(x), theirs(x))

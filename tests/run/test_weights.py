@@ -1,6 +1,7 @@
 """Runs that start from weights: of a run, a file of this package, of torchvision."""
 
 import json
+from itertools import product
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 from torchcnn import create_model, evaluate, export, load_model, predict, train
 from torchcnn.data.decode import read_image
 from torchcnn.run.checkpoint import load_checkpoint
-from torchcnn.run.weights import IMAGENET, read_weights
+from torchcnn.run.weights import IMAGENET, Weights, read_weights
 
 SMALL = ["--data", "sample", "--device", "cpu", "--epochs", "1", "--batch-size", "450"]
 
@@ -122,13 +123,150 @@ def test_a_module_of_your_own_may_have_torchvisions_names(tmp_path):
     torch.save(net.state_dict(), tmp_path / "own.pth")
     weights = read_weights(str(tmp_path / "own.pth"), "Net")
     twin = Net()
-    assert weights.load_into(twin, 10) == "" and weights.normalization is None
+    said = weights.load_into(twin, list("0123456789"), (2, 1, 28, 28))
+    assert said.startswith("the head is taken as it is, for 10 classes, of which the weights have")
+    assert weights.normalization is None
     assert torch.equal(twin.layer1.weight, net.layer1.weight)
+
+
+class TwoHeads(nn.Module):
+    """Heads of several kinds, the first before the body, with hidden layers of as many units."""
+
+    def __init__(self, k, act=None):
+        super().__init__()
+        self.columns = nn.Parameter(torch.randn(6, k))
+        self.head = nn.Sequential(nn.Conv2d(5, k, 1, bias=False), nn.BatchNorm2d(k, affine=False))
+        self.body = nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU(), nn.Conv2d(5, 5, 3), nn.ReLU())
+        self.mean, self.act = nn.Linear(5, 6), act or nn.Identity()
+
+    def forward(self, x):
+        x = self.body(x)
+        y = self.mean(x.mean((2, 3))) @ self.columns + self.head(x).amax((2, 3))
+        return self.act(y)
+
+
+def of_classes(k, name):
+    if name == "TwoHeads":
+        net = TwoHeads(k)
+        net.head[1].running_mean.normal_()
+        return net, 28
+    size = {"nin": 67, "tf_nin_dense": 45}.get(name, 32)
+    return create_model(name, size, in_channels=1, num_classes=k), size
+
+
+@pytest.mark.parametrize("name", ["lenet", "nin", "tf_baseline", "tf_nin_dense", "TwoHeads"])
+@pytest.mark.parametrize("ours", ["ecadb", "ecxay", "exb", "abcdefg"])
+def test_a_row_of_the_head_belongs_to_the_name_of_its_class(ours, name):
+    """The logits of the classes that both know are the same; the rows of the others are new."""
+    if name == "tf_nin_dense" and len(ours) != 5:
+        return
+    (before, size), (net, _) = of_classes(5, name), of_classes(len(ours), name)
+    fresh = {key: value.clone() for key, value in net.state_dict().items()}
+    weights = Weights(before.state_dict(), list("abcde"), None)
+    said = weights.load_into(net, list(ours), (2, 1, size, size))
+    if name == "nin" and len(ours) != 5:  # all layers of its last block are others
+        assert said.startswith(f"new for {len(ours)} classes in place of 5: stage4.0.weight, ")
+        return
+    both = [c for c in ours if c in "abcde"]
+    assert said.startswith(f"the rows of {len(both)} of {len(ours)} classes are found by name")
+    x = torch.rand(4, 1, size, size)
+    with torch.no_grad():
+        new, old = net.eval()(x), before.eval()(x)
+    for c in both:
+        torch.testing.assert_close(new[:, ours.index(c)], old[:, "abcde".index(c)])
+    if len(both) == len(ours):
+        assert ", new are" not in said
+        return
+    others = [c for c in ours if c not in "abcde"]
+    assert f", new are {', '.join(others)}: " in said
+    for key in said.split(": ")[1].split(", "):
+        axis = 1 if key == "columns" else 0
+        for c in others:
+            rows = net.state_dict()[key], fresh[key]
+            assert torch.equal(*(t.select(axis, ours.index(c)) for t in rows))
+
+
+def test_a_head_that_cannot_be_told_is_taken_as_it_is_and_that_is_said():
+    before, net = TwoHeads(5, nn.Softmax(1)), TwoHeads(5, nn.Softmax(1))
+    weights = Weights(before.state_dict(), list("abcde"), None)
+    said = weights.load_into(net, list("edcba"), (2, 1, 28, 28))
+    assert said == "the head is taken as it is, for 5 classes, a, b, c, d, e"
+    assert torch.equal(net.columns, before.columns)
+    own = weights.load_into(net, list("abcde"), (2, 1, 28, 28))
+    assert own == ""  # the same classes
+
+
+def test_a_state_dict_without_names_tells_how_many_classes_it_has_by_its_head():
+    before, net = TwoHeads(9), TwoHeads(5)
+    said = Weights(before.state_dict(), None, None).load_into(net, list("abcde"), (2, 1, 28, 28))
+    assert said.startswith("new for 5 classes in place of 9: columns, head.0.weight, head.1.")
+    assert torch.equal(net.mean.weight, before.mean.weight)
+
+
+def test_a_run_for_other_classes_takes_the_rows_of_a_run_by_name(tmp_path, capsys):
+    run("--out", tmp_path / "first")
+    checkpoint = load_checkpoint(tmp_path / "first" / "last.pt")
+    names = checkpoint["classes"]
+    checkpoint["classes"] = [*names[5:], "cat", *names[1:5]]  # as if it had been trained on these
+    torch.save(checkpoint, tmp_path / "w.pt")
+    capsys.readouterr()
+    run("--init", tmp_path / "w.pt", "--lr", "1e-30", "--out", tmp_path / "r")
+    said = f"the rows of 9 of 10 classes are found by name, new are {names[0]}: head.7.weight, head"
+    assert said in capsys.readouterr().out
+    rows, theirs = (
+        c["weights"]["head.7.weight"] for c in (load_checkpoint(tmp_path / "r/last.pt"), checkpoint)
+    )
+    assert torch.equal(rows[5:], theirs[:5]) and torch.equal(rows[1:5], theirs[6:])
+    assert not torch.equal(rows[0], theirs[5])
+
+
+class Wrapped(nn.Module):
+    """A module of your own whose names begin as wrappers' do."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+
+    def forward(self, x):
+        return self.model(x)
+
+
+SAVED = {
+    "alone": lambda w: w,
+    "state_dict": lambda w: {"state_dict": w, "epoch": 3},
+    "model": lambda w: {"model": w, "optimizer": {"state": {0: {"exp_avg": torch.ones(2, 2)}}}},
+    "any key": lambda w: {"weights": {"inner": w}, "rng": torch.get_rng_state(), "args": {"a": 1}},
+    "data parallel": lambda w: {f"module.{k}": v for k, v in w.items()},
+    "compiled": lambda w: {f"_orig_mod.{k}": v for k, v in w.items()},
+    "both": lambda w: {"net": {f"module._orig_mod.{k}": v for k, v in w.items()}},
+    "both, the other way": lambda w: {f"_orig_mod.module.{k}": v for k, v in w.items()},
+    "a part compiled": lambda w: {k.replace(".", "._orig_mod.", 1): v for k, v in w.items()},
+    "lightning": lambda w: {"state_dict": {f"model.{k}": v for k, v in w.items()}, "loops": {}},
+}
+
+
+@pytest.mark.parametrize(
+    ("how", "net"), [*product(SAVED, ["lenet", "own"]), ("both", "resnet50"), ("model", "resnet50")]
+)
+def test_a_state_dict_is_found_as_others_save_it(how, net, tmp_path):
+    """With torchvision's names too, and unless a module of your own has such names itself."""
+    own = Wrapped() if net == "own" else None
+    with torch.device("meta" if net == "resnet50" else "cpu"):
+        theirs = own or (torchvision.models.resnet50() if net == "resnet50" else create_model(net))
+    weights = {k: torch.tensor(2.0).expand(v.shape) for k, v in theirs.state_dict().items()}
+    torch.save(SAVED[how](weights), tmp_path / "w.pt")
+    found = read_weights(str(tmp_path / "w.pt"), "Wrapped" if own else net, own)
+    with torch.device("meta"):
+        expected = own or create_model(net)
+    assert found.tensors.keys() == expected.state_dict().keys() and found.classes is None
+    assert (found.normalization == IMAGENET) == (net == "resnet50")
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--init", "two.pt"], "--init two.pt holds several state dicts, model, ema.module (its"),
+        (["--init", "none.pt"], "is no state dict (its keys are epoch, model); allowed is a dict"),
         (["--init", "nowhere"], "--init nowhere: there is no such run or file; in the package"),
         (["--init", "text.pt"], "--init text.pt is damaged, or holds no weights"),
         (["--init", "list.pt"], "--init list.pt is no state dict"),
@@ -147,6 +285,9 @@ def test_what_is_refused(flags, message, tmp_path, monkeypatch, capsys):
     (tmp_path / "text.pt").write_text("no weights")
     (tmp_path / "bad.safetensors").write_text("no weights")
     torch.save([1], tmp_path / "list.pt")
+    w = create_model("lenet").state_dict()
+    torch.save({"model": w, "ema": {"module": w}}, tmp_path / "two.pt")
+    torch.save({"epoch": 1, "model": "lenet"}, tmp_path / "none.pt")
     torch.save(create_model("mlp").state_dict(), tmp_path / "mlp.pt")
     with pytest.raises(SystemExit) as stop:
         run(*flags, "--out", "r")
@@ -200,7 +341,7 @@ def test_exports_know_the_normalization(to, tmp_path):
         weights = read_weights(str(path), "lenet")
         assert weights.normalization == (list(net.mean), list(net.std))
         twin = create_model("lenet").eval()
-        weights.load_into(twin, 10)
+        weights.load_into(twin, weights.classes, (2, 1, 28, 28))
         found = twin((x - net.mean[0]) / net.std[0]).detach()
     else:
         first, name, shape, numbers = path.read_text().split("\n")[:4]

@@ -1,8 +1,10 @@
 """Weights that a network starts from, with another head if need be, and parts that are frozen."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 FROZEN = "_frozen_by_torchcnn"  # an attribute of the modules that `freeze` was given
@@ -21,14 +23,16 @@ def check_names(weights: dict[str, Tensor], names: Sequence[str], what: str) -> 
             raise ValueError(f"the weights are not those of {what}: they {verb} {first}")
 
 
-def start_from(net: nn.Module, weights: dict[str, Tensor], num_classes: tuple[int, int]) -> str:
+def start_from(
+    net: nn.Module, weights: dict[str, Tensor], num_classes: tuple[int, int]
+) -> list[str]:
     """Copy weights into a network; what depends on the number of classes stays new if it changed.
 
     Args:
         num_classes: of the weights, and of the network.
 
     Returns:
-        a sentence on what stayed new, or nothing.
+        the names of what stayed new.
 
     Raises:
         ValueError: they do not fit; nothing is copied then.
@@ -41,15 +45,57 @@ def start_from(net: nn.Module, weights: dict[str, Tensor], num_classes: tuple[in
         given = weights[name]
         if given.shape == tensor.shape:
             continue
-        swapped = [now if side == before else side for side in given.shape]
-        if before == now or len(given.shape) != len(tensor.shape) or swapped != list(tensor.shape):
-            theirs, ours = tuple(given.shape), tuple(tensor.shape)
+        theirs, ours = tuple(given.shape), tuple(tensor.shape)
+        others = {pair for pair in zip(theirs, ours, strict=False) if pair[0] != pair[1]}
+        if len(theirs) != len(ours) or others != {(before, now)}:
             raise ValueError(f"{name} of the weights is {theirs}, the network's {ours}")
         new.append(name)
     if before != now and not new:
         raise ValueError(f"weights for {before} classes have no layer that depends on their number")
     net.load_state_dict(weights | {name: own[name] for name in new})
-    return f"new for {now} classes in place of {before}: {', '.join(new)}" if new else ""
+    return new
+
+
+@torch.no_grad()
+def find_rows(net: nn.Module, shape: Sequence[int], num_classes: int) -> dict[str, int]:
+    """Find the weights that have a row for each class, by name, and along which axis they lie.
+
+    These are the head's, wherever it is. It is tried: with other numbers in the rows of some
+    classes, the logits of these classes alone are others. Of a network that ends in a softmax, for
+    example, this is true of no weights. The trial is made with weights that are not exactly the
+    network's, so that zeros hide nothing.
+
+    Args:
+        shape: of images to try it with, (n, c, h, w).
+    """
+    net, generator = copy.deepcopy(net).cpu().eval(), torch.Generator().manual_seed(0)
+
+    def noise(like: Tensor, least: float) -> Tensor:
+        return torch.randn(like.shape, generator=generator) * (like.abs().mean() / 2 + least)
+
+    for p in net.parameters():
+        p.add_(noise(p, 0.01) if p.dim() > 1 else noise(p, 0.1).abs())  # biases that wake up ReLUs
+    x = torch.rand(tuple(shape), generator=generator)
+    y = net(x)
+
+    def is_by_class(tensor: Tensor, axis: int) -> bool:
+        before, has_changed = tensor.clone(), False
+        for i in range(4):
+            some = torch.arange(num_classes) % 2 == i % 2
+            tensor.add_(noise(tensor, 1.0) * some.view(-1, *[1] * (tensor.dim() - 1 - axis)))
+            changed = torch.isclose(net(x), y).all(0).logical_not()
+            tensor.copy_(before)
+            if (changed & ~some).any():
+                return False
+            has_changed = has_changed or bool(changed.any())
+        return has_changed
+
+    return {
+        name: axis
+        for name, tensor in net.state_dict().items()
+        for axis, side in enumerate(tensor.shape)
+        if side == num_classes and tensor.is_floating_point() and is_by_class(tensor, axis)
+    }
 
 
 def set_attributes(

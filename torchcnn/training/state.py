@@ -1,6 +1,6 @@
 """The state of training: a network and all that changes with it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,6 @@ from torchcnn.models.registry import build_model
 from torchcnn.models.weights import FROZEN, freeze
 from torchcnn.run.checkpoint import fits
 from torchcnn.run.history import EpochProgress, EpochRecord, eval_split, read_history, read_progress
-from torchcnn.run.weights import Weights
 from torchcnn.scratch import from_scratch
 from torchcnn.training.config import Config
 from torchcnn.training.device import seed_generators
@@ -42,20 +41,20 @@ class TrainState:
         device: torch.device,
         world_size: int = 1,
         net: nn.Module | None = None,
-        weights: Weights | None = None,
+        begin: Callable[[nn.Module], str] | None = None,
     ) -> "TrainState":
         """Return a new state: the network that `model_spec` describes, or `net`, untrained.
 
         Args:
-            weights: what the network starts from.
+            begin: copies weights into the network, and returns what is to be said of it.
 
         Raises:
             ValueError: flags that contradict each other, or do not fit the network.
         """
         seed_generators(config.seed, device)
         net = build_model(**model_spec) if net is None else net
-        if weights and (new := weights.load_into(net, model_spec["num_classes"])):
-            print(new)
+        if begin and (said := begin(net)):
+            print(said)
         net = net.to(device)
         if config.layers == "scratch":
             net = from_scratch(net)
