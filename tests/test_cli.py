@@ -48,7 +48,8 @@ def test_a_bad_flag_is_one_line_and_exit_code_2(argv, message, capsys):
     assert caught.value.code == 2 and error.count("\n") == 1 and message in error
 
 
-def test_help_shows_what_it_does_and_the_defaults(capsys):
+def test_help_shows_what_it_does_and_the_defaults(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")  # in a narrow terminal the lines are others
     with pytest.raises(SystemExit) as caught:
         cli.parse(Config, "prog", ["--help"])
     text = capsys.readouterr().out

@@ -95,7 +95,7 @@ def found(net):
         "numpy's numbers": str(numpy.random.get_state()),
         "seeds that wait for a GPU": len(torch.cuda._queued_calls),
         "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
-        "living threads": [t.name for t in threading.enumerate()],
+        "living threads": [t.name for t in threading.enumerate() if "Queue" not in t.name],
         "precision": (torch.get_float32_matmul_precision(), backends.cuda.matmul.fp32_precision),
         "cuDNN": (backends.cudnn.benchmark, backends.cudnn.deterministic),
         "deterministic": (torch.get_deterministic_debug_mode(), filling.fill_uninitialized_memory),

@@ -12,8 +12,27 @@ from torchcnn.training.trainer import Trainer
 FLAGS = ["--arch", "softmax_regression", "--data", "sample", "--device", "cpu", "--epochs", "1"]
 
 
+@pytest.fixture
+def not_ignored():
+    """The signals act as they do by default, also where this process was started by `nohup`."""
+    before = {s: signal.signal(s, signal.SIG_DFL) for s in SIGNALS}
+    yield
+    for s, handler in before.items():
+        signal.signal(s, handler)
+
+
+def test_what_nohup_ignores_stays_ignored(not_ignored):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with stops_at_once(), StopRequest(patience=False) as request:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not request.signum
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
-def test_a_signal_in_the_final_test_says_how_to_resume(name, code, tmp_path, monkeypatch, capsys):
+def test_a_signal_in_the_final_test_says_how_to_resume(
+    name, code, not_ignored, tmp_path, monkeypatch, capsys
+):
     test = Trainer.test
 
     def interrupted(self):
