@@ -17,8 +17,8 @@ from torchcnn.data.datasets import load_data
 from torchcnn.run.checkpoint import load_checkpoint
 from torchcnn.scratch import from_scratch
 from torchcnn.training.ema import MovingAverage
-from torchcnn.training.graphs import GraphedNetwork
 from torchcnn.training.loop import predict_logits
+from torchcnn.training.speed import GraphedNetwork
 
 pytestmark = [
     pytest.mark.gpu,

@@ -24,8 +24,8 @@ from torchcnn.system import free_memory, keep_freed_memory
 from torchcnn.training.config import Config as TrainConfig
 from torchcnn.training.config import data_name
 from torchcnn.training.device import device_settings
-from torchcnn.training.fastest import autocast
 from torchcnn.training.loop import accuracy, confusion_matrix, predict_logits
+from torchcnn.training.speed import autocast
 
 PROG = "python -m torchcnn.evaluate"
 

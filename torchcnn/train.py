@@ -28,9 +28,9 @@ from torchcnn.training.configure import (
 )
 from torchcnn.training.device import device_settings, own_random_numbers
 from torchcnn.training.distributed import World, device_of_rank, join
-from torchcnn.training.fastest import decide
 from torchcnn.training.loaders import Parts, make_loaders, pick_normalization, read_images, split
 from torchcnn.training.signals import stops_at_once
+from torchcnn.training.speed import choose_precision
 from torchcnn.training.state import TrainState, left_as_it_was, restore
 from torchcnn.training.trainer import Trainer, TrainResult, says_how_to_resume
 
@@ -150,7 +150,13 @@ def _train(
             normalized = pick_normalization(config.normalize, weights, parts.train[0])
         num_classes = len(dataset.classes)
         loaders = make_loaders(config, parts, num_classes, device, world, normalized)
-        config, reasons = decide(config, model_spec, device, world, net)
+        reasons = {
+            name: "by the device"
+            for name in ("amp", "channels_last")
+            if getattr(config, name) == "auto"
+        }
+        amp, last = choose_precision(config.amp, config.channels_last, config.arch, device)
+        config = replace(config, amp=amp, channels_last=last)
         choices = decided(requested, config)
         size = (2, model_spec["in_channels"], *[model_spec["input_size"]] * 2)
         begin = partial(weights.load_into, classes=dataset.classes, shape=size) if weights else None

@@ -1,7 +1,6 @@
 """The command of the benchmark: what it prints, and what it refuses."""
 
 import json
-from contextlib import nullcontext
 
 import pytest
 import torch
@@ -14,7 +13,6 @@ from torchcnn.benchmark import speed, ways
 def run(capsys, monkeypatch):
     """Run the command without other processes, and return what it prints."""
     monkeypatch.setattr(ways, "TUTORIAL_WORKERS", 0)
-    monkeypatch.setattr(speed, "peak_in_new_process", lambda work, device: 12.5)
 
     def printed(flags):
         benchmark.main(["--data", "sample", "--device", "cpu", *flags.split()])
@@ -32,8 +30,7 @@ def test_it_compares_three_ways_round_by_round(run):
     assert about.startswith(f"torch {torch.__version__}, cpu, ") and "n = 2 rounds" in about
     assert roof.startswith("roofline: ")
     speeds = ["tutorial", "torchcnn", "bound", "torchcnn / tutorial", "torchcnn / bound"]
-    memory = ["MiB, tutorial", "MiB, torchcnn"]
-    assert columns(head) == ["batch", "pixels", *speeds, *memory, "of roofline"]
+    assert columns(head) == ["batch", "pixels", *speeds, "of roofline"]
     assert row.split()[:3] == ["lenet", "256", "28"]
     assert 0 < float(row.split()[-1]) < 1  # nothing is faster than the machine
 
@@ -45,9 +42,8 @@ def test_several_networks_as_json_at_another_size(run):
     assert result["torch"] == torch.__version__ and result["cores"] >= 1 and result["cpu"]
     assert result["rounds"] == 2 and list(result["networks"]) == ["mlp", "resnet18"]
     for network in result["networks"].values():
-        speeds, memory = network["images_per_second"], network["peak_mib"]
+        speeds = network["images_per_second"]
         assert list(speeds) == ["tutorial", "torchcnn", "bound"]
-        assert list(memory) == ["tutorial", "torchcnn"]
         assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in speeds.values())
         assert network["roofline"] is None and network["chose"] == {}
 
@@ -70,7 +66,7 @@ def test_on_a_gpu_it_compares_with_the_loop_without_graphs_too(monkeypatch, caps
 
     def measure(task, comparison, rounds, rates):
         asked.append((task.device.type, comparison))
-        return speed.Measured({way: [1.0] for way in ways.WAYS[comparison]}, {}, None, {})
+        return speed.Measured({way: [1.0] for way in ways.WAYS[comparison]}, None, {})
 
     monkeypatch.setattr(benchmark.cli, "pick_device", torch.device)
     monkeypatch.setattr(speed, "measure", measure)
@@ -81,32 +77,6 @@ def test_on_a_gpu_it_compares_with_the_loop_without_graphs_too(monkeypatch, caps
         without = "torchcnn, no graphs" in result["networks"]["lenet"]["images_per_second"]
         assert without == (device == "cuda")
     assert asked == [("cuda", "cuda"), ("cpu", "tutorial")]
-
-
-@pytest.mark.parametrize("versus", ["keras", "lightning"])
-def test_it_compares_with_another_framework(run, monkeypatch, versus):
-    """Which does not run here: see test_versus."""
-    opened = []
-
-    def open_way(framework, task):
-        opened.append((framework, task.arch))
-        return nullcontext(ways.make_way("torch", task))
-
-    monkeypatch.setattr(speed, "open_way", open_way)
-    monkeypatch.setattr(benchmark.versus, "versions", lambda framework: {framework: "3.0"})
-    flags = f"--versus {versus} --arch tf_lenet5 --images 64 --rounds 1"
-    about, _, head, row = run(flags).splitlines()
-    assert about.startswith(f"torch {torch.__version__}, {versus} 3.0, cpu, ")
-    assert about.endswith("n = 1 round; images/s, median, and ratios, median (min to max)")
-    expected = [versus, "torchcnn", *["torchcnn, auto"] * (versus == "keras")]
-    expected += [f"{way} / {versus}" for way in expected[1:]]
-    expected += ["torchcnn, auto chose"] * (versus == "keras")
-    assert columns(head) == ["batch", "pixels", *expected]
-    assert row.startswith("tf_lenet5 ")
-    result = json.loads(run(flags + " --json"))
-    assert result[versus] == "3.0"
-    assert opened == [(versus, "tf_lenet5")] * 2
-    assert list(result["networks"]["tf_lenet5"]["images_per_second"]) == list(ways.WAYS[versus])
 
 
 @pytest.mark.parametrize(
@@ -134,7 +104,6 @@ def test_bad_input_is_refused(argv, message, capsys):
         ("--seeds 2", "--seeds is only for --to-accuracy"),
         ("--to-accuracy --rounds 2", "--to-accuracy does not take --rounds"),
         ("--to-accuracy --versus keras", "--to-accuracy does not take --versus"),
-        ("--decoding --json", "--decoding takes --rounds alone, got --device, --json"),
     ],
 )
 def test_flags_that_do_not_belong_together_are_refused_first(flags, message, capsys):

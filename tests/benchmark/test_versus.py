@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
 
@@ -28,41 +27,18 @@ TASK = ways.Task(
 )
 
 
-@pytest.mark.parametrize("framework", ["keras", "lightning"])
-def test_a_missing_framework_is_named_with_its_extra(framework, monkeypatch, capsys):
+def test_a_missing_keras_is_named_with_its_extra(monkeypatch, capsys):
     monkeypatch.setattr(versus, "find_spec", lambda name: None)
     with pytest.raises(SystemExit) as caught:
-        benchmark.main(["--versus", framework, "--data", "sample"])
+        benchmark.main(["--versus", "keras", "--data", "sample"])
     error = capsys.readouterr().err
     assert caught.value.code == 2 and error.count("\n") == 1
-    assert f'pip install -e ".[{framework}]"' in error
+    assert 'pip install -e ".[keras]"' in error
 
 
 def test_versions_are_those_of_the_packages():
     keras, tensorflow = (pytest.importorskip(name) for name in ("keras", "tensorflow"))
-    expected = {"keras": keras.__version__, "tensorflow": tensorflow.__version__}
-    assert versus.versions("keras") == expected
-    assert versus.versions("tutorial") == {}
-
-
-def test_a_framework_starts_once_and_trains_when_it_is_asked_to(monkeypatch):
-    events = []
-
-    def start(task, threads):
-        events.append((task, threads))
-        return lambda: events.append("epoch") or ways.Trained(96, 2.0)
-
-    @contextmanager
-    def process():
-        yield lambda work, *arguments: work(*arguments)
-        events.append("end")
-
-    monkeypatch.setitem(versus.FRAMEWORKS, "keras", start)
-    monkeypatch.setattr(versus, "own_process", process)
-    with versus.open_way("keras", TASK) as way:
-        assert events == [(TASK, torch.get_num_threads())]
-        assert way.train_epoch() == way.train_epoch() == (96, 2.0)
-    assert events[1:] == ["epoch", "epoch", "end"]
+    assert versus.versions() == {"keras": keras.__version__, "tensorflow": tensorflow.__version__}
 
 
 @pytest.fixture
@@ -141,39 +117,14 @@ def test_what_cpp_writes_on_stderr_is_dropped(capfd):
 
 
 @pytest.mark.slow
-def test_lightning_trains_the_same_network_on_the_same_images(monkeypatch):
-    lightning = pytest.importorskip("lightning")
-    monkeypatch.setattr(ways, "TUTORIAL_WORKERS", 0)
-    fits, fit = [], lightning.Trainer.fit
-
-    def spy(trainer, module, loader):
-        before = {name: p.clone() for name, p in module.net.state_dict().items()}
-        fit(trainer, module, loader)
-        fits.append((trainer, module, loader, before))
-
-    monkeypatch.setattr(lightning.Trainer, "fit", spy)
-    train_epoch = versus.lightning_trainer(TASK, torch.get_num_threads())
-    trained = train_epoch(), train_epoch()
-    assert all(images == 96 and seconds > 0 for images, seconds in trained)
-    trainer, module, loader, before = fits[0]
-    assert isinstance(loader.dataset, ways.TutorialImages) and loader.batch_size == 32
-    expected = ways.prepare(TASK).net.state_dict()
-    assert all(torch.equal(before[name], expected[name]) for name in expected)
-    assert trainer.global_step == 6 and set(trainer.callback_metrics) == {"loss", "accuracy"}
-    after = module.net.state_dict()
-    assert not any(torch.equal(after[name], expected[name]) for name in expected)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("framework", ["keras", "lightning"])
-def test_the_command_runs_another_framework_in_its_own_process(framework):
-    for name in versus.PACKAGES[framework]:
+def test_the_command_runs_keras_in_its_own_process():
+    for name in versus.PACKAGES:
         pytest.importorskip(name)
     flags = "--arch tf_lenet5 --images 64 --data sample --rounds 1 --device cpu --json"
-    command = [sys.executable, "-m", "torchcnn.benchmark", "--versus", framework, *flags.split()]
+    command = [sys.executable, "-m", "torchcnn.benchmark", "--versus", "keras", *flags.split()]
     out = subprocess.run(command, capture_output=True, text=True, check=True)
     result = json.loads(out.stdout)
     speeds = result["networks"]["tf_lenet5"]["images_per_second"]
-    assert list(speeds) == list(ways.WAYS[framework])
+    assert list(speeds) == list(ways.WAYS["keras"])
     assert all(len(rounds) == 1 and rounds[0] > 0 for rounds in speeds.values())
-    assert result[framework] and out.stderr == ""  # the framework is silent, too
+    assert result["keras"] and out.stderr == ""  # it is silent, too

@@ -8,7 +8,6 @@ import torch
 from torchcnn.benchmark import ways
 from torchcnn.data.datasets import load_data
 from torchcnn.data.loader import Batches
-from torchcnn.training.fastest import Fastest
 
 TASK = ways.Task(
     arch="lenet",
@@ -22,37 +21,12 @@ TASK = ways.Task(
 )
 
 
-@pytest.mark.parametrize("way", [*ways.WAYS["tutorial"], "torch", "by hand"])
+@pytest.mark.parametrize("way", [*ways.WAYS["tutorial"], "torchcnn, auto", "by hand"])
 def test_each_way_trains_on_as_many_images(way, monkeypatch):
     """Only full batches count: 2 of 256 images."""
     monkeypatch.setattr(ways, "TUTORIAL_WORKERS", 0)
     images, seconds = ways.make_way(way, TASK).train_epoch()
     assert images == 512 and seconds > 0
-
-
-def test_auto_trains_as_was_found_to_be_fastest(monkeypatch):
-    """Here bfloat16 and channels-last, whatever this machine would choose."""
-    seen = []
-
-    def fastest(net, batch):
-        net.register_forward_hook(lambda net, x, y: seen.append((net, y.dtype)))
-        assert batch[0].shape == (256, 1, 28, 28)
-        return Fastest("bf16", True, "")
-
-    monkeypatch.setattr(ways, "fastest", fastest)
-    way = ways.make_way("torchcnn, auto", TASK)
-    assert way.chose == "bf16, channels-last"
-    assert way.train_epoch().images == 512
-    (net, dtype), _ = seen
-    assert dtype == torch.bfloat16
-    kernels = [p for p in net.parameters() if p.dim() == 4]
-    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
-    assert not all(p.is_contiguous() for p in kernels)
-
-
-def test_the_other_ways_choose_nothing(monkeypatch):
-    monkeypatch.setattr(ways, "fastest", lambda *_: pytest.fail("nobody asked"))
-    assert ways.make_way("torchcnn", TASK).chose == ""
 
 
 def test_the_network_is_the_same_each_time():

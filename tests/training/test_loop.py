@@ -18,7 +18,6 @@ from torchcnn.data.loader import Batches
 from torchcnn.training.config import Config
 from torchcnn.training.distributed import World
 from torchcnn.training.ema import MovingAverage
-from torchcnn.training.graphs import GraphedNetwork
 from torchcnn.training.loaders import make_loaders, split
 from torchcnn.training.loop import (
     StepOptions,
@@ -31,6 +30,7 @@ from torchcnn.training.loop import (
 )
 from torchcnn.training.optim import OPTIMIZERS, make_optimizer
 from torchcnn.training.preflight import make_model_spec
+from torchcnn.training.speed import GraphedNetwork
 from torchcnn.training.state import TrainState
 
 

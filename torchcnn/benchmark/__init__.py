@@ -1,1 +1,1 @@
-"""Measures speed and memory of training, in comparison with other ways to train."""
+"""Measures the speed of training, in comparison with other ways to train."""

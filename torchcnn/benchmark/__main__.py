@@ -44,9 +44,9 @@ class Config:
     root: str = option("folder of the data sets", default="data")
     device: str = option("auto, cpu, cuda, cuda:1, mps", default="auto")
     versus: str = option(
-        "compare with the tutorial's loop, Keras's model.fit, or Lightning's Trainer",
+        "compare with the tutorial's loop, or with Keras's model.fit",
         default="tutorial",
-        choices=("tutorial", "keras", "lightning"),
+        choices=("tutorial", "keras"),
     )
     layers: str = option(
         "scratch: compare the hand-written layers with torch's instead",
@@ -71,11 +71,6 @@ class Config:
     )
     roofline: bool = option(
         "also count operations and bytes, and report the bound that they set",
-        default=False,
-        action="store_true",
-    )
-    decoding: bool = option(
-        "compare the decoding of a large photo with Pillow's instead",
         default=False,
         action="store_true",
     )
@@ -117,14 +112,10 @@ def check(config: Config, given: Iterable[str]) -> None:
         ValueError: If one of them has no effect beside another.
     """
     if config.to_accuracy:
-        useless = {"versus", "layers", "roofline", "decoding", "rounds"}.intersection(given)
+        useless = {"versus", "layers", "roofline", "rounds"}.intersection(given)
         if useless:
             names = ", ".join(map(cli.flag, sorted(useless)))
             raise ValueError(f"--to-accuracy does not take {names}")
-    elif config.decoding:
-        if useless := set(given) - {"decoding", "rounds"}:
-            names = ", ".join(map(cli.flag, sorted(useless)))
-            raise ValueError(f"--decoding takes --rounds alone, got {names}")
     elif "seeds" in given:
         raise ValueError("--seeds is only for --to-accuracy")
     others = [("layers", "scratch")] * (config.layers == "scratch")
@@ -141,19 +132,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         given = cli.parse(Config, PROG, argv)
         config = Config(**given)
         check(config, given)
-        if config.decoding:
-            from torchcnn.benchmark.decoding import compare
-
-            print(compare(config.rounds))
-        elif config.to_accuracy:
-            print(compare_accuracy(config))
-        else:
-            print(compare_speed(config))
+        print(compare_accuracy(config) if config.to_accuracy else compare_speed(config))
 
 
 def compare_speed(config: Config) -> str:
     """Measure the speed of every way, and return the report."""
-    device, versions = cli.pick_device(config.device), versus.versions(config.versus)
+    device = cli.pick_device(config.device)
+    versions = versus.versions() if config.versus == "keras" else {}
     comparison = "scratch" if config.layers == "scratch" else config.versus
     if comparison == "tutorial" and device.type == "cuda":
         comparison = "cuda"

@@ -3,13 +3,11 @@
 import random
 import statistics
 from contextlib import ExitStack
-from functools import partial
 from typing import Any, NamedTuple
 
-from torchcnn.benchmark.memory import peak_in_new_process
 from torchcnn.benchmark.roofline import count, least_seconds
-from torchcnn.benchmark.versus import FRAMEWORKS, open_way
-from torchcnn.benchmark.ways import MEMORY_WAYS, RATIOS, WAYS, Task, make_way, train_once
+from torchcnn.benchmark.versus import open_keras
+from torchcnn.benchmark.ways import RATIOS, WAYS, Task, make_way
 from torchcnn.system import keep_freed_memory
 from torchcnn.text import table
 from torchcnn.training.device import device_settings
@@ -19,7 +17,6 @@ class Measured(NamedTuple):
     """The results for one network."""
 
     speeds: dict[str, list[float]]  # images per second in each round, by way
-    memory: dict[str, float | None]  # MiB, by way
     roofline: float | None  # images per second
     chose: dict[str, str]  # what a way chose itself, by way; most choose nothing
 
@@ -27,7 +24,7 @@ class Measured(NamedTuple):
 def measure(
     task: Task, comparison: str, rounds: int, rates: tuple[float, float] | None = None
 ) -> Measured:
-    """Measure every way in every round, after one warm-up round, and then the memory of each.
+    """Measure every way in every round, after one warm-up round.
 
     Within a round the order is random, because a way may influence the speed of the next one.
 
@@ -36,14 +33,14 @@ def measure(
         rates: Of the machine; see `roofline.machine_rates`.
     """
     with ExitStack() as processes:
-        if comparison in FRAMEWORKS or task.device.type == "cuda":
+        if comparison == "keras" or task.device.type == "cuda":
             # This process then trains as `torchcnn.train` does. On a GPU so does the tutorial's
             # loop: it is compared as a loop, not by the precision of its linear layers.
             keep_freed_memory()
             processes.enter_context(device_settings(task.device, deterministic=False))
         ways = {
-            way: processes.enter_context(open_way(way, task))
-            if way in FRAMEWORKS
+            way: processes.enter_context(open_keras(task))
+            if way == "keras"
             else make_way(way, task)
             for way in WAYS[comparison]
         }
@@ -53,15 +50,11 @@ def measure(
                 images, seconds = ways[way].train_epoch()
                 if round:
                     speeds[way].append(images / seconds)
-    memory = {
-        way: peak_in_new_process(partial(train_once, way, task), task.device)
-        for way in MEMORY_WAYS[comparison]
-    }
     roof = None
     if rates:
         roof = images / least_seconds(*count(ways["bound"].train_epoch), rates)
     chose = {name: way.chose for name, way in ways.items() if way.chose}
-    return Measured(speeds, memory, roof, chose)
+    return Measured(speeds, roof, chose)
 
 
 def spread(values: list[float]) -> str:
@@ -71,22 +64,21 @@ def spread(values: list[float]) -> str:
 
 
 def report(results: dict[str, tuple[Task, Measured]], comparison: str) -> str:
-    """Format the results as a table with a row for each network: images/s, ratios, memory."""
-    ways, ratios, memory_ways = WAYS[comparison], RATIOS[comparison], MEMORY_WAYS[comparison]
+    """Format the results as a table with a row for each network: images/s and ratios."""
+    ways, ratios = WAYS[comparison], RATIOS[comparison]
     choosing = list(next(iter(results.values()))[1].chose)
     roofline = any(measured.roofline for _, measured in results.values())
     head = ["", "batch", "pixels", *ways, *(f"{a} / {b}" for a, b in ratios)]
-    head += [f"MiB, {way}" for way in memory_ways] + ["of roofline"] * roofline
+    head += ["of roofline"] * roofline
     text = range(len(head), len(head) + len(choosing))
     rows = [head + [f"{way} chose" for way in choosing]]
     for arch, (task, measured) in results.items():
-        speeds, memory, roof, chose = measured
+        speeds, roof, chose = measured
         row = [arch, str(task.batch_size), str(task.input_size)]
         row += [f"{statistics.median(speeds[way]):,.0f}" for way in ways]
         for way, other in ratios:
             pairs = zip(speeds[way], speeds[other], strict=True)
             row.append(spread([a / b for a, b in pairs]))
-        row += [f"{memory[way]:,.0f}" if memory[way] else "-" for way in memory_ways]
         row += [f"{statistics.median(speeds['torchcnn']) / roof:.2f}"] if roof else []
         rows.append(row + [chose[way] for way in choosing])
     return table(rows, left={0, *text})
@@ -96,7 +88,6 @@ def as_json(measured: Measured) -> dict[str, Any]:
     """Return the results for one network as `--json` prints them."""
     return {
         "images_per_second": measured.speeds,
-        "peak_mib": measured.memory,
         "roofline": measured.roofline,
         "chose": measured.chose,
     }

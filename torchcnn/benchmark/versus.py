@@ -1,16 +1,13 @@
-"""Ways to train by other frameworks: Keras's `model.fit`, Lightning's `Trainer`.
+"""Training by Keras's `model.fit`.
 
-Each framework trains in a process of its own, which stays alive and trains an epoch when it is
-asked to. So no framework takes memory, threads or settings from another, and start-up is not timed.
-An epoch is timed in that process, by the framework's own callbacks at its beginning and its end:
-what `fit` does before the first epoch and after the last is not counted, and tracing, compilation
-and the like fall into the warm-up round.
+Keras trains in a process of its own, which stays alive and trains an epoch when it is asked to. So
+it takes no memory, threads or settings from this one, and start-up is not timed. An epoch is timed
+in that process, by callbacks at its beginning and its end: what `fit` does before the first epoch
+and after the last is not counted, and tracing and compilation fall into the warm-up round.
 """
 
-import logging
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module, metadata
@@ -18,59 +15,55 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from torchcnn.benchmark.process import own_process
 from torchcnn.benchmark.ways import (
     Task,
     Trained,
-    TutorialImages,
     Way,
     learning_rate,
     prepare,
-    tutorial_loader,
 )
 from torchcnn.data.loader import Batches
 from torchcnn.keras_io import to_keras
 
-PACKAGES = {"keras": ("keras", "tensorflow"), "lightning": ("lightning",)}  # by framework
+PACKAGES = ("keras", "tensorflow")
 
 TrainEpoch = Callable[[], Trained]
 
 
-def versions(framework: str) -> dict[str, str]:
-    """Return the versions of the packages that a framework needs, by their name.
+def versions() -> dict[str, str]:
+    """Return the versions of Keras and TensorFlow.
 
     Raises:
         ValueError: If one of them is not installed.
     """
-    names = PACKAGES.get(framework, ())
-    if missing := [name for name in names if find_spec(name) is None]:
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
         needed = " and ".join(missing)
-        raise ValueError(f'--versus {framework} needs {needed}: pip install -e ".[{framework}]"')
+        raise ValueError(f'--versus keras needs {needed}: pip install -e ".[keras]"')
     # A module may come from a package of another name, as tensorflow does from tensorflow-cpu.
-    packages = metadata.packages_distributions() if names else {}
-    return {name: metadata.version(packages[name][0]) for name in names}
+    packages = metadata.packages_distributions()
+    return {name: metadata.version(packages[name][0]) for name in PACKAGES}
 
 
 @contextmanager
-def open_way(framework: str, task: Task) -> Iterator[Way]:
-    """Start a framework in a process of its own, which lives as long as the context.
+def open_keras(task: Task) -> Iterator[Way]:
+    """Start Keras in a process of its own, which lives as long as the context.
 
     Raises:
-        ValueError: If the framework cannot train so, or its process died.
+        ValueError: If Keras cannot train so, or its process died.
     """
     with own_process() as call:
-        call(_start, framework, task, torch.get_num_threads())
+        call(_start, task, torch.get_num_threads())
         yield Way(lambda: call(_train_epoch))
 
 
-_started: TrainEpoch  # in the framework's process
+_started: TrainEpoch  # in Keras's process
 
 
-def _start(framework: str, task: Task, threads: int) -> None:
+def _start(task: Task, threads: int) -> None:
     global _started
-    _started = FRAMEWORKS[framework](task, threads)
+    _started = keras_fit(task, threads)
 
 
 def _train_epoch() -> Trained:
@@ -147,68 +140,3 @@ def _choose_device(tf: Any, device: torch.device) -> None:
         )
     tf.config.set_visible_devices(gpus[index], "GPU")
     tf.config.experimental.set_memory_growth(gpus[index], True)
-
-
-def lightning_trainer(task: Task, threads: int) -> TrainEpoch:
-    """Return a function that trains for an epoch by Lightning's `Trainer`.
-
-    The images come from the tutorial's `DataLoader`, and loss and accuracy are averaged over the
-    epoch, as the tutorial's loop does.
-    """
-    warnings.simplefilter("ignore")  # about few workers, and of Lightning's own dependencies
-    torch.set_num_threads(threads)
-    lightning: Any = import_module("lightning")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # the import sets another level
-    network, images, labels = prepare(task)
-    loader = tutorial_loader(TutorialImages(images, labels, task.input_size), task.batch_size)
-    epochs = []
-
-    class Module(lightning.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = network
-
-        def training_step(self, batch: Any, index: int) -> torch.Tensor:
-            x, y = batch
-            y_hat = self.net(x)
-            loss = F.cross_entropy(y_hat, y)
-            accuracy = (y_hat.argmax(dim=1) == y).float().mean()
-            self.log_dict({"loss": loss, "accuracy": accuracy}, on_step=False, on_epoch=True)
-            return loss
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.Adam(self.parameters(), lr=learning_rate(task))
-
-    class Clock(lightning.Callback):
-        def on_train_epoch_start(self, *_: Any) -> None:
-            self.began = time.perf_counter()
-
-        def on_train_epoch_end(self, *_: Any) -> None:
-            if task.device.type != "cpu":
-                torch.accelerator.synchronize(task.device)
-            epochs.append(time.perf_counter() - self.began)
-
-    trainer = lightning.Trainer(
-        accelerator={"cuda": "gpu"}.get(task.device.type, task.device.type),
-        devices=[task.device.index or 0] if task.device.type == "cuda" else 1,
-        max_epochs=0,
-        callbacks=[Clock()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    module = Module()
-
-    def train_epoch() -> Trained:
-        trainer.fit_loop.max_epochs += 1
-        trainer.fit(module, loader)
-        return Trained(len(images), epochs[-1])
-
-    return train_epoch
-
-
-FRAMEWORKS: dict[str, Callable[[Task, int], TrainEpoch]] = {
-    "keras": keras_fit,
-    "lightning": lightning_trainer,
-}

@@ -3,15 +3,14 @@
 By default these are the tutorial's loop, this package's loop, and a bound: the same steps on a
 single batch that is already on the device. On a GPU this package's loop launches CUDA graphs, and
 is also measured without them. With `--layers scratch` they are torch's and the hand-written layers,
-eager and compiled, all in this package's loop. With `--versus` they are another framework, which
-trains in a process of its own (see `versus`), and this package's loop.
+eager and compiled, all in this package's loop. With `--versus keras` they are this package's loop
+and Keras, in a process of its own (see `versus`).
 """
 
 import inspect
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from itertools import repeat
 from multiprocessing import get_all_start_methods
@@ -27,11 +26,14 @@ from torchcnn.data.loader import Batches
 from torchcnn.models import find_model
 from torchcnn.models.registry import build_model
 from torchcnn.scratch import from_scratch
-from torchcnn.training.device import device_settings
-from torchcnn.training.fast_layers import fast_layers
-from torchcnn.training.fastest import autocast, compile_network, describe, fastest
-from torchcnn.training.graphs import GraphedNetwork
 from torchcnn.training.loop import train_epoch
+from torchcnn.training.speed import (
+    GraphedNetwork,
+    autocast,
+    choose_precision,
+    compile_network,
+    describe,
+)
 
 # The keys of these tables are the values of the flag --versus, "scratch" of the flag --layers, and
 # "cuda" is "tutorial" on a GPU, where this package's loop launches CUDA graphs.
@@ -40,14 +42,6 @@ WAYS = {
     "cuda": ("tutorial", "torchcnn", "torchcnn, no graphs", "bound"),
     "scratch": ("torch", "by hand", "torch, compiled", "by hand, compiled"),
     "keras": ("keras", "torchcnn", "torchcnn, auto"),
-    "lightning": ("lightning", "torchcnn"),
-}
-MEMORY_WAYS: dict[str, tuple[str, ...]] = {  # the ways whose memory is measured
-    "tutorial": ("tutorial", "torchcnn"),
-    "cuda": ("tutorial", "torchcnn"),
-    "scratch": ("torch", "by hand"),
-    "keras": (),
-    "lightning": (),
 }
 RATIOS = {  # the pairs of ways whose speeds are divided
     "tutorial": [("torchcnn", "tutorial"), ("torchcnn", "bound")],
@@ -62,7 +56,6 @@ RATIOS = {  # the pairs of ways whose speeds are divided
         ("by hand, compiled", "torch, compiled"),
     ],
     "keras": [("torchcnn", "keras"), ("torchcnn, auto", "keras")],
-    "lightning": [("torchcnn", "lightning")],
 }
 TUTORIAL_WORKERS = 4  # as in the tutorial's load_data_fashion_mnist
 
@@ -213,35 +206,20 @@ def make_way(way: str, task: Task) -> Way:
         loader = tutorial_loader(TutorialImages(images, labels, size), task.batch_size)
         return Way(timed(lambda: tutorial_epoch(net, loader, optimizer, device)))
     batches = Batches(images, labels, task.batch_size, shuffle=True, size=size, device=device)
-    options, chose, amp = choose_fastest(net, batches) if "auto" in way else ({}, "", "off")
+    options: dict[str, Any] = {}
+    amp, chose = "off", ""
+    if "auto" in way:
+        amp, channels_last = choose_precision("auto", "auto", task.arch, device)
+        net.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        options, chose = {"autocast": autocast(amp, device)}, describe(amp, channels_last)
     if device.type == "cuda" and way in ("torchcnn", "torchcnn, auto"):
         net = GraphedNetwork(net, next(iter(batches))[0].shape, amp)
     if "by hand" in way:
         net = from_scratch(net)
-    compiled = "compiled" in way
-    if compiled:
+    if "compiled" in way:
         compile_network(net, graphs=device.type == "cuda")
     source = OneBatch(batches) if way == "bound" else batches
-
-    def train() -> int:
-        with nullcontext() if compiled else fast_layers(net):
-            return train_epoch(net, source, optimizer, **options).images
-
-    return Way(timed(train), chose)
-
-
-def choose_fastest(net: nn.Module, batches: Batches) -> tuple[dict[str, Any], str, str]:
-    """Do what `--amp auto --channels-last auto` does.
-
-    Return the step's options, what was chosen in words, and the precision.
-    """
-    choice = fastest(net, next(iter(batches)))
-    if choice.channels_last:
-        net.to(memory_format=torch.channels_last)
-    device = batches.labels.device
-    scaler = torch.amp.GradScaler(device.type, enabled=choice.amp == "fp16")
-    options = {"autocast": autocast(choice.amp, device), "scaler": scaler}
-    return options, describe(choice.amp, choice.channels_last), choice.amp
+    return Way(timed(lambda: train_epoch(net, source, optimizer, **options).images), chose)
 
 
 def tutorial_loader(
@@ -259,11 +237,3 @@ def tutorial_loader(
             num_workers=TUTORIAL_WORKERS,
             multiprocessing_context=context,
         )
-
-
-def train_once(way: str, task: Task) -> int:
-    """Load the images, build the network and train it for one epoch."""
-    with ExitStack() as settings:
-        if task.device.type == "cuda":  # as `speed.measure` does: cuDNN's choice takes memory, too
-            settings.enter_context(device_settings(task.device, deterministic=False))
-        return make_way(way, task).train_epoch().images

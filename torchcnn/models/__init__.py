@@ -2,7 +2,6 @@
 
 from torchcnn.models.alexnet import alexnet, tf_alexnet8, tf_alexnet_half
 from torchcnn.models.baseline import tf_baseline, tf_sigmoid_cnn
-from torchcnn.models.bottleneck import Bottleneck, resnet50, resnet101, resnet152
 from torchcnn.models.densenet import (
     DenseBlock,
     conv_block,
@@ -26,6 +25,7 @@ from torchcnn.models.nin import nin, nin_block, tf_nin, tf_nin_dense
 from torchcnn.models.pretrained import list_pretrained
 from torchcnn.models.registry import MODELS, create_model, find_model, list_models
 from torchcnn.models.resnet import (
+    Bottleneck,
     Residual,
     ResnetBlock,
     cifar_resnet,
@@ -34,8 +34,11 @@ from torchcnn.models.resnet import (
     resnet32,
     resnet34,
     resnet44,
+    resnet50,
     resnet56,
+    resnet101,
     resnet110,
+    resnet152,
     resnet_block,
     tf_resnet18,
     tf_resnet18_pool,

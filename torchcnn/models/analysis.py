@@ -85,7 +85,7 @@ class Layer:
 
 
 def _text(sides: Sides) -> str:
-    """Return a receptive field or stride for the table: 11, 3×5, all or 0.5."""
+    """Return a receptive field or stride for the table: 11, 3×5 or all."""
     if isinstance(sides, tuple):
         return "×".join(map(_text, sides))
     return "all" if math.isinf(sides) else f"{sides:.10g}"
@@ -177,7 +177,7 @@ class _Walk(torch.fx.Interpreter):
         self.seen[n] = axes
         y = result[0] if isinstance(result, tuple) else result
         parameters = {f"{n.target}.{name}": p for name, p in module.named_parameters()}
-        self._record(n, kind, y.shape[1:], parameters, _macs(module, x, y), axes)
+        self._record(n, kind, y.shape[1:], parameters, _macs(module, y), axes)
 
     def _record(
         self,
@@ -209,15 +209,13 @@ def _sides(axes: Axes) -> tuple[Sides, Sides]:
     return (h.field, w.field), (h.stride, w.stride)
 
 
-def _macs(module: nn.Module, x: Tensor, y: Tensor) -> int:
-    """Return the multiply-accumulates of a layer with the input x and the output y for one image.
+def _macs(module: nn.Module, y: Tensor) -> int:
+    """Return the multiply-accumulates of a layer with the output y for one image.
 
     Those of normalisation, activations and poolings do not count.
     """
     if isinstance(module, nn.Conv2d):
         return y.numel() * module.weight[0].numel()
-    if isinstance(module, nn.ConvTranspose2d):  # each input meets (out_channels / groups) kh kw
-        return x.numel() * module.weight[0].numel()
     if isinstance(module, nn.Linear):
         return y.numel() * module.in_features
     return 0
@@ -280,11 +278,10 @@ def receptive_field(net: nn.Module, input_size: tuple[int, int, int]) -> tuple[S
 
     Each is a number, or a pair (height, width) if they differ in height and width. The receptive
     field reaches from the first to the last pixel that an output depends on, and does not end at
-    the edges of the image. Without upsampling it follows the recursion of
+    the edges of the image. It follows the recursion of
     https://distill.pub/2019/computing-receptive-fields: a layer with kernel size k adds (k - 1)
-    times the stride of the layers before it. Upsampled outputs see different numbers of pixels, of
-    which the largest is returned, and have a stride below 1. The receptive field is infinite after
-    a dense layer or a global pooling, whatever the size of the image.
+    times the stride of the layers before it. It is infinite after a dense layer or a global
+    pooling, whatever the size of the image.
 
     Raises:
         ValueError: As for `summary`, or if the network has several outputs with different strides.

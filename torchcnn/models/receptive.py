@@ -2,9 +2,7 @@
 
 import math
 import operator
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -26,79 +24,36 @@ from torchcnn.layers import (
 class Axis:
     """What the outputs along one axis depend on.
 
-    Output o depends on the pixels `first[o]` to `last[o]` of the image, and the output one period,
-    `len(first)`, after o on those `advance` pixels further on. Only upsampling makes a period
-    longer than 1. Pixels are counted from the first one of the image, as if it had no edges. The
-    whole image is -inf to inf; an output that depends on no pixel has inf to -inf.
+    Output o depends on the pixels `first + stride * o` to `last + stride * o` of the image, counted
+    from its first one as if it had no edges. The whole image is -inf to inf.
     """
 
-    advance: int = 1
-    first: tuple[float, ...] = (0,)
-    last: tuple[float, ...] = (0,)
+    stride: int = 1  # distance of two outputs in pixels
+    first: float = 0
+    last: float = 0
 
     @property
     def field(self) -> float:
-        """The largest number of pixels from the first to the last that an output depends on."""
-        return float(max(0, *(b - a + 1 for a, b in zip(self.first, self.last, strict=True))))
-
-    @property
-    def stride(self) -> float:
-        """The distance of two outputs in pixels, which upsampling makes a fraction."""
-        stride = Fraction(self.advance, len(self.first))
-        return int(stride) if stride.denominator == 1 else float(stride)
-
-    def _through(
-        self, sources: Callable[[int], Iterable[int]], period: int, advance: int
-    ) -> "Axis":
-        """Return the axis after a layer whose output o is computed from the inputs `sources(o)`."""
-        seen = [[self._pixels(i) for i in sources(o)] for o in range(period)]
-        first = tuple(min((a for a, _ in inputs), default=math.inf) for inputs in seen)
-        last = tuple(max((b for _, b in inputs), default=-math.inf) for inputs in seen)
-        return Axis(advance, first, last)
-
-    def _pixels(self, output: int) -> tuple[float, float]:
-        periods, o = divmod(output, len(self.first))
-        return self.first[o] + periods * self.advance, self.last[o] + periods * self.advance
+        """The number of pixels from the first to the last that an output depends on."""
+        return self.last - self.first + 1
 
     def window(self, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> "Axis":
         """Return the axis after a convolution or pooling, with `padding` before the first pixel."""
-        common = math.gcd(len(self.first), stride)
-        return self._through(
-            lambda o: [stride * o - padding + dilation * a for a in range(kernel)],
-            len(self.first) // common,
-            self.advance * stride // common,
-        )
-
-    def transposed(self, kernel: int, stride: int, padding: int, dilation: int) -> "Axis":
-        """Return the axis after a transposed convolution.
-
-        Input i is added to the outputs o = s i + d a - p, for all kernel elements a. Output o is
-        therefore computed from the inputs i = (o + p - d a) / s that are whole numbers.
-        """
-
-        def sources(o: int) -> list[int]:
-            reached = [o + padding - dilation * a for a in range(kernel)]
-            return [i // stride for i in reached if i % stride == 0]
-
-        return self._through(sources, len(self.first) * stride, self.advance)
+        first = self.first - self.stride * padding
+        last = self.last + self.stride * (dilation * (kernel - 1) - padding)
+        return Axis(self.stride * stride, first, last)
 
     def everything(self) -> "Axis":
         """Return the axis after a layer whose outputs depend on the whole image."""
-        whole = (math.inf,) * len(self.first)
-        return Axis(self.advance, tuple(-i for i in whole), whole)
+        return Axis(self.stride, -math.inf, math.inf)
 
     def joined(self, other: "Axis") -> "Axis | None":
         """Return the axis of outputs that depend on two; None if their strides differ."""
         if math.inf in (self.field, other.field):
-            return max(self, other, key=lambda axis: axis.stride).everything()
+            return Axis(max(self.stride, other.stride)).everything()
         if self.stride != other.stride:
             return None
-        period = math.lcm(len(self.first), len(other.first))
-        seen = [(self._pixels(o), other._pixels(o)) for o in range(period)]
-        first, last = (
-            tuple(pick(a[end], b[end]) for a, b in seen) for end, pick in ((0, min), (1, max))
-        )
-        return Axis(self.advance * period // len(self.first), first, last)
+        return Axis(self.stride, min(self.first, other.first), max(self.last, other.last))
 
 
 Axes = tuple[Axis, Axis]  # height and width
@@ -156,10 +111,6 @@ def after_layer(layer: nn.Module, axes: Axes, x: Tensor, y: Any) -> Axes | None:
         dilation = getattr(layer, "dilation", 1)
         padding = _padding_before(layer, x)
         return _windows(axes, options.kernel_size, options.stride, padding, dilation)
-    if isinstance(layer, nn.ConvTranspose2d):
-        numbers = (options.kernel_size, options.stride, options.padding, options.dilation)
-        h, w = (axis.transposed(*along) for axis, *along in zip(axes, *numbers, strict=True))
-        return h, w
     if isinstance(layer, GlobalAvgPool2d):
         return everything(axes)
     if isinstance(layer, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):

@@ -15,7 +15,6 @@ from torch import nn
 from torchcnn.layers import BatchNorm, KerasBatchNorm2d
 from torchcnn.models.alexnet import alexnet, tf_alexnet8, tf_alexnet_half
 from torchcnn.models.baseline import tf_baseline, tf_sigmoid_cnn
-from torchcnn.models.bottleneck import resnet50, resnet101, resnet152
 from torchcnn.models.densenet import densenet, densenet121, densenet169, densenet201
 from torchcnn.models.googlenet import googlenet, tf_googlenet, tf_inception10
 from torchcnn.models.lenet import lenet, tf_lenet5
@@ -28,8 +27,11 @@ from torchcnn.models.resnet import (
     resnet32,
     resnet34,
     resnet44,
+    resnet50,
     resnet56,
+    resnet101,
     resnet110,
+    resnet152,
     tf_resnet18,
     tf_resnet18_pool,
 )

@@ -5,7 +5,7 @@ import math
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +19,6 @@ from torchcnn.run.log import Run
 from torchcnn.training.config import Config
 from torchcnn.training.device import seed_generators
 from torchcnn.training.distributed import World, gather_steps, with_signal
-from torchcnn.training.fast_layers import fast_layers
-from torchcnn.training.fastest import autocast, compile_network
-from torchcnn.training.graphs import GraphedNetwork, can_be_graphed
 from torchcnn.training.loaders import Loaders
 from torchcnn.training.loop import (
     EpochResult,
@@ -38,6 +35,7 @@ from torchcnn.training.loop import (
 )
 from torchcnn.training.schedule import learning_rate
 from torchcnn.training.signals import Stopped, StopRequest
+from torchcnn.training.speed import GraphedNetwork, autocast, can_be_graphed, compile_network
 from torchcnn.training.state import TrainState
 
 
@@ -74,8 +72,7 @@ class Trainer:
         if not progress:
             self.run.save(self.state.state_dict())
         self._prepare_net()
-        compiled = self.config.compile
-        with self.stop, nullcontext() if compiled else fast_layers(self.state.net):
+        with self.stop:
             for epoch in range(len(self.run.history) + 1, self.config.epochs + 1):
                 began = time.perf_counter()
                 result = self.train_epoch(epoch, progress)

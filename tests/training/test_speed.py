@@ -1,16 +1,73 @@
-"""CUDA graphs: when they are used, and what is captured. `test_cuda` has what they compute."""
+"""Precision by a rule, and CUDA graphs; `test_cuda` has what these compute."""
 
 import gc
+import json
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from torchcnn.evaluate import main as evaluate
+from torchcnn.train import main as train
+from torchcnn.training import speed
 from torchcnn.training.config import Config
-from torchcnn.training.graphs import GraphedNetwork, can_be_graphed
 from torchcnn.training.recipes import fast
+from torchcnn.training.speed import GraphedNetwork, can_be_graphed, choose_precision
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("units", "device", "arch", "amp", "channels_last", "expected"),
+    [
+        (True, CUDA, "lenet", "auto", "auto", ("bf16", True)),
+        (False, CUDA, "lenet", "auto", "auto", ("off", False)),
+        (False, CUDA, "lenet", "fp16", "auto", ("fp16", True)),
+        (True, CPU, "lenet", "auto", "auto", ("bf16", True)),
+        (True, CPU, "lenet", "auto", False, ("bf16", False)),
+        (True, CPU, "lenet", "off", "auto", ("off", False)),
+        (True, CPU, "tf_baseline", "auto", "auto", ("off", False)),  # slower, as measured
+        (True, CUDA, "tf_baseline", "auto", "auto", ("bf16", True)),
+        (False, CPU, "lenet", "auto", "auto", ("off", False)),
+        (False, CPU, "lenet", "bf16", True, ("bf16", True)),  # nothing is asked
+    ],
+)
+def test_the_rule(units, device, arch, amp, channels_last, expected, monkeypatch):
+    monkeypatch.setattr(speed, "has_bf16_units", lambda device: units)
+    assert choose_precision(amp, channels_last, arch, device) == expected
+
+
+def test_whether_this_processor_has_amx():
+    flags = Path("/proc/cpuinfo")
+    if not flags.exists() or "flags" not in flags.read_text():
+        pytest.skip("not an x86 processor of Linux")
+    assert speed.has_bf16_units(CPU) == ("amx_tile" in flags.read_text())
+
+
+def test_a_run_evaluates_in_its_precision(tmp_path, capsys, tenth_of_the_sample):
+    """The command finds the accuracy of the run again, to the last digit, in bfloat16."""
+    out = tmp_path / "run"
+    flags = [
+        "--data",
+        "sample",
+        "--device",
+        "cpu",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "100",
+        "--amp",
+        "bf16",
+    ]
+    train([*flags, "--channels-last", "auto", "--out", str(out)])
+    result = json.loads((out / "result.json").read_text())
+    assert json.loads((out / "config.json").read_text())["channels_last"] in (True, False)
+    capsys.readouterr()
+    evaluate(["--checkpoint", str(out), "--device", "cpu", "--json"])
+    assert json.loads(capsys.readouterr().out)["loss"] == result["test_loss"]
 
 
 @pytest.fixture

@@ -1,12 +1,14 @@
-"""CUDA graphs: a GPU is given all kernels of a pass at once, not one after another by Python.
+"""How a device computes: its precision, compiling, and CUDA graphs.
 
-The kernels are the same. A small network trains several times faster with them, because a GPU
-computes its layers sooner than Python can launch them.
+With CUDA graphs a GPU is given all kernels of a pass at once, not one after another by Python. The
+kernels are the same. A small network trains several times faster with them, because a GPU computes
+its layers sooner than Python can launch them.
 """
 
 import gc
 from collections.abc import Sequence
-from typing import cast
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,59 @@ from torchcnn.data.loader import Batches
 from torchcnn.models import MODELS
 from torchcnn.models.weights import train_mode
 from torchcnn.training.config import Config
-from torchcnn.training.fastest import autocast
+
+SLOWER_IN_BF16 = {"tf_baseline"}  # on a CPU: measured, 0.31 of the speed of float32 with AMX
+
+
+def choose_precision(
+    amp: str, channels_last: bool | str, arch: str, device: torch.device
+) -> tuple[str, bool]:
+    """Replace what is "auto" by a rule: what was measured to be faster on such a device.
+
+    bfloat16 is for devices with matrix units for it, which are GPUs from NVIDIA's Ampere on and
+    processors with AMX. There such units also take the channels-last format more quickly.
+    """
+    if amp == "auto":
+        slower = device.type == "cpu" and arch in SLOWER_IN_BF16
+        amp = "bf16" if has_bf16_units(device) and not slower else "off"
+    if channels_last == "auto":
+        channels_last = amp != "off" and (device.type == "cuda" or has_bf16_units(device))
+    return amp, bool(channels_last)
+
+
+def has_bf16_units(device: torch.device) -> bool:
+    """Whether a device has matrix units for bfloat16; others are slower with it than in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+
+
+def describe(amp: str, channels_last: bool) -> str:
+    """Name a precision and a memory format: "bf16, channels-last"."""
+    return f"{'fp32' if amp == 'off' else amp}{', channels-last' * channels_last}"
+
+
+def autocast(amp: str, device: torch.device, cache: bool = True) -> AbstractContextManager[Any]:
+    """Return the context in which a network computes in the precision of the flag `--amp`.
+
+    With `cache` a weight that is used twice is converted once; a CUDA graph is captured without.
+    """
+    if amp == "off":
+        return nullcontext()
+    dtype = torch.bfloat16 if amp == "bf16" else torch.float16
+    return torch.autocast(device.type, dtype, cache_enabled=cache)
+
+
+def compile_network(net: nn.Module, graphs: bool) -> None:
+    """Compile a network in place, which keeps the names of its weights.
+
+    It is compiled for each batch size by itself: code for any size has other bits, and a resumed
+    run would compile it at another step.
+
+    Args:
+        graphs: launch the kernels as CUDA graphs, whose outputs the next pass overwrites.
+    """
+    net.compile(dynamic=False, mode="reduce-overhead" if graphs else None)
 
 
 class GraphedNetwork(nn.Module):
