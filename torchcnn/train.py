@@ -1,27 +1,32 @@
 """Train a network on images: `python -m torchcnn.train --arch densenet --device cuda`."""
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict, dataclass, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from torchcnn import cli
-from torchcnn.data.datasets import DATASETS, ImageData
+from torchcnn.data.datasets import ImageData
 from torchcnn.run.checkpoint import FORMAT, normalization
-from torchcnn.run.folder import RUNS, check_out, make_folder
+from torchcnn.run.comparison import FinishedRun, read_run
+from torchcnn.run.folder import make_folder
+from torchcnn.run.history import EpochProgress, EpochRecord
 from torchcnn.run.log import Run
 from torchcnn.run.weights import read_weights
-from torchcnn.system import is_elastic
 from torchcnn.training import preflight
 from torchcnn.training.config import Config
 from torchcnn.training.configure import configure, fit_batch_size, fit_input_size, print_config
 from torchcnn.training.device import set_up_device
 from torchcnn.training.distributed import World, device_of_rank, join
 from torchcnn.training.fastest import decide
-from torchcnn.training.loaders import make_loaders, pick_normalization, read_images, split
+from torchcnn.training.loaders import Loaders, make_loaders, pick_normalization, split
+from torchcnn.training.several import Datasets, Planned, list_runs, plan, read_once
 from torchcnn.training.signals import stops_at_once
 from torchcnn.training.state import TrainState, restore
 from torchcnn.training.trainer import Trainer, TrainResult, says_how_to_resume
@@ -33,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with cli.one_line_errors(PROG):
         given = cli.parse(Config, PROG, argv)
         if isinstance(given.get("seed"), tuple) or "," in given.get("arch", ""):
-            train_all(given)
+            with stops_at_once():
+                train_all(given)
         else:
             train(**given)
 
@@ -41,42 +47,83 @@ def main(argv: Sequence[str] | None = None) -> None:
 def train_all(given: dict[str, Any]) -> None:
     """Train several networks, from several seeds, one after the other, on data that is read once.
 
+    All are checked before the first begins. One that fails does not end the others. With `out` the
+    same flags go on where they stopped.
+
     Raises:
-        ValueError: for the same reasons as `train`, before the first run as far as can be known.
+        ValueError: for the same reasons as `train`, before the first run; or runs have failed.
     """
-    archs, seeds = given.get("arch", Config.arch).split(","), given.get("seed", Config.seed)
-    seeds = seeds if isinstance(seeds, tuple) else (seeds,)
-    if twice := [arch for arch in dict.fromkeys(archs) if archs.count(arch) > 1]:
-        raise ValueError(f"--arch has {', '.join(twice)} twice")
-    if "resume" in given or is_elastic():
-        other = "--resume" if "resume" in given else "torchrun"
-        got = f"{', '.join(archs)} and {', '.join(map(str, seeds))}"
-        raise ValueError(f"{other} takes one network and one seed, got {got}")
-    runs = [given | {"arch": arch, "seed": seed} for arch in archs for seed in seeds]
-    if "out" in given:
-        for run in runs:
-            name = f"{run['arch']}-" * (len(archs) > 1) + f"seed{run['seed']}"
-            run["out"] = str(Path(given["out"]) / name)
-    for run in runs:
-        config = configure(run)[0]
-        check_out(Path(config.out or RUNS / "new"), asdict(config))
-    accuracies: dict[str, list[float]] = {arch: [] for arch in archs}
-    part, dataset, read = "test", None, None
+    datasets: Datasets = {}
+    runs = [plan(flags, datasets) for flags in list_runs(given)]
+    settled = settle(runs, datasets)
+    results: dict[str, list[FinishedRun]] = {run.arch: [] for run in runs}
+    failed = []
     for i, run in enumerate(runs, start=1):
-        print(f"run {i} of {len(runs)}: {run['arch']}, seed {run['seed']}", flush=True)
-        config = configure(run)[0]
-        # Pictures of a folder are read in the size that the network takes.
-        size = None if config.data in DATASETS else (config.input_size, config.resize)
-        result, dataset = _train(run, None, dataset if size == read else None)
-        read, accuracy = size, result.test_acc
-        if accuracy is None:  # there is no test part
-            part, accuracy = "val", result.history[result.epoch - 1].eval_acc
-        accuracies[run["arch"]].append(accuracy)
-    for arch, values in accuracies.items():
-        mean = f"{statistics.mean(values):.4f}"
-        if len(values) > 1:
-            mean += f" ± {statistics.stdev(values):.4f} (mean ± standard deviation)"
-        print(f"{arch}, {len(values)} seeds: {part} acc {mean}")
+        print(f"run {i} of {len(runs)}: {run}", flush=True)
+        if run.finished:
+            print(f"it is finished, in {run.finished.path}", flush=True)
+            results[run.arch].append(run.finished)
+            continue
+        values, reasons = ({}, {}) if run.begun else settled[run.arch]
+        try:
+            result = _train(run.given | values, None, datasets, reasons)
+            results[run.arch].append(read_run(result.path))
+        except cli.MENDABLE as error:
+            print(f"{PROG}: {run}: {cli.one_line(error)}", file=sys.stderr, flush=True)
+            failed.append(f"{run}")
+    for arch, done in results.items():
+        print(summary(arch, done, len(runs) // len(results)))
+    if failed:
+        again = "; the same command tries them again" if "out" in given else ""
+        names = "; ".join(failed)
+        raise ValueError(f"{len(failed)} of {len(runs)} runs have failed ({names}){again}")
+
+
+def settle(
+    runs: Sequence[Planned], datasets: Datasets
+) -> dict[str, tuple[dict[str, Any], dict[str, str]]]:
+    """Check all runs; return by network what is "auto", decided once for all its seeds, and why.
+
+    Raises:
+        ValueError, OSError: as `train` does.
+    """
+    settled = {}
+    for run in runs:
+        if run.begun and run.arch not in settled:
+            values = {name: run.begun[name] for name in run.autos}
+            settled[run.arch] = values, dict.fromkeys(values, "as in its other runs")
+    for run in runs:
+        values = {} if run.begun else settled.get(run.arch, ({}, {}))[0]
+        if not run.finished:
+            decided = check(run, values, datasets)
+            settled.setdefault(run.arch, decided)
+    return settled
+
+
+def check(
+    run: Planned, values: dict[str, Any], datasets: Datasets
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Check a run; return what was decided for it, beside the values, and why."""
+    # What is printed here is printed again when the run is trained.
+    with (
+        redirect_stdout(StringIO()),
+        prepared(run.given | values, datasets=datasets) as ready,
+    ):
+        why = {name: ready.reasons[name] for name in run.autos if name in ready.reasons}
+        return {name: getattr(ready.config, name) for name in why}, why
+
+
+def summary(arch: str, runs: Sequence[FinishedRun], seeds: int) -> str:
+    """Say how accurate a network's runs are."""
+    values = [run.accuracy for run in runs]
+    of = "" if len(values) == seeds else f" of {seeds}"
+    if not values:
+        return f"{arch}, 0{of} seeds"
+    part = "test" if "test_acc" in runs[0].result else "val"
+    mean = f"{statistics.mean(values):.4f}"
+    if len(values) > 1:
+        mean += f" ± {statistics.stdev(values):.4f} (mean ± standard deviation)"
+    return f"{arch}, {len(values)}{of} seeds: {part} acc {mean}"
 
 
 def train(*, net: nn.Module | None = None, **flags: Any) -> TrainResult:
@@ -97,14 +144,44 @@ def train(*, net: nn.Module | None = None, **flags: Any) -> TrainResult:
     given = cli.read_keywords(Config, flags)
     if isinstance(given.get("seed"), tuple):
         raise ValueError(f"train() takes one seed, got {flags['seed']}; call it for each of them")
-    return _train(given, net)[0]
+    return _train(given, net)
 
 
 def _train(
-    given: dict[str, Any], net: nn.Module | None, dataset: ImageData | None = None
-) -> tuple[TrainResult, ImageData]:
-    """Train with the flags that were given; also return the data set, for the next call."""
-    # Prepare: whatever can fail, fails here, before there is a run folder.
+    given: dict[str, Any],
+    net: nn.Module | None = None,
+    datasets: Datasets | None = None,
+    reasons: dict[str, str] | None = None,
+) -> TrainResult:
+    """Train with the flags that were given; `reasons` are those of what was decided before."""
+    with prepared(given, net, datasets) as ready:
+        return train_prepared(replace(ready, reasons=ready.reasons | (reasons or {})))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run for which all was checked and made; its folder does not exist yet."""
+
+    given: dict[str, Any]
+    config: Config
+    reasons: dict[str, str]  # of what was decided, by the flag
+    about: dict[str, Any]  # what its checkpoints repeat, beside the configuration
+    loaders: Loaders
+    state: TrainState
+    world: World
+    # Of a run that is resumed: how many epochs were planned, and what was made of them.
+    resumed: tuple[int, list[EpochRecord] | None, EpochProgress | None] | None
+
+
+@contextmanager
+def prepared(
+    given: dict[str, Any], net: nn.Module | None = None, datasets: Datasets | None = None
+) -> Iterator[Prepared]:
+    """Prepare a run with the flags that were given: whatever can fail, fails here.
+
+    Args:
+        datasets: those that were read before, so that none is read twice.
+    """
     config, checkpoint = configure(given, net)
     device = cli.pick_device(device_of_rank(config.device))
     set_up_device(device, config.deterministic)
@@ -114,8 +191,7 @@ def _train(
         if config.init and checkpoint is None:
             weights = read_weights(config.init, config.arch)
         version = checkpoint["torchcnn"] if checkpoint else FORMAT
-        if dataset is None:
-            dataset = read_images(config, device, world, version)
+        dataset = read_once(config, device, world, version, {} if datasets is None else datasets)
         preflight.check_dataset(config, dataset, checkpoint, device, world)
         parts = split(config, dataset, version)
         if checkpoint is None:
@@ -130,25 +206,32 @@ def _train(
         config, reasons = decide(config, model_spec, device, world, net)
         state = TrainState.create(config, model_spec, device, world.world_size, net, weights)
         history, progress = restore(state, checkpoint, config.out)
-
-        # Run: from here on the folder exists and is locked.
-        shown = str(device) if world.world_size == 1 else device.type
-        out = open_folder(config, dataset.name, world, checkpoint is not None)
-        config = replace(config, device=shown, data=dataset.name, out=out)
-        about = {"torchcnn": version, "model": model_spec, "config": asdict(config)}
-        about |= about_dataset(dataset)
+        about = {"torchcnn": version, "model": model_spec} | about_dataset(dataset)
+        reasons["data"] = dataset.note
         if normalized:
             about |= {"mean": normalized[0], "std": normalized[1]}
             mean, std = map(shortened, normalized)
             reasons["normalize"] = f"mean {mean}, std {std}"
-        run = Run(Path(out), about, history, world.is_main)
-        with run, says_how_to_resume(config, run):
-            print_config(config, given, reasons | {"data": dataset.note}, world.world_size)
-            trainer = Trainer(config, state, loaders, run, world)
-            if checkpoint:
-                trainer.print_resumed(checkpoint["config"]["epochs"], progress)
-            trainer.fit(progress)
-            return trainer.test(), dataset
+        shown = str(device) if world.world_size == 1 else device.type
+        config = replace(config, device=shown, data=dataset.name)
+        resumed = (checkpoint["config"]["epochs"], history, progress) if checkpoint else None
+        yield Prepared(given, config, reasons, about, loaders, state, world, resumed)
+
+
+def train_prepared(ready: Prepared) -> TrainResult:
+    """Train a run that was prepared: from here on its folder exists and is locked."""
+    world = ready.world
+    out = open_folder(ready.config, world, ready.resumed is not None)
+    config = replace(ready.config, out=out)
+    epochs, history, progress = ready.resumed or (0, None, None)
+    run = Run(Path(out), ready.about | {"config": asdict(config)}, history, world.is_main)
+    with run, says_how_to_resume(config, run):
+        print_config(config, ready.given, ready.reasons, world.world_size)
+        trainer = Trainer(config, ready.state, ready.loaders, run, world)
+        if ready.resumed:
+            trainer.print_resumed(epochs, progress)
+        trainer.fit(progress)
+        return trainer.test()
 
 
 def about_dataset(dataset: ImageData) -> dict[str, Any]:
@@ -164,11 +247,12 @@ def shortened(numbers: Sequence[float]) -> str:
     return " ".join(f"{x:.3g}" for x in numbers)
 
 
-def open_folder(config: Config, data: str, world: World, resumed: bool) -> str:
+def open_folder(config: Config, world: World, resumed: bool) -> str:
     """Make the folder of a new run; return its path on all ranks."""
     out = config.out
     if world.is_main and not resumed:
-        out = str(make_folder(out, f"{config.arch}-{Path(data).name}-seed{config.seed}"))
+        name = f"{config.arch}-{Path(config.data).name}-seed{config.seed}"
+        out = str(make_folder(out, name))
     return world.broadcast_text(out)
 
 
