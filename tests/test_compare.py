@@ -213,11 +213,6 @@ def test_three_seeds_of_two_networks_are_two_commands(tmp_path, monkeypatch, cap
     first, second = (json.loads((tmp_path / p / "result.json").read_text()) for p in
                      ("lenets/seed4", "alone"))  # fmt: skip
     assert first["test_loss"] == second["test_loss"] and first["seed"] == 4
-    shutil.rmtree("lenets/seed3")
-    with pytest.raises(SystemExit):  # before the first run
-        train.main(["--arch", "lenet", "--seed", "3,4", "--out", "lenets", *flags])
-    assert "seed4 already holds a run" in capsys.readouterr().err
-    assert not (tmp_path / "lenets" / "seed3").exists()
 
 
 @pytest.mark.parametrize(

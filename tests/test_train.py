@@ -55,9 +55,11 @@ def test_the_command_as_a_newcomer_types_it(tmp_path):
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stderr == ""  # no progress bar without a terminal, no warnings
-    *config, epoch, last = done.stdout.splitlines()
+    *config, epoch, hint, last = done.stdout.splitlines()
     assert any(re.fullmatch(r"lr +0.001 \(source recipe\)", line) for line in config)
     assert epoch.startswith("epoch 1, loss ") and ", val acc " in epoch
+    # 18 steps, each of which keeps 0.9 of torch's moving statistics.
+    assert hint.startswith(f"{0.9**18:.1%} of the norms' moving statistics is still what they ")
     assert re.search(
         r"test acc 0\.\d{4}, .* the run is in runs/lenet-sample-seed0-\d{8}-\d{6}$", last
     )

@@ -277,6 +277,24 @@ def refuse(prog: str, texts: Sequence[str]) -> None:
         raise ValueError(texts[-1])
 
 
+MENDABLE = (ValueError, OSError, FloatingPointError, RuntimeError)  # what a user can mend
+
+
+def one_line(error: BaseException) -> str:
+    """Say in one line what went wrong.
+
+    Raises:
+        RuntimeError: the error is a fault of this package, which keeps its traceback.
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, RuntimeError):
+        hints = [hint for cause, hint in OUTSIDE.items() if re.search(cause, text)]
+        if not hints:
+            raise error
+        text += f"; {hints[0]}" * bool(hints[0])
+    return text
+
+
 @contextmanager
 def one_line_errors(prog: str) -> Iterator[None]:
     """End the command with one line on stderr and exit code 2 for an error that a user can mend.
@@ -288,12 +306,6 @@ def one_line_errors(prog: str) -> Iterator[None]:
             yield
         except KeyboardInterrupt as interrupt:
             sys.exit(getattr(interrupt, "exit_code", 130))
-        except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
-            text = " ".join(str(error).split())
-            if isinstance(error, RuntimeError):
-                hints = [hint for cause, hint in OUTSIDE.items() if re.search(cause, text)]
-                if not hints:
-                    raise  # a fault of this package keeps its traceback
-                text += f"; {hints[0]}" * bool(hints[0])
-            print(f"{prog}: {text}", file=sys.stderr)
+        except MENDABLE as error:
+            print(f"{prog}: {one_line(error)}", file=sys.stderr)
             sys.exit(2)

@@ -1,22 +1,27 @@
 """Train a network on images: `python -m torchcnn.train --arch densenet --device cuda`."""
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from torchcnn import cli
-from torchcnn.data.datasets import DATASETS, ImageData
+from torchcnn.data.datasets import ImageData
 from torchcnn.data.identity import copies_text
 from torchcnn.run.checkpoint import FORMAT, normalization
-from torchcnn.run.folder import RUNS, check_out, make_folder
+from torchcnn.run.comparison import FinishedRun, read_run
+from torchcnn.run.folder import make_folder
+from torchcnn.run.history import EpochProgress, EpochRecord
 from torchcnn.run.log import Run
 from torchcnn.run.weights import read_weights
-from torchcnn.system import is_elastic, keep_freed_memory
+from torchcnn.system import keep_freed_memory
 from torchcnn.training import preflight
 from torchcnn.training.config import Config
 from torchcnn.training.configure import (
@@ -28,7 +33,8 @@ from torchcnn.training.configure import (
 )
 from torchcnn.training.device import device_settings, own_random_numbers
 from torchcnn.training.distributed import World, device_of_rank, join
-from torchcnn.training.loaders import Parts, make_loaders, pick_normalization, read_images, split
+from torchcnn.training.loaders import Loaders, Parts, make_loaders, pick_normalization, split
+from torchcnn.training.several import Datasets, list_runs, plan, read_once
 from torchcnn.training.signals import stops_at_once
 from torchcnn.training.speed import choose_precision
 from torchcnn.training.state import TrainState, left_as_it_was, restore
@@ -42,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         given = cli.parse(Config, PROG, argv)
         keep_freed_memory()  # not in `train`, since a process cannot take it back
         if isinstance(given.get("seed"), tuple) or "," in given.get("arch", ""):
-            train_all(given)
+            with stops_at_once():
+                train_all(given)
         else:
             train(**given)
 
@@ -50,58 +57,59 @@ def main(argv: Sequence[str] | None = None) -> None:
 def train_all(given: dict[str, Any]) -> None:
     """Train several networks, from several seeds, one after the other.
 
-    The data is read once, a folder again when a network takes its pictures in another size.
+    The data is read once, a folder again when a network takes its pictures in another size. All
+    runs are checked before the first begins. One that fails does not end the others. With `out` the
+    same flags go on where they stopped.
 
     Raises:
-        ValueError: for the same reasons as `train`, before the first run as far as can be known.
+        ValueError: for the same reasons as `train`, before the first run; or runs have failed.
     """
-    archs, seeds = given.get("arch", Config.arch).split(","), given.get("seed", Config.seed)
-    seeds = seeds if isinstance(seeds, tuple) else (seeds,)
-    if twice := [arch for arch in dict.fromkeys(archs) if archs.count(arch) > 1]:
-        raise ValueError(f"--arch has {', '.join(twice)} twice")
-    if "resume" in given or is_elastic():
-        other = "--resume" if "resume" in given else "torchrun"
-        got = f"{', '.join(archs)} and {', '.join(map(str, seeds))}"
-        raise ValueError(f"{other} takes one network and one seed, got {got}")
-    runs = [given | {"arch": arch, "seed": seed} for arch in archs for seed in seeds]
-    if "out" in given:
-        for run in runs:
-            name = f"{run['arch']}-" * (len(archs) > 1) + f"seed{run['seed']}"
-            run["out"] = str(Path(given["out"]) / name)
+    datasets: Datasets = {}
+    runs = [plan(flags, datasets) for flags in list_runs(given)]
     for run in runs:
-        config = configure(run)[0]
-        check_out(Path(config.out or RUNS / "new"), asdict(config))
-    accuracies: dict[str, list[float]] = {arch: [] for arch in archs}
-    part, dataset, read = "test", None, None
+        if not run.finished:
+            with redirect_stdout(StringIO()), prepared(run.given, datasets=datasets):
+                pass  # what is printed here is printed again when the run is trained
+    results: dict[str, list[FinishedRun]] = {run.arch: [] for run in runs}
+    failed = []
     for i, run in enumerate(runs, start=1):
-        print(f"run {i} of {len(runs)}: {run['arch']}, seed {run['seed']}", flush=True)
-        config = configure(run)[0]
-        # Pictures of a folder are read in the size that the network takes.
-        size = None if config.data in DATASETS else (config.input_size, config.resize)
-        result, dataset = _train(run, None, dataset if size == read else None)
-        read, accuracy = size, result.test_acc
-        if accuracy is None:  # there is no test part
-            part, accuracy = "val", result.history[result.epoch - 1].eval_acc
-        accuracies[run["arch"]].append(accuracy)
-    for arch, values in accuracies.items():
-        mean = f"{statistics.mean(values):.4f}"
-        if len(values) > 1:
-            mean += f" ± {statistics.stdev(values):.4f} (mean ± standard deviation)"
-        print(f"{arch}, {len(values)} seeds: {part} acc {mean}")
+        print(f"run {i} of {len(runs)}: {run}", flush=True)
+        if run.finished:
+            print(f"it is finished, in {run.finished.path}", flush=True)
+            results[run.arch].append(run.finished)
+            continue
+        try:
+            results[run.arch].append(read_run(_train(run.given, datasets=datasets).path))
+        except cli.MENDABLE as error:
+            print(f"{PROG}: {run}: {cli.one_line(error)}", file=sys.stderr, flush=True)
+            failed.append(f"{run}")
+    for arch, done in results.items():
+        print(summary(arch, done, len(runs) // len(results)))
+    if failed:
+        again = "; the same command tries them again" if "out" in given else ""
+        names = "; ".join(failed)
+        raise ValueError(f"{len(failed)} of {len(runs)} runs have failed ({names}){again}")
+
+
+def summary(arch: str, runs: Sequence[FinishedRun], seeds: int) -> str:
+    """Say how accurate a network's runs are."""
+    values = [run.accuracy for run in runs]
+    of = "" if len(values) == seeds else f" of {seeds}"
+    if not values:
+        return f"{arch}, 0{of} seeds"
+    mean = f"{statistics.mean(values):.4f}"
+    if len(values) > 1:
+        mean += f" ± {statistics.stdev(values):.4f} (mean ± standard deviation)"
+    return f"{arch}, {len(values)}{of} seeds: {runs[0].split} acc {mean}"
 
 
 def train(*, net: nn.Module | None = None, **flags: Any) -> TrainResult:
     """Train a network as the command does, and return what it reached.
 
-    The process is left as it was: its random number generators, torch's settings, signals, warnings
-    and environment. Unlike in the command's process, freed memory goes back to the system, which
-    costs a part of the speed on a CPU; `torchcnn.system.keep_freed_memory` keeps it for good.
-
     Args:
         net: a module to train in place of a registered network. It takes images (n, c, h, w) in
             [0, 1] and returns logits (n, num_classes). Afterwards it has the weights that were
-            tested, on the device; with `ema`, whose average is tested, the last weights. Its layers
-            are in training or eval mode, and its parameters frozen or not, as they were before.
+            tested; with `ema`, whose average is tested, the last weights.
         flags: the command's flags as keywords, such as `arch="lenet"`, `batch_size=64`; see
             `Config`. What is not given comes from the recipe of the network.
 
@@ -113,76 +121,105 @@ def train(*, net: nn.Module | None = None, **flags: Any) -> TrainResult:
     given = cli.read_keywords(Config, flags)
     if isinstance(given.get("seed"), tuple):
         raise ValueError(f"train() takes one seed, got {flags['seed']}; call it for each of them")
-    return _train(given, net)[0]
+    return _train(given, net)
 
 
 def _train(
-    given: dict[str, Any], net: nn.Module | None, dataset: ImageData | None = None
-) -> tuple[TrainResult, ImageData]:
-    """Train with the flags that were given; also return the data set, for the next call."""
-    # Prepare: whatever can fail, fails here, before there is a run folder.
+    given: dict[str, Any], net: nn.Module | None = None, datasets: Datasets | None = None
+) -> TrainResult:
+    with prepared(given, net, datasets) as ready:
+        return train_prepared(ready)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run for which all was checked and made; its folder does not exist yet."""
+
+    given: dict[str, Any]
+    config: Config
+    reasons: dict[str, str]  # of what was decided, by the flag
+    about: dict[str, Any]  # what its checkpoints repeat, beside the configuration
+    parts: Parts
+    loaders: Loaders
+    state: TrainState
+    world: World
+    # Of a run that is resumed: how many epochs were planned, and what was made of them.
+    resumed: tuple[int, list[EpochRecord] | None, EpochProgress | None] | None
+
+
+@contextmanager
+def prepared(
+    given: dict[str, Any], net: nn.Module | None = None, datasets: Datasets | None = None
+) -> Iterator[Prepared]:
+    """Prepare a run with the flags that were given: whatever can fail, fails here.
+
+    Args:
+        datasets: those that were read before, so that none is read twice.
+    """
     requested, checkpoint = configure(given, net)
-    config = requested
-    device = cli.pick_device(device_of_rank(config.device))
+    device = cli.pick_device(device_of_rank(requested.device))
     with (
-        device_settings(device, config.deterministic),
+        device_settings(device, requested.deterministic),
         own_random_numbers(device),
         left_as_it_was(net),
         stops_at_once(),
         join(device) as world,
     ):
-        preflight.check_before_reading(config, world, checkpoint is not None, net)
+        preflight.check_before_reading(requested, world, checkpoint is not None, net)
         weights = None
-        if config.init and checkpoint is None:
-            weights = read_weights(config.init, config.arch, net)
-        version = checkpoint["torchcnn"] if checkpoint else FORMAT
-        if dataset is None:
-            channels = checkpoint["model"]["in_channels"] if checkpoint else None
-            dataset = read_images(config, device, world, channels)
-        preflight.check_dataset(config, dataset, checkpoint, device, world)
-        parts = split(config, dataset)
+        if requested.init and checkpoint is None:
+            weights = read_weights(requested.init, requested.arch, net)
+        channels = checkpoint["model"]["in_channels"] if checkpoint else None
+        dataset = read_once(
+            requested, device, world, {} if datasets is None else datasets, channels
+        )
+        preflight.check_dataset(requested, dataset, checkpoint, device, world)
+        parts = split(requested, dataset)
+        config, n = requested, len(parts.train[1])
         if checkpoint is None:
             config = fit_input_size(config, given, dataset.train_images.shape[-1])
-            config = fit_batch_size(config, given, len(parts.train[1]), world.world_size)
-        model_spec = preflight.check_network(config, dataset, len(parts.train[1]), world, net)
+            config = fit_batch_size(config, given, n, world.world_size)
+        model_spec = preflight.check_network(config, dataset, n, world, net)
         normalized = normalization(checkpoint) if checkpoint else None
         if checkpoint is None:
             normalized = pick_normalization(config.normalize, weights, parts.train[0])
-        num_classes = len(dataset.classes)
-        loaders = make_loaders(config, parts, num_classes, device, world, normalized)
-        reasons = {
-            name: "by the device"
-            for name in ("amp", "channels_last")
-            if getattr(config, name) == "auto"
-        }
+        loaders = make_loaders(config, parts, len(dataset.classes), device, world, normalized)
+        autos = [n for n in ("amp", "channels_last") if getattr(config, n) == "auto"]
         amp, last = choose_precision(config.amp, config.channels_last, config.arch, device)
         config = replace(config, amp=amp, channels_last=last)
-        choices = decided(requested, config)
+        choices = checkpoint["decided"] if checkpoint else decided(requested, config)
         size = (2, model_spec["in_channels"], *[model_spec["input_size"]] * 2)
         begin = partial(weights.load_into, classes=dataset.classes, shape=size) if weights else None
         state = TrainState.create(config, model_spec, device, world.world_size, net, begin)
         history, progress = restore(state, checkpoint, config.out)
-
-        # Run: from here on the folder exists and is locked.
-        shown = str(device) if world.world_size == 1 else device.type
-        out = open_folder(config, dataset.name, world, checkpoint is not None)
-        config = replace(config, device=shown, data=dataset.name, out=out)
-        about = {"torchcnn": version, "model": model_spec, "config": asdict(config)}
-        about["decided"] = checkpoint["decided"] if checkpoint else choices
+        about = {"torchcnn": FORMAT, "model": model_spec, "decided": choices}
         about |= about_dataset(dataset, parts)
+        reasons = dict.fromkeys(autos, "by the device") | {"data": dataset.note}
         if normalized:
             about |= {"mean": normalized[0], "std": normalized[1]}
             mean, std = map(shortened, normalized)
             reasons["normalize"] = f"mean {mean}, std {std}"
-        run = Run(Path(out), about, history, world.is_main)
-        with run, says_how_to_resume(config, run):
-            print_config(config, given, reasons | {"data": dataset.note}, world.world_size)
-            print_copies(parts)
-            trainer = Trainer(config, state, loaders, run, world)
-            if checkpoint:
-                trainer.print_resumed(checkpoint["config"]["epochs"], progress)
-            trainer.fit(progress)
-            return trainer.test(parts.copies()), dataset
+        shown = str(device) if world.world_size == 1 else device.type
+        config = replace(config, device=shown, data=dataset.name)
+        resumed = (checkpoint["config"]["epochs"], history, progress) if checkpoint else None
+        yield Prepared(given, config, reasons, about, parts, loaders, state, world, resumed)
+
+
+def train_prepared(ready: Prepared) -> TrainResult:
+    """Train a run that was prepared: from here on its folder exists and is locked."""
+    world = ready.world
+    out = open_folder(ready.config, world, ready.resumed is not None)
+    config = replace(ready.config, out=out)
+    epochs, history, progress = ready.resumed or (0, None, None)
+    run = Run(Path(out), ready.about | {"config": asdict(config)}, history, world.is_main)
+    with run, says_how_to_resume(config, run):
+        print_config(config, ready.given, ready.reasons, world.world_size)
+        print_copies(ready.parts)
+        trainer = Trainer(config, ready.state, ready.loaders, run, world)
+        if ready.resumed:
+            trainer.print_resumed(epochs, progress)
+        trainer.fit(progress)
+        return trainer.test(ready.parts.copies())
 
 
 def about_dataset(dataset: ImageData, parts: Parts) -> dict[str, Any]:
@@ -207,11 +244,12 @@ def shortened(numbers: Sequence[float]) -> str:
     return " ".join(f"{x:.3g}" for x in numbers)
 
 
-def open_folder(config: Config, data: str, world: World, resumed: bool) -> str:
+def open_folder(config: Config, world: World, resumed: bool) -> str:
     """Make the folder of a new run; return its path on all ranks."""
     out = config.out
     if world.is_main and not resumed:
-        out = str(make_folder(out, f"{config.arch}-{Path(data).name}-seed{config.seed}"))
+        name = f"{config.arch}-{Path(config.data).name}-seed{config.seed}"
+        out = str(make_folder(out, name))
     return world.broadcast_text(out)
 
 

@@ -219,7 +219,7 @@ class Config:
     )
     out: str = option(
         "run folder (default: runs/<arch>-<data>-seed<seed>-<time>); for several runs, the folder "
-        "of their folders",
+        "of their folders, with which the same command goes on where it stopped",
         default="",
         type=cli.path,
     )

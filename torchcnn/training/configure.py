@@ -92,7 +92,7 @@ def check_changes(path: Path, stored: dict[str, Any], given: dict[str, Any]) -> 
         ValueError: one of them may not.
     """
     is_folder = Path(stored["data"]).is_absolute()
-    for name in given.keys() - MAY_CHANGE:
+    for name in (name for name in given if name not in MAY_CHANGE):
         before = stored.get(name, getattr(Config, name, None))
         again = AGAIN.get(name, str(path) if name == "out" else None)
         moved = name == "data" and is_folder and Path(given[name]).is_absolute()

@@ -37,6 +37,7 @@ from torchcnn.training.schedule import learning_rate
 from torchcnn.training.signals import Stopped, StopRequest
 from torchcnn.training.speed import GraphedNetwork, autocast, can_be_graphed, compile_network
 from torchcnn.training.state import TrainState
+from torchcnn.training.statistics import LAG, estimate_statistics, lag
 
 
 class TrainResult(NamedTuple):
@@ -77,7 +78,12 @@ class Trainer:
                 began = time.perf_counter()
                 result = self.train_epoch(epoch, progress)
                 progress = None
-                for net in dict.fromkeys((self.state.net, self.state.eval_net)):
+                parts, nets = self.config.accumulate, (self.state.net, self.state.eval_net)
+                lags = lag(self.state.net, [*self.run.history, result], parts) > LAG
+                if lags and self.config.recipe != "source":
+                    with autocast(self.config.amp, self.device):
+                        estimate_statistics(*nets, self.loaders.train)
+                for net in dict.fromkeys(nets):
                     self.world.broadcast(net, buffers_only=True)
                 eval_loss, confusion = self.evaluate(self.loaders.val)
                 record = self._record(epoch, result, eval_loss, accuracy(confusion))
@@ -173,6 +179,13 @@ class Trainer:
         result |= {name: self.run.about[name] for name in ("decided", "digests")}
         result["seconds"] = sum(record.seconds for record in self.run.history)  # of training
         self.run.write_result(result)
+        share = lag(self.state.net, self.run.history[:epoch], self.config.accumulate)
+        if share > LAG and self.config.recipe == "source":
+            print(
+                f"{share:.1%} of the norms' moving statistics is still what they began with, so "
+                "that the accuracy may be far too low; more epochs help, and the recipes fast and "
+                "best evaluate without it"
+            )
         hint = "" if self.loaders.test else "; there are no test images"
         tested = f"{split} acc {acc:.4f}, loss {loss:.4f} ({name}, epoch {epoch}){hint}"
         print(f"{tested}; the run is in {self.run.path}", flush=True)
