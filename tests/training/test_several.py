@@ -15,7 +15,6 @@ from torchcnn import train
 from torchcnn.data import datasets
 from torchcnn.run.checkpoint import load_checkpoint
 from torchcnn.run.folder import lock
-from torchcnn.training import fastest
 
 pytestmark = pytest.mark.usefixtures("tenth_of_the_sample")
 FLAGS = ["--data", "sample", "--device", "cpu", "--epochs", "1", "--out", "r", "--batch-size",
@@ -174,17 +173,9 @@ def test_a_signal_ends_all(tmp_path):
     assert not (tmp_path / "r/seed1").exists()
 
 
-def test_auto_is_decided_once_for_all_seeds(monkeypatch, tmp_path, capsys):
-    decided, choose = [], fastest.fastest
-    monkeypatch.setattr(fastest, "fastest", lambda *args: decided.append(1) or choose(*args))
-    command = ["--arch", "mlp,softmax_regression", "--channels-last", "auto"]
-    run(*command, "--seed", "0,1")
-    assert len(decided) == 2  # once for each network
-    out = capsys.readouterr().out
-    lines = re.findall("^channels_last.*", out, re.MULTILINE)
-    assert len(lines) == 4 and all("measured" in line for line in lines)
-    run(*command, "--seed", "0,1,2")
-    assert len(decided) == 2 and capsys.readouterr().out.count("(as in its other runs)") == 2
-    found = {json.loads((p / "config.json").read_text())["channels_last"]
-             for p in (tmp_path / "r").glob("mlp-*")}  # fmt: skip
-    assert len(found) == 1
+def test_auto_is_the_same_for_all_seeds(tmp_path, capsys):
+    run("--arch", "mlp,lenet", "--channels-last", "auto", "--amp", "auto", "--seed", "0,1")
+    lines = re.findall("^channels_last.*", capsys.readouterr().out, re.MULTILINE)
+    assert len(set(lines)) == 1 and len(lines) == 4 and "by the device" in lines[0]
+    found = [json.loads(path.read_text()) for path in (tmp_path / "r").glob("*/config.json")]
+    assert len({(config["channels_last"], config["amp"]) for config in found}) == 1
