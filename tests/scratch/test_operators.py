@@ -66,7 +66,7 @@ def torch_samples():
         from torch.testing._internal.common_methods_invocations import op_db
         from torch.testing._internal.common_modules import module_db
 
-    # These modules forbid everybody to set torch's flags, as `set_up_device` does on a GPU.
+    # These modules forbid everybody to set torch's flags, as `device_settings` does on a GPU.
     torch.backends.flags_frozen.__globals__["__allow_nonbracketed_mutation_flag"] = True
     return SimpleNamespace(op_db=op_db, module_db=module_db)
 
