@@ -35,7 +35,7 @@ def checkpoint(path, arch):
     save_checkpoint(path, {
         "torchcnn": FORMAT, "model": model, "weights": net.state_dict(), "optimizer": {},
         "config": {}, "classes": CLASSES, "history": [], "average": None, "partial": None,
-        "images": 0, "scaler": {},
+        "images": 0, "scaler": {}, "decided": {},
     })  # fmt: skip
     return net.eval()
 

@@ -120,7 +120,7 @@ def test_a_checkpoint_of_a_later_version_is_said_to_be_one(finished_run, tmp_pat
         error = capsys.readouterr().err
         assert stop.value.code == 2 and error.count("\n") == 1
         assert "last.pt was written by a later version of torchcnn, which can read it" in error
-        assert f"its format is {FORMAT + 1}, and this version reads formats up to {FORMAT}" in error
+        assert f"its format is {FORMAT + 1}, and this version reads format {FORMAT}" in error
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):

@@ -174,10 +174,10 @@ def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_later(whole, tmp_path)
 
 def test_an_unfinished_epoch_that_is_damaged_is_refused(whole, tmp_path, capsys):
     checkpoint = load_checkpoint(whole / "last.pt")
-    steps = {"losses": torch.ones(2), "hits": torch.ones(2), "images": [500], "seconds": 1.0,
+    steps = {"losses": torch.ones(2), "correct": torch.ones(2), "images": [500], "seconds": 1.0,
              "rng": [torch.get_rng_state()], "cuda_rng": []}  # fmt: skip
     checkpoint["history"] = checkpoint["history"][:1]
-    good = steps | {"images": [500, 500], "hits": torch.ones(2, dtype=torch.int64)}
+    good = steps | {"images": [500, 500], "correct": torch.ones(2, dtype=torch.int64)}
     for partial in (steps, {}, good | {"rng": [torch.ones(3)]}, good | {"losses": torch.ones(3)}):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()

@@ -13,8 +13,7 @@ from torch import nn
 from torchcnn.models.registry import build_model
 from torchcnn.models.weights import set_attributes
 
-FORMAT = 4
-READABLE = (3, FORMAT)  # version 3 split images and chose the best epoch in another way
+FORMAT = 5
 CONTENT = {
     "torchcnn": int,  # the version of the format in which the run was begun
     "model": dict,  # the model's specification: what `build_model` takes
@@ -77,11 +76,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if isinstance(version, int) and version > FORMAT:
         raise ValueError(
             f"{path} was written by a later version of torchcnn, which can read it: its format is "
-            f"{version}, and this version reads formats up to {FORMAT}"
+            f"{version}, and this version reads format {FORMAT}"
         )
-    if not isinstance(version, int) or version not in READABLE:
+    if not isinstance(version, int) or version != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of torchcnn (format {FORMAT})")
-    checkpoint.setdefault("decided", {})  # nothing, as far as runs of version 3 say
     wrong = [key for key, kind in CONTENT.items() if not isinstance(checkpoint.get(key, 0), kind)]
     if wrong:
         raise ValueError(f"{path} is a damaged checkpoint: {', '.join(wrong)} missing or malformed")

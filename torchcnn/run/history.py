@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchcnn.run.checkpoint import FORMAT, load_checkpoint
+from torchcnn.run.checkpoint import load_checkpoint
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class EpochProgress:
     def to_dict(self) -> dict[str, Any]:
         return {
             "losses": self.losses,
-            "hits": self.correct,
+            "correct": self.correct,
             "images": self.images,
             "seconds": self.seconds,
             "rng": self.rng,
@@ -123,7 +123,7 @@ class EpochProgress:
         Raises:
             ValueError: it is damaged.
         """
-        names = ("losses", "hits", "images", "seconds", "rng", "cuda_rng")
+        names = ("losses", "correct", "images", "seconds", "rng", "cuda_rng")
         values: tuple[Any, ...] = tuple(stored.get(name) for name in names)
         losses, correct, images, seconds, rng, cuda_rng = values
         logged = stored.get("logged", {})
@@ -174,18 +174,14 @@ def eval_split(config: dict[str, Any]) -> str:
     return "val" if config["val_fraction"] else "test"
 
 
-def best_epoch(history: list[EpochRecord], version: int = FORMAT) -> int | None:
+def best_epoch(history: list[EpochRecord]) -> int | None:
     """The epoch with the highest validation accuracy; None without validation images.
 
-    Of equal ones it is that with the lowest loss; in runs of version 3 it is the first.
+    Of equal ones it is that with the lowest loss.
     """
     if not history or history[0].split == "test":
         return None
-
-    def score(record: EpochRecord) -> tuple[float, float]:
-        return record.eval_acc, 0.0 if version == 3 else -record.eval_loss
-
-    return max(history, key=score).epoch
+    return max(history, key=lambda record: (record.eval_acc, -record.eval_loss)).epoch
 
 
 def read_history(path: Path, checkpoint: dict[str, Any], split: str) -> list[EpochRecord]:
@@ -227,7 +223,7 @@ def check_resumable(path: Path, checkpoint: dict[str, Any]) -> None:
     split = eval_split(checkpoint["config"])
     history = read_history(path / "last.pt", checkpoint, split)
     progress = read_progress(path / "last.pt", checkpoint)
-    best = best_epoch(history, checkpoint["torchcnn"])
+    best = best_epoch(history)
     last_is_best = best == len(history) and progress is None  # then best.pt is written anew
     if best and not last_is_best:
         others = read_history(path / "best.pt", load_checkpoint(path / "best.pt"), split)

@@ -63,7 +63,7 @@ class Run:
         self.close()
 
     def best_epoch(self) -> int | None:
-        return best_epoch(self.history, self.about["torchcnn"])
+        return best_epoch(self.history)
 
     def add_epoch(self, record: EpochRecord) -> None:
         """Append an epoch to the history and to TensorBoard."""
