@@ -17,6 +17,14 @@ TASK = Task(
 )
 
 
+def test_every_way_is_measured_in_every_round_but_the_first():
+    """Each of the three trains in three rounds, of which the first warms up."""
+    measured = speed.measure(TASK, "tutorial", rounds=2)
+    assert list(measured.speeds) == ["tutorial", "torchcnn", "bound"]
+    assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in measured.speeds.values())
+    assert measured.roofline is None and measured.chose == {}
+
+
 def test_the_table_has_ratios_of_each_round_and_what_was_chosen():
     speeds = {"keras": [10.0, 20.0], "torchcnn": [30.0, 30.0], "torchcnn, auto": [60.0, 120.0]}
     measured = speed.Measured(speeds, None, {"torchcnn, auto": "bf16"})

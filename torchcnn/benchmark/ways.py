@@ -227,13 +227,12 @@ def tutorial_loader(
 ) -> DataLoader[tuple[Tensor, int]]:
     # The system's own way to start them, in a process that was itself started in another way, too.
     context = get_all_start_methods()[0] if TUTORIAL_WORKERS else None
-    with warnings.catch_warnings():
-        # Four workers are intended, even on a machine with fewer cores.
-        warnings.filterwarnings("ignore", "This DataLoader will create 4 worker")
-        return DataLoader(
-            images,
-            batch_size,
-            shuffle=shuffle,
-            num_workers=TUTORIAL_WORKERS,
-            multiprocessing_context=context,
-        )
+    # Four workers are intended, even on a machine with fewer cores. Each pass would warn of them.
+    warnings.filterwarnings("ignore", "This DataLoader will create 4 worker")
+    return DataLoader(
+        images,
+        batch_size,
+        shuffle=shuffle,
+        num_workers=TUTORIAL_WORKERS,
+        multiprocessing_context=context,
+    )

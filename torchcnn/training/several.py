@@ -32,14 +32,12 @@ class Planned:
 
     Args:
         given: the flags with which it is trained, or resumed.
-        begun: its configuration, if it was begun before.
         finished: its result, if nothing is left to do.
     """
 
     arch: str
     seed: int
     given: dict[str, Any]
-    begun: dict[str, Any] | None = None
     finished: FinishedRun | None = None
 
     def __str__(self) -> str:
@@ -94,10 +92,10 @@ def plan(given: dict[str, Any], datasets: Datasets) -> Planned:
     asked = asdict(fit_batch_size(config, given, n, 1)) | {"data": dataset.name}
     check_changes(path, begun, {k: v for k, v in asked.items() if k not in ("out", "resume")})
     if run and len(run.history) == config.epochs:
-        return replace(new, begun=begun, finished=run)
+        return replace(new, finished=run)
     resumed = {k: v for k, v in given.items() if k != "out"}
     resumed |= {name: asked[name] for name in MAY_CHANGE} | {"resume": str(path)}
-    return replace(new, given=resumed, begun=begun)
+    return replace(new, given=resumed)
 
 
 def read_once(
