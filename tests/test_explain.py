@@ -12,6 +12,7 @@ from PIL import Image
 
 from torchcnn import create_model, explain
 from torchcnn.explain import figure_names, main
+from torchcnn.run.checkpoint import FORMAT
 from torchcnn.run.inside import plot_attention, plot_features, plot_filters
 
 CLASSES = ["cat", "dog", "$x^2$"]
@@ -24,10 +25,10 @@ def write_run(folder, arch="lenet", channels=1, size=28):
     spec = {"arch": arch, "in_channels": channels, "num_classes": 3, "input_size": size,
             "norm": "torch", "small_input": False}  # fmt: skip
     empty = {"optimizer": {}, "scaler": {}, "average": None, "config": {}, "images": 1,
-             "digests": 0, "history": [], "partial": None}  # fmt: skip
+             "digests": 0, "history": [], "partial": None, "decided": {}}  # fmt: skip
     normalization = {"mean": [0.5] * channels, "std": [0.25] * channels}
     folder.mkdir(parents=True, exist_ok=True)
-    torch.save({"torchcnn": 4, "model": spec, "weights": net.state_dict(), "classes": CLASSES,
+    torch.save({"torchcnn": FORMAT, "model": spec, "weights": net.state_dict(), "classes": CLASSES,
                 **normalization, **empty}, folder / "best.pt")  # fmt: skip
     return net.eval()
 

@@ -103,7 +103,7 @@ def hparams(folder):
 def run_of_three_epochs(path, config, split="val"):
     """A run whose second epoch is the best; without images held out the third is tested."""
     path.mkdir()
-    about = {"torchcnn": 4, "config": config, "model": {}, "classes": ["a", "b"], "images": 0}
+    about = {"torchcnn": 5, "config": config, "model": {}, "classes": ["a", "b"], "images": 0}
     with log.Run(path, about) as run:
         for i, accuracy in enumerate((0.25, 0.75, 0.5), start=1):
             run.add_epoch(EpochRecord(i, i, 0.1, 1.0, 0.5, split, 2.0**-i, accuracy, 1.0, 1.0,
