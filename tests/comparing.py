@@ -1,11 +1,14 @@
-"""Results, nested ones and whole runs, compared to the last bit."""
+"""Results, nested ones and whole runs, compared to the last bit; and runs that are killed."""
 
 import json
 import sys
+from contextlib import contextmanager
 from types import ModuleType
+from unittest.mock import patch
 
 import torch
 
+from torchcnn.run import run
 from torchcnn.run.checkpoint import load_checkpoint
 
 
@@ -38,21 +41,45 @@ def points(folder):
 def result(folder):
     """The result of a run, without how long it took."""
     values = json.loads((folder / "result.json").read_text())
-    assert values.pop("seconds", 1) > 0  # runs of earlier versions do not say it
+    assert values.pop("seconds") > 0
     return values
 
 
 def contents(folder):
-    """All that must be equal: weights, optimizer, average, history and TensorBoard's points."""
+    """All that must be equal: the whole state, history, result and TensorBoard's points."""
     checkpoint = load_checkpoint(folder / "last.pt")
     clock = {"time", "seconds", "images_per_second"}
-    history = [{k: v for k, v in r.items() if k not in clock} for r in checkpoint["history"]]
+    history = [{k: v for k, v in vars(r).items() if k not in clock} for r in checkpoint.history]
     shown = {tag: p for tag, p in points(folder).items() if not tag.endswith("images per second")}
-    return {key: checkpoint[key] for key in ("weights", "optimizer", "average", "partial")} | {
-        "history": history, "points": shown, "result": result(folder),
+    return vars(checkpoint.state) | {
+        "spec": checkpoint.spec, "progress": checkpoint.progress, "history": history,
+        "points": shown, "result": result(folder),
     }  # fmt: skip
 
 
 def check_same(a, b):
-    for key, value in contents(a).items():
-        assert same(value, contents(b)[key]), key
+    ours, theirs = contents(a), contents(b)
+    for key, value in ours.items():
+        assert same(value, theirs[key]), key
+
+
+class Killed(BaseException):
+    pass
+
+
+@contextmanager
+def killed(when):
+    """Within this context a run dies where it has written a checkpoint of which `when` is true."""
+    save = run.save_checkpoint
+
+    def save_and_die(path, checkpoint):
+        save(path, checkpoint)
+        if when(path, checkpoint):
+            raise Killed
+
+    with patch.object(run, "save_checkpoint", save_and_die):
+        try:
+            yield
+        except Killed:
+            return
+    raise AssertionError("the run was not killed")

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from torchcnn import train
 from torchcnn.data import datasets as data
-from torchcnn.run import plots
+from torchcnn.figures import results as plots
 
 
 @pytest.fixture(autouse=True)

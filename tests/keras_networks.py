@@ -27,79 +27,59 @@ def sigmoid_cnn(size, channels, dropout):
     ])  # fmt: skip
 
 
-class WithDropout(keras.Model):
-    """Says how it was made, so that it can be saved as a .keras file."""
+class InOrder(keras.Model):
+    """Layers as attributes, called one after the other; it can be saved as a .keras file."""
 
-    def __init__(self, dropout):
+    def __init__(self, **layers):
         super().__init__()
-        self.rate = dropout
+        self.order = tuple(layers)
+        for name, layer in layers.items():
+            setattr(self, name, layer)
 
     def get_config(self):
-        return {"dropout": self.rate}
-
-
-class Baseline(WithDropout):
-    def __init__(self, dropout):
-        super().__init__(dropout)
-        self.c1 = conv(6, 5)
-        self.b1 = L.BatchNormalization()
-        self.a1 = L.Activation("relu")
-        self.p1 = L.MaxPooling2D(2, 2, padding="same")
-        self.d1 = L.Dropout(dropout)
-        self.flatten = L.Flatten()
-        self.f1 = L.Dense(128, activation="relu")
-        self.d2 = L.Dropout(dropout)
-        self.f2 = L.Dense(10, activation="softmax")
+        return {}
 
     def call(self, x, training=None):
-        x = self.d1(self.p1(self.a1(self.b1(self.c1(x)))))
-        return self.f2(self.d2(self.f1(self.flatten(x))))
+        for name in self.order:
+            x = getattr(self, name)(x)
+        return x
 
 
-class LeNet5(keras.Model):
-    def __init__(self):
-        super().__init__()
-        self.c1 = conv(6, 5, padding="valid", activation="sigmoid")
-        self.p1 = L.MaxPooling2D(2, 2)
-        self.c2 = conv(16, 5, padding="valid", activation="sigmoid")
-        self.p2 = L.MaxPooling2D(2, 2)
-        self.flatten = L.Flatten()
-        self.f1 = L.Dense(120, activation="sigmoid")
-        self.f2 = L.Dense(84, activation="sigmoid")
-        self.f3 = L.Dense(10)
-
-    def call(self, x, training=None):
-        x = self.p2(self.c2(self.p1(self.c1(x))))
-        return self.f3(self.f2(self.f1(self.flatten(x))))
+def relu():
+    return L.Activation("relu")
 
 
-class AlexNet8(WithDropout):
-    def __init__(self, dropout):
-        super().__init__(dropout)
-        self.c1 = conv(96, 3, padding="valid")
-        self.b1 = L.BatchNormalization()
-        self.a1 = L.Activation("relu")
-        self.p1 = L.MaxPooling2D(3, 2)
-        self.c2 = conv(256, 3, padding="valid")
-        self.b2 = L.BatchNormalization()
-        self.a2 = L.Activation("relu")
-        self.p2 = L.MaxPooling2D(3, 2)
-        self.c3 = conv(384, 3, activation="relu")
-        self.c4 = conv(384, 3, activation="relu")
-        self.c5 = conv(256, 3, activation="relu")
-        self.p3 = L.MaxPooling2D(3, 2)
-        self.flatten = L.Flatten()
-        self.f1 = L.Dense(2048, activation="relu")
-        self.d1 = L.Dropout(dropout and 0.5)
-        self.f2 = L.Dense(2048, activation="relu")
-        self.d2 = L.Dropout(dropout and 0.5)
-        self.f3 = L.Dense(10, activation="softmax")
+def baseline(dropout):
+    return InOrder(
+        c1=conv(6, 5), b1=L.BatchNormalization(), a1=relu(),
+        p1=L.MaxPooling2D(2, 2, padding="same"), d1=L.Dropout(dropout), flatten=L.Flatten(),
+        f1=L.Dense(128, activation="relu"), d2=L.Dropout(dropout),
+        f2=L.Dense(10, activation="softmax"),
+    )  # fmt: skip
 
-    def call(self, x, training=None):
-        x = self.p1(self.a1(self.b1(self.c1(x))))
-        x = self.p2(self.a2(self.b2(self.c2(x))))
-        x = self.p3(self.c5(self.c4(self.c3(x))))
-        return self.f3(self.d2(self.f2(self.d1(self.f1(self.flatten(x))))))
+
+def lenet5():
+    return InOrder(
+        c1=conv(6, 5, padding="valid", activation="sigmoid"), p1=L.MaxPooling2D(2, 2),
+        c2=conv(16, 5, padding="valid", activation="sigmoid"), p2=L.MaxPooling2D(2, 2),
+        flatten=L.Flatten(), f1=L.Dense(120, activation="sigmoid"),
+        f2=L.Dense(84, activation="sigmoid"), f3=L.Dense(10),
+    )  # fmt: skip
+
+
+def alexnet8(dropout):
+    rate = dropout and 0.5
+    return InOrder(
+        c1=conv(96, 3, padding="valid"), b1=L.BatchNormalization(), a1=relu(),
+        p1=L.MaxPooling2D(3, 2),
+        c2=conv(256, 3, padding="valid"), b2=L.BatchNormalization(), a2=relu(),
+        p2=L.MaxPooling2D(3, 2),
+        c3=conv(384, 3, activation="relu"), c4=conv(384, 3, activation="relu"),
+        c5=conv(256, 3, activation="relu"), p3=L.MaxPooling2D(3, 2),
+        flatten=L.Flatten(), f1=L.Dense(2048, activation="relu"), d1=L.Dropout(rate),
+        f2=L.Dense(2048, activation="relu"), d2=L.Dropout(rate),
+        f3=L.Dense(10, activation="softmax"),
+    )  # fmt: skip
 
 
 def alexnet_half(size, channels, dropout):
@@ -130,37 +110,20 @@ def vgg13(size, channels, dropout):
     return net
 
 
-class VGG16(WithDropout):
+def vgg16(dropout):
     """Thirteen times c, b, a; five times p, d; all of them attributes with a number."""
-
-    PLAN = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
-
-    def __init__(self, dropout):
-        super().__init__(dropout)
-        i = 0
-        for group, (filters, count) in enumerate(self.PLAN, 1):
-            for _ in range(count):
-                i += 1
-                setattr(self, f"c{i}", conv(filters, 3))
-                setattr(self, f"b{i}", L.BatchNormalization())
-                setattr(self, f"a{i}", L.Activation("relu"))
-            setattr(self, f"p{group}", L.MaxPooling2D(2, 2, padding="same"))
-            setattr(self, f"d{group}", L.Dropout(dropout))
-        self.flatten = L.Flatten()
-        self.f1 = L.Dense(512, activation="relu")
-        self.d6 = L.Dropout(dropout)
-        self.f2 = L.Dense(512, activation="relu")
-        self.d7 = L.Dropout(dropout)
-        self.f3 = L.Dense(10, activation="softmax")
-
-    def call(self, x, training=None):
-        i = 0
-        for group, (_, count) in enumerate(self.PLAN, 1):
-            for _ in range(count):
-                i += 1
-                x = getattr(self, f"a{i}")(getattr(self, f"b{i}")(getattr(self, f"c{i}")(x)))
-            x = getattr(self, f"d{group}")(getattr(self, f"p{group}")(x))
-        return self.f3(self.d7(self.f2(self.d6(self.f1(self.flatten(x))))))
+    layers, i = {}, 0
+    for group, (filters, count) in enumerate([(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)], 1):
+        for _ in range(count):
+            i += 1
+            layers |= {f"c{i}": conv(filters, 3), f"b{i}": L.BatchNormalization(), f"a{i}": relu()}
+        layers |= {f"p{group}": L.MaxPooling2D(2, 2, padding="same"), f"d{group}":
+                   L.Dropout(dropout)}  # fmt: skip
+    return InOrder(
+        **layers, flatten=L.Flatten(), f1=L.Dense(512, activation="relu"), d6=L.Dropout(dropout),
+        f2=L.Dense(512, activation="relu"), d7=L.Dropout(dropout),
+        f3=L.Dense(10, activation="softmax"),
+    )  # fmt: skip
 
 
 def nin(size, channels, dropout):
@@ -223,27 +186,21 @@ def googlenet(size, channels, dropout):
     return keras.Model(image, L.Dense(10, activation="softmax")(x))
 
 
-class ConvBNRelu(keras.Model):
-    def __init__(self, filters, kernel=3, strides=1):
-        super().__init__()
-        self.model = keras.Sequential(
-            [conv(filters, kernel, strides), L.BatchNormalization(), L.Activation("relu")]
-        )
-
-    def call(self, x, training=None):
-        return self.model(x)
+def conv_bn_relu(filters, kernel=3, strides=1):
+    return InOrder(model=keras.Sequential(
+        [conv(filters, kernel, strides), L.BatchNormalization(), relu()]))  # fmt: skip
 
 
 class InceptionBlk(keras.Model):
     def __init__(self, filters, strides):
         super().__init__()
-        self.c1 = ConvBNRelu(filters, 1, strides)
-        self.c2_1 = ConvBNRelu(filters, 1, strides)
-        self.c2_2 = ConvBNRelu(filters, 3)
-        self.c3_1 = ConvBNRelu(filters, 1, strides)
-        self.c3_2 = ConvBNRelu(filters, 5)
+        self.c1 = conv_bn_relu(filters, 1, strides)
+        self.c2_1 = conv_bn_relu(filters, 1, strides)
+        self.c2_2 = conv_bn_relu(filters, 3)
+        self.c3_1 = conv_bn_relu(filters, 1, strides)
+        self.c3_2 = conv_bn_relu(filters, 5)
         self.p4_1 = L.MaxPooling2D(3, 1, padding="same")
-        self.c4_2 = ConvBNRelu(filters, 1, strides)
+        self.c4_2 = conv_bn_relu(filters, 1, strides)
 
     def call(self, x, training=None):
         paths = [self.c1(x), self.c2_2(self.c2_1(x)), self.c3_2(self.c3_1(x)),
@@ -251,19 +208,11 @@ class InceptionBlk(keras.Model):
         return keras.ops.concatenate(paths, axis=3)
 
 
-class Inception10(keras.Model):
-    def __init__(self):
-        super().__init__()
-        self.c1 = ConvBNRelu(16)
-        self.blocks = keras.Sequential()
-        for filters in (16, 32):
-            for strides in (2, 1):
-                self.blocks.add(InceptionBlk(filters, strides))
-        self.p1 = L.GlobalAveragePooling2D()
-        self.f1 = L.Dense(10, activation="softmax")
-
-    def call(self, x, training=None):
-        return self.f1(self.p1(self.blocks(self.c1(x))))
+def inception10():
+    first = conv_bn_relu(16)
+    blocks = [InceptionBlk(filters, strides) for filters in (16, 32) for strides in (2, 1)]
+    return InOrder(c1=first, blocks=keras.Sequential(blocks), p1=L.GlobalAveragePooling2D(),
+                   f1=L.Dense(10, activation="softmax"))  # fmt: skip
 
 
 class ResnetBlock(keras.Model):
@@ -272,34 +221,27 @@ class ResnetBlock(keras.Model):
         self.residual_path = residual_path
         self.c1 = conv(filters, 3, strides, use_bias=False)
         self.b1 = L.BatchNormalization()
-        self.a1 = L.Activation("relu")
+        self.a1 = relu()
         self.c2 = conv(filters, 3, use_bias=False)
         self.b2 = L.BatchNormalization()
         if residual_path:
             self.down_c1 = conv(filters, 1, strides, use_bias=False)
             self.down_b1 = L.BatchNormalization()
-        self.a2 = L.Activation("relu")
+        self.a2 = relu()
 
     def call(self, x, training=None):
         y = self.b2(self.c2(self.a1(self.b1(self.c1(x)))))
         return self.a2(y + (self.down_b1(self.down_c1(x)) if self.residual_path else x))
 
 
-class ResNet18(keras.Model):
-    def __init__(self):
-        super().__init__()
-        self.c1 = conv(64, 3, use_bias=False)
-        self.b1 = L.BatchNormalization()
-        self.a1 = L.Activation("relu")
-        self.blocks = keras.Sequential()
-        for i, filters in enumerate((64, 128, 256, 512)):
-            self.blocks.add(ResnetBlock(filters, 2 if i else 1, bool(i)))
-            self.blocks.add(ResnetBlock(filters))
-        self.p1 = L.GlobalAveragePooling2D()
-        self.f1 = L.Dense(10, activation="softmax", kernel_regularizer=keras.regularizers.L2())
-
-    def call(self, x, training=None):
-        return self.f1(self.p1(self.blocks(self.a1(self.b1(self.c1(x))))))
+def resnet18():
+    first = {"c1": conv(64, 3, use_bias=False), "b1": L.BatchNormalization(), "a1": relu()}
+    blocks = [ResnetBlock(filters, 1 if again or filters == 64 else 2, not again and filters > 64)
+              for filters in (64, 128, 256, 512) for again in (False, True)]  # fmt: skip
+    return InOrder(
+        **first, blocks=keras.Sequential(blocks), p1=L.GlobalAveragePooling2D(),
+        f1=L.Dense(10, activation="softmax", kernel_regularizer=keras.regularizers.L2()),
+    )  # fmt: skip
 
 
 class ResBlock(L.Layer):
@@ -317,28 +259,20 @@ class ResBlock(L.Layer):
         return keras.ops.relu(L.add([y, self.downsample(x) if self.downsample else x]))
 
 
-class ResNet18Pool(keras.Model):
-    def __init__(self):
-        super().__init__()
-        self.stem = keras.Sequential([conv(64, 3, padding="valid"), L.BatchNormalization(),
-                                      L.ReLU(), L.MaxPooling2D(2, 1, padding="same")])  # fmt: skip
-        self.layer1 = keras.Sequential([ResBlock(64), ResBlock(64)])
-        self.layer2 = keras.Sequential([ResBlock(128, 2), ResBlock(128)])
-        self.layer3 = keras.Sequential([ResBlock(256, 2), ResBlock(256)])
-        self.layer4 = keras.Sequential([ResBlock(512, 2), ResBlock(512)])
-        self.avgpool = L.GlobalAveragePooling2D()
-        self.fc = L.Dense(10)
-
-    def call(self, x, training=None):
-        x = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
-        return self.fc(self.avgpool(x))
+def resnet18_pool():
+    stem = keras.Sequential([conv(64, 3, padding="valid"), L.BatchNormalization(), L.ReLU(),
+                             L.MaxPooling2D(2, 1, padding="same")])  # fmt: skip
+    layers = {f"layer{i}": keras.Sequential([ResBlock(filters, 2 if i > 1 else 1),
+                                             ResBlock(filters)])
+              for i, filters in enumerate((64, 128, 256, 512), 1)}  # fmt: skip
+    return InOrder(stem=stem, **layers, avgpool=L.GlobalAveragePooling2D(), fc=L.Dense(10))
 
 
 def built(kind, *options):
     """A subclassed model, once it has seen an image."""
 
     def build(size, channels, dropout):
-        net = kind(*(dropout if option == "dropout" else option for option in options))
+        net = kind(dropout) if options else kind()
         net(keras.ops.zeros((1, size, size, channels), dtype=keras.config.floatx()))
         return net
 
@@ -349,16 +283,16 @@ def built(kind, *options):
 NETWORKS = {
     "mlp": (mlp, 1, (28, 27), False),
     "tf_sigmoid_cnn": (sigmoid_cnn, 3, (48, 45), True),
-    "tf_baseline": (built(Baseline, "dropout"), 3, (32, 31), True),
-    "tf_lenet5": (built(LeNet5), 3, (32, 35), False),
-    "tf_alexnet8": (built(AlexNet8, "dropout"), 3, (32, 27), True),
+    "tf_baseline": (built(baseline, "dropout"), 3, (32, 31), True),
+    "tf_lenet5": (built(lenet5), 3, (32, 35), False),
+    "tf_alexnet8": (built(alexnet8, "dropout"), 3, (32, 27), True),
     "tf_alexnet_half": (alexnet_half, 3, (96, 67), True),
     "tf_vgg13": (vgg13, 3, (32, 19), False),
-    "tf_vgg16": (built(VGG16, "dropout"), 3, (32, 19), True),
+    "tf_vgg16": (built(vgg16, "dropout"), 3, (32, 19), True),
     "tf_nin": (nin, 1, (84, 67), False),
     "tf_nin_dense": (nin_dense, 32, (64, 51), False),
     "tf_googlenet": (googlenet, 1, (48, 33), True),
-    "tf_inception10": (built(Inception10), 3, (32, 21), True),
-    "tf_resnet18": (built(ResNet18), 3, (32, 21), True),
-    "tf_resnet18_pool": (built(ResNet18Pool), 3, (24, 21), False),
+    "tf_inception10": (built(inception10), 3, (32, 21), True),
+    "tf_resnet18": (built(resnet18), 3, (32, 21), True),
+    "tf_resnet18_pool": (built(resnet18_pool), 3, (24, 21), False),
 }  # fmt: skip

@@ -1,10 +1,11 @@
-"""Every registered network at a size that a test can bear."""
+"""Every registered network at a size that a test can bear, and checkpoints without training."""
 
 import pytest
 import torch
 
 from torchcnn import create_model
-from torchcnn.models import MODELS
+from torchcnn.models import MODELS, ModelSpec
+from torchcnn.run.checkpoint import Checkpoint, State, save_checkpoint
 
 # The least size that a test can use where 32 pixels are too few.
 SIZES = {"alexnet": 67, "nin": 67, "tf_nin": 67, "tf_alexnet_half": 64, "tf_sigmoid_cnn": 36,
@@ -26,3 +27,16 @@ def small(name: str, channels: int = 2, batch: int = 3, **options):
     size = SIZES.get(name, 32)
     net = create_model(name, input_size=size, in_channels=channels, num_classes=5, **options)
     return net.double(), torch.randn(batch, channels, size, size, dtype=torch.float64)
+
+
+def describe(arch="lenet", classes="0123456789", **changes):
+    """The description of a network for grey images of 28 pixels that are not normalized."""
+    channels = changes.pop("in_channels", 1)
+    numbers = {"mean": (0.0,) * channels, "std": (1.0,) * channels, "input_size": 28} | changes
+    return ModelSpec(arch=arch, in_channels=channels, classes=tuple(classes), **numbers)
+
+
+def write_checkpoint(path, net, history=()):
+    """The checkpoint of a network that was never trained."""
+    state = State(net.state_dict(), {}, {}, None)
+    save_checkpoint(path, Checkpoint(net.spec, {}, {}, 0, {}, None, list(history), None, state))

@@ -119,7 +119,7 @@ def test_a_run_of_a_gpu_resumes_on_a_cpu_and_back(tmp_path, capsys):
     train.main([*FLAGS, "--out", str(path)])
     for epochs, device in ((3, "cpu"), (4, "cuda:0")):
         train.main(["--resume", str(path), "--epochs", str(epochs), "--device", device])
-    weights = load_checkpoint(path / "last.pt")["weights"].values()
+    weights = load_checkpoint(path / "last.pt").state.weights.values()
     assert {weight.device.type for weight in weights} == {"cpu"}
     with (path / "history.csv").open() as file:
         losses = [float(row["train_loss"]) for row in csv.DictReader(file)]
@@ -153,4 +153,3 @@ def test_the_benchmark_compares_with_and_without_graphs(capsys):
     benchmark.main(flags)
     network = json.loads(capsys.readouterr().out)["networks"]["lenet"]
     assert list(network["images_per_second"]) == list(WAYS["cuda"])
-    assert all(mib > 0 for mib in network["peak_mib"].values())

@@ -2,7 +2,6 @@
 
 import json
 import re
-from contextlib import nullcontext
 
 import pytest
 import torch
@@ -10,8 +9,9 @@ from PIL import Image
 
 from torchcnn import evaluate, predict, train
 from torchcnn.data.datasets import load_data
+from torchcnn.figures.results import plot_mistakes
 from torchcnn.run.checkpoint import load_model
-from torchcnn.run.report import by_class, confusion_text, plot_mistakes
+from torchcnn.run.report import by_class, confusion_text
 
 
 @pytest.fixture(scope="module")
@@ -21,15 +21,6 @@ def run(tmp_path_factory):
     train.main(["--arch", "lenet", "--data", "sample", "--epochs", "2", "--out", str(folder),
                 "--device", "cpu", "--input-size", "20"])  # fmt: skip
     return folder
-
-
-def test_evaluate_sets_up_the_device_as_the_run_did(run, monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        evaluate, "device_settings", lambda *settings: asked.append(settings) or nullcontext()
-    )
-    evaluate.main(["--checkpoint", str(run), "--device", "cpu"])
-    assert asked == [(torch.device("cpu"), False)]
 
 
 def width(path):

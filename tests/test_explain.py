@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_networks import describe, write_checkpoint
 
-from torchcnn import create_model, explain
+from torchcnn import explain
 from torchcnn.explain import figure_names, main
-from torchcnn.run.checkpoint import FORMAT
-from torchcnn.run.inside import plot_attention, plot_features, plot_filters
+from torchcnn.figures.inside import plot_attention, plot_features, plot_filters
 
 CLASSES = ["cat", "dog", "$x^2$"]
 
@@ -21,15 +21,11 @@ CLASSES = ["cat", "dog", "$x^2$"]
 def write_run(folder, arch="lenet", channels=1, size=28):
     """A run folder whose network has new weights; its images are normalized by 0.5 and 0.25."""
     torch.manual_seed(3)
-    net = create_model(arch, input_size=size, in_channels=channels, num_classes=3)
-    spec = {"arch": arch, "in_channels": channels, "num_classes": 3, "input_size": size,
-            "norm": "torch", "small_input": False}  # fmt: skip
-    empty = {"optimizer": {}, "scaler": {}, "average": None, "config": {}, "images": 1,
-             "digests": 0, "history": [], "partial": None, "decided": {}}  # fmt: skip
-    normalization = {"mean": [0.5] * channels, "std": [0.25] * channels}
+    mean, std = (0.5,) * channels, (0.25,) * channels
+    spec = describe(arch, CLASSES, in_channels=channels, input_size=size, mean=mean, std=std)
+    net = spec.build()
     folder.mkdir(parents=True, exist_ok=True)
-    torch.save({"torchcnn": FORMAT, "model": spec, "weights": net.state_dict(), "classes": CLASSES,
-                **normalization, **empty}, folder / "best.pt")  # fmt: skip
+    write_checkpoint(folder / "best.pt", net)
     return net.eval()
 
 

@@ -5,11 +5,10 @@ import zipfile
 
 import pytest
 import torch
+from small_networks import describe, write_checkpoint
 
-from torchcnn import list_models
+from torchcnn import create_model, list_models
 from torchcnn.export import FORMATS, main
-from torchcnn.models.registry import build_model
-from torchcnn.run.checkpoint import FORMAT, save_checkpoint
 
 # Keras's own, see test_keras_io.py.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -23,21 +22,24 @@ FAMILIES = {  # one network a family: in_channels, input_size, small_input
 PACKAGES = {"keras": "keras", "onnx": "onnxruntime"}  # pip's extra
 
 
-def checkpoint(path, arch):
+def checkpoint(path, arch, **changes):
     """A run's checkpoint, with weights and moving statistics that are not those of the start."""
     channels, size, small = FAMILIES[arch]
-    model = {"arch": arch, "in_channels": channels, "num_classes": 10, "input_size": size,
-             "norm": "torch", "small_input": small}  # fmt: skip
+    spec = describe(arch, CLASSES, in_channels=channels, input_size=size, small_input=small,
+                    **changes)  # fmt: skip
     torch.manual_seed(0)
-    net = build_model(**model).train()
+    net = spec.build().train()
     with torch.no_grad():
-        net(torch.rand(8, channels, size, size))
-    save_checkpoint(path, {
-        "torchcnn": FORMAT, "model": model, "weights": net.state_dict(), "optimizer": {},
-        "config": {}, "classes": CLASSES, "history": [], "average": None, "partial": None,
-        "images": 0, "scaler": {}, "decided": {},
-    })  # fmt: skip
+        net(torch.rand(8, *spec.shape))
+    write_checkpoint(path, net)
     return net.eval()
+
+
+def options(about):
+    """What `create_model` takes of what a file says."""
+    small = {"small_input": True} if about["small_input"] else {}
+    sizes = {name: about[name] for name in ("input_size", "in_channels")}
+    return sizes | small | {"num_classes": len(about["classes"])}
 
 
 def load(to, path, net):
@@ -61,7 +63,7 @@ def load(to, path, net):
     if to == "txt":
         first, *lines = path.read_text().split("\n")
         about, weights = json.loads(first[2:]), {}
-        twin = build_model(**about["model"]).eval()
+        twin = create_model(about["arch"], **options(about))
         for name, tensor in twin.state_dict().items():
             assert lines.pop(0) == name and lines.pop(0) == str(tuple(tensor.shape))
             end = lines.index("")
@@ -69,21 +71,21 @@ def load(to, path, net):
             lines = lines[end + 1 :]
             values = [float(number) for number in numbers]
             weights[name] = torch.tensor(values, dtype=tensor.dtype).view(tensor.shape)
-        twin.load_state_dict(weights)
-        return twin, about
-    from safetensors import safe_open
+    else:
+        from safetensors import safe_open
 
-    with safe_open(path, framework="pt") as file:
-        weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  no mapping
-        about = json.loads(file.metadata()["torchcnn"])
-    twin = build_model(**about["model"]).eval()
+        with safe_open(path, framework="pt") as file:
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  no mapping
+            about = json.loads(file.metadata()["torchcnn"])
+        twin = create_model(about["arch"], **options(about))
     twin.load_state_dict(weights)
-    return twin, about
+    return twin.eval(), about
 
 
 def exported(to, arch, folder):
     pytest.importorskip(PACKAGES.get(to, "torch"), reason=f"pip install .[{to}]")
-    net = checkpoint(folder / "best.pt", arch)
+    channels = FAMILIES[arch][0]
+    net = checkpoint(folder / "best.pt", arch, mean=(0.25,) * channels, std=(0.5,) * channels)
     path = folder / f"{arch}{FORMATS[to].suffix}"
     main(["--checkpoint", str(folder / "best.pt"), "--to", to, "--out", str(path)])
     return net, path
@@ -96,12 +98,13 @@ def check(to, arch, folder):
     run, about = load(to, path, net)
     for n in (1, 3):
         x = torch.rand(n, channels, size, size)
-        torch.testing.assert_close(run(x), net(x), rtol=0, atol=1e-5)
-    assert about["classes"] == CLASSES and about["arch"] == arch and about["outputs"] == "logits"
-    assert about["mean"] == [0.0] * channels and about["std"] == [1.0] * channels
-    image = about["input"]
-    assert (image["channels"], image["height"], image["width"]) == (channels, size, size)
-    assert image["layout"] == ("nhwc" if to == "keras" else "nchw") and image["range"] == [0, 1]
+        given = (x - 0.25) / 0.5 if to in ("safetensors", "txt") else x
+        torch.testing.assert_close(run(given), net((x - 0.25) / 0.5), rtol=0, atol=1e-5)
+    assert about["classes"] == CLASSES and about["arch"] == arch and about["input_size"] == size
+    # What computes logits has the normalization in it; the weights alone are said to need it.
+    alone = to in ("safetensors", "txt")
+    assert about["mean"] == [0.25 if alone else 0.0] * channels
+    assert about["std"] == [0.5 if alone else 1.0] * channels
     assert sorted(p.name for p in folder.iterdir()) == sorted(["best.pt", path.name])
 
 
@@ -128,7 +131,7 @@ def test_a_network_of_every_family(arch, to, tmp_path):
         (["--to", "onnx", "--out", "m.pt"], "--to onnx writes a file *.onnx, got --out m.pt"),
         (["--to", "tflite", "--out", "m.tflite"], "invalid choice: 'tflite'"),
         (["--to", "torch-export", "--out", "best.pt2"], "--out best.pt2 exists already"),
-        (["--to", "torch-export", "--out", "none/m.pt2"], "none is no writable folder"),
+        (["--to", "torch-export", "--out", "none/m.pt2"], "none is no folder"),
         (["--to", "torch-export"], "required: --out"),
         (["--to", "torch-export", "--out", "m.pt2", "--checkpoint", "no.pt"], "no checkpoint"),
         (["--to", "torch-export", "--out", "m.pt2", "--checkpoint", "best.pt2"], "damaged"),
@@ -148,12 +151,13 @@ def test_what_cannot_be_exported_is_refused(arguments, message, tmp_path, monkey
 
 def test_a_file_that_computes_something_else_does_not_appear(tmp_path, monkeypatch):
     """The check after writing: what was written is loaded, and must give the same logits."""
-    wrong = FORMATS["torch-export"]._replace(
-        load=lambda path, model: (lambda x: torch.zeros(len(x), 10), about)
-    )
-    monkeypatch.setitem(FORMATS, "torch-export", wrong)
-    about = {}
-    monkeypatch.setattr("torchcnn.export.describe", lambda *_: about)
+    form = FORMATS["torch-export"]
+
+    def load(path):
+        run, spec = form.load(path)
+        return (lambda x: run(x) + 1e-3), spec
+
+    monkeypatch.setitem(FORMATS, "torch-export", form._replace(load=load))
     checkpoint(tmp_path / "best.pt", "mlp")
     with pytest.raises(RuntimeError, match="logits for 1 images differ"):
         main(["--checkpoint", str(tmp_path / "best.pt"), "--to", "torch-export",

@@ -15,10 +15,8 @@ from torchcnn import __main__ as commands
 from torchcnn import cli, create_model
 from torchcnn.data.datasets import load_data
 from torchcnn.models import MODELS
-from torchcnn.models.registry import build_model
 from torchcnn.training.config import Config
-from torchcnn.training.configure import configure, fit_input_size
-from torchcnn.training.preflight import make_model_spec
+from torchcnn.training.plan import begin, fit, make_spec
 
 ROOT = Path(__file__).parent.parent
 READMES = ["README.md", "README.zh.md"]
@@ -67,8 +65,8 @@ def test_the_code_runs(name, tmp_path, monkeypatch):
     (code,) = blocks(name, "python")
     names = {}
     exec(code, names)
-    assert names["features"].shape[0] == 2 and names["trained"].classes
-    assert names["pretrained"].classes[0] == "t-shirt"
+    assert names["features"].shape[0] == 2 and names["trained"].spec.classes
+    assert names["pretrained"].spec.classes[0] == "t-shirt"
 
 
 def test_both_name_the_same_commands_networks_and_numbers():
@@ -135,12 +133,12 @@ def test_the_reference_says_what_was_trained():
             f"{parameters:,}", mean(row) + spread, f"{statistics.mean(row['seconds']):,.0f}",
         ]  # fmt: skip
         given = cli.parse(Config, "train", shlex.split(command)) | {"seed": 0}
-        config = fit_input_size(configure(given)[0], given, pixels=28)
+        config, _ = fit(begin(given)[0], given, pixels=28, n=54_000, world_size=1)
         assert (config.arch, config.recipe, config.epochs, config.input_size) == (
             row["arch"], row["recipe"], row["epochs"], pixels,
         )  # fmt: skip
         with torch.device("meta"):
-            net = build_model(**make_model_spec(config, channels, 10))
+            net = make_spec(config, channels, tuple("0123456789")).build()
         assert sum(p.numel() for p in net.parameters()) == parameters, row["arch"]
 
 

@@ -16,15 +16,15 @@ from torchcnn import BatchNorm, create_model
 from torchcnn.data.datasets import load_data
 from torchcnn.data.loader import Batches
 from torchcnn.layers import KerasBatchNorm2d
-from torchcnn.layers.sync_batch_norm import sync_batch_norm
 from torchcnn.training import distributed
 from torchcnn.training.distributed import World, gather_steps, join, with_signal
 from torchcnn.training.ema import MovingAverage
 from torchcnn.training.loop import StepOptions, train_steps
 from torchcnn.training.signals import StopRequest
+from torchcnn.training.sync_batch_norm import sync_batch_norm
 
 
-def train(arch: str, sync_bn: bool, world: World, parts: int = 1, batch: int = 100, n: int = 500):
+def train(arch: str, sync_bn: bool, world: World, parts: int = 1, batch: int = 20, n: int = 100):
     """Five steps in float64: the loss of each, and sums over the weights and the statistics."""
     torch.manual_seed(0)
     data = load_data("sample")

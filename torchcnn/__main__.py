@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 import torchcnn
-from torchcnn.text import table
+from torchcnn.files import table
 
 COMMANDS = {
     "train": "train a network on images",

@@ -5,7 +5,7 @@ import ast
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
@@ -16,7 +16,10 @@ import torch
 
 def option(help: str, default: Any = MISSING, **settings: Any) -> Any:
     """A field of a command's configuration; `settings` are those of argparse's `add_argument`."""
-    return field(default=default, metadata={"help": help, **settings})
+    metadata = {"help": help, **settings}
+    if default == {}:  # which dataclasses do not take, lest one be changed for all
+        return field(default_factory=dict, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def number(
@@ -45,48 +48,54 @@ fraction = number(float, "a number from 0 to below 1", lambda x: 0 <= x < 1)
 seed = number(int, "a whole number from 0 to below 2**63", lambda n: 0 <= n < 2**63)
 
 
-def names(text: str) -> str:
-    """Parse names with commas between them, and perhaps blanks, into `a,b`; there may be none."""
-    parts = [part.strip() for part in text.split(",")]
-    if len(parts) > 1 and not all(parts):
-        raise argparse.ArgumentTypeError(f"got {text!r}, allowed is one comma between two of them")
-    return ",".join(parts)
-
-
 def seeds(text: str) -> int | tuple[int, ...]:
     """Parse a seed, or several different ones with commas between them."""
-    numbers = [int(seed(part)) for part in names(text.strip("()")).split(",")]
+    numbers = [int(seed(part)) for part in names()(text.strip("()"))]
     if len(set(numbers)) < len(numbers):
         raise argparse.ArgumentTypeError(f"got {text}, allowed are different seeds")
     return numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 
-def keyword_values(text: str) -> str:
-    """Parse keyword arguments, as in "growth_rate=12 num_layers=(6,12)", into that same form."""
-    parsed = {}
-    for part in re.sub(r"\s*,\s*", ",", text).split():
-        name, _, value = part.partition("=")
+def names(allowed: Iterable[str] = ()) -> Callable[[str], tuple[str, ...]]:
+    """Return a parser of names with commas between them; any, or those that are allowed."""
+
+    def parse_names(text: str) -> tuple[str, ...]:
+        found = tuple(part.strip() for part in text.split(",")) if text.strip() else ()
+        known = set(allowed)
+        for name in found:
+            if not name or (known and name not in known):
+                said = ", ".join(allowed) if known else "names"
+                raise argparse.ArgumentTypeError(
+                    f"got {name or text!r}, allowed are {said}, with commas between them"
+                )
+        return found
+
+    return parse_names
+
+
+def keyword_values(given: str | dict[str, Any]) -> dict[str, Any]:
+    """Parse keyword arguments, as in "growth_rate=12 num_layers=(6,12)"; a dict is checked."""
+    pairs: dict[str, Any] = {}
+    for part in re.sub(r"\s*,\s*", ",", given).split() if isinstance(given, str) else ():
+        name, _, text = part.partition("=")
         try:
-            parsed[name] = ast.literal_eval(value)
+            pairs[name] = ast.literal_eval(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
-            name = ""
-        if not name.isidentifier() or not isinstance(parsed[name], bool | int | float | tuple):
+            pairs[part] = None
+    pairs = pairs if isinstance(given, str) else given
+    for name, value in pairs.items():
+        if not name.isidentifier() or not isinstance(value, bool | int | float | tuple):
+            got = name if value is None else f"{name}={value!r}"
             allowed = "name=value, with a number, True, False or a tuple"
-            raise argparse.ArgumentTypeError(f"got {part}, allowed is {allowed}")
-    return " ".join(f"{name}={value!r}".replace(" ", "") for name, value in parsed.items())
+            raise argparse.ArgumentTypeError(f"got {got}, allowed is {allowed}")
+    return pairs
 
 
-def read_keyword_values(text: str) -> dict[str, Any]:
-    """Return what `keyword_values` parsed as a dict."""
-    pairs = (part.split("=", 1) for part in text.split())
-    return {name: ast.literal_eval(value) for name, value in pairs}
-
-
-class Joined(argparse.Action):
-    """Join the words after a flag, each of which its `type` has read, to one text."""
+class Merged(argparse.Action):
+    """Merge what the words after a flag are, each of which its `type` has read to a dict."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
-        setattr(namespace, self.dest, " ".join(values))
+        setattr(namespace, self.dest, {k: v for value in values for k, v in value.items()})
 
 
 def path(text: str) -> str:
@@ -147,7 +156,7 @@ def flag(name: str) -> str:
 
 
 def read_value(f: Field, value: Any) -> Any:
-    """Convert a value as if it had been typed after its flag.
+    """Convert a value as if it had been typed after its flag; tuples and dicts are given as such.
 
     Raises:
         ValueError: the flag does not take it; the message says what is allowed.
@@ -156,10 +165,10 @@ def read_value(f: Field, value: Any) -> Any:
     convert = f.metadata.get("type", default_type)
     if isinstance(value, os.PathLike):  # it may have the name of something else
         value = os.path.join(os.curdir, value)
-    if isinstance(value, dict):  # of keyword arguments
-        value = " ".join(f"{name}={v!r}".replace(" ", "") for name, v in value.items())
+    if isinstance(value, tuple | list):
+        value = ",".join(map(str, value))
     try:
-        result = convert(str(value))
+        result = convert(value if isinstance(value, dict) else str(value))
     except argparse.ArgumentTypeError as error:
         raise ValueError(f"{flag(f.name)}: {error}") from error
     choices = f.metadata.get("choices", (True, False) if f.type is bool else (result,))
@@ -182,27 +191,6 @@ def read_keywords(config_class: type, keywords: dict[str, Any]) -> dict[str, Any
         names = ", ".join(sorted(unknown))
         raise TypeError(f"unexpected keyword arguments: {names}; there are {', '.join(known)}")
     return {name: read_value(known[name], value) for name, value in keywords.items()}
-
-
-def check_stored(config_class: type, values: Any, source: object) -> None:
-    """Check a stored configuration: each value is one that its flag takes.
-
-    A flag that has a default may be missing, as one is that was introduced since.
-
-    Raises:
-        ValueError: a value is missing, unknown, or not one that its flag would take.
-    """
-    known = {f.name: f for f in fields(config_class)}
-    needed = {f.name for f in fields(config_class) if f.default is MISSING}
-    if not isinstance(values, dict) or not needed <= values.keys() <= known.keys():
-        raise ValueError(f"{source} holds no configuration that this version can read")
-    for name, value in values.items():
-        try:
-            good = read_value(known[name], value) == value and not isinstance(value, tuple)
-        except ValueError:
-            good = False
-        if not good:
-            raise ValueError(f"{source} is damaged: its {name} is {value!r}")
 
 
 def pick_device(name: str) -> torch.device:

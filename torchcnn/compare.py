@@ -8,6 +8,8 @@ from pathlib import Path
 
 from torchcnn import cli
 from torchcnn.cli import option
+from torchcnn.figures.draw import drawing, save_figure
+from torchcnn.files import table
 from torchcnn.run.comparison import (
     COLUMNS,
     FinishedRun,
@@ -19,8 +21,6 @@ from torchcnn.run.comparison import (
     plot_rows,
     read_run,
 )
-from torchcnn.run.drawing import drawing, save_figure
-from torchcnn.text import table
 
 PROG = "python -m torchcnn.compare"
 

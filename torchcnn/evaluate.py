@@ -17,9 +17,10 @@ from torchcnn.data.folder import FolderOptions, load_images
 from torchcnn.data.identity import copies_text
 from torchcnn.data.judged import load_judged
 from torchcnn.data.loader import Batches
-from torchcnn.run.checkpoint import checkpoint_file, normalization, open_checkpoint
-from torchcnn.run.drawing import drawing, save_figure
-from torchcnn.run.report import by_class, classes_as_json, confusion_text, plot_mistakes
+from torchcnn.figures.draw import drawing, save_figure
+from torchcnn.files import read_dataclass
+from torchcnn.run.checkpoint import Checkpoint, checkpoint_file, open_checkpoint
+from torchcnn.run.report import by_class, classes_as_json, confusion_text
 from torchcnn.system import free_memory, keep_freed_memory
 from torchcnn.training.config import Config as TrainConfig
 from torchcnn.training.config import data_name
@@ -64,9 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def evaluate(config: Config) -> None:
     device = cli.pick_device(config.device)
     net, checkpoint = open_checkpoint(config.checkpoint)
-    classes = checkpoint["classes"]
-    cli.check_stored(TrainConfig, checkpoint["config"], config.checkpoint)
-    run = TrainConfig(**checkpoint["config"])
+    spec, classes = checkpoint.spec, list(checkpoint.spec.classes)
+    run = read_dataclass(TrainConfig, checkpoint.config, f"{config.checkpoint}'s configuration")
     with device_settings(device, run.deterministic):
         part, data = read_images(config, run, checkpoint, device)
         check_images(data, checkpoint, config.checkpoint)
@@ -76,9 +76,9 @@ def evaluate(config: Config) -> None:
             data.test_images,
             data.test_labels,
             run.batch_size,
-            size=run.input_size,
+            size=spec.input_size,
             device=device,
-            normalization=normalization(checkpoint),
+            normalization=(spec.mean, spec.std) if spec.is_normalized else None,
         )
         same_device = torch.device(run.device).type == device.type
         with autocast(run.amp if same_device else "off", device):  # as the run itself evaluated
@@ -87,7 +87,7 @@ def evaluate(config: Config) -> None:
     path = Path(config.checkpoint).expanduser()
     about = {
         "checkpoint": str(checkpoint_file(path) if path.is_dir() else path),
-        "epoch": len(checkpoint["history"]),
+        "epoch": len(checkpoint.history),
         "data": data.name,
         "part": part,
         "images": len(labels),
@@ -107,32 +107,32 @@ def evaluate(config: Config) -> None:
         images, names = data.test_images, data.names.get("test")
         figures = {
             "confusion.png": lambda: plots().plot_confusion(confusion, classes),
-            "mistakes.png": lambda: plot_mistakes(images, logits, labels, classes, names),
+            "mistakes.png": lambda: plots().plot_mistakes(images, logits, labels, classes, names),
         }
         draw(figures, Path(config.out).expanduser(), quiet=config.json)
 
 
 def read_images(
-    config: Config, run: TrainConfig, checkpoint: dict[str, Any], device: torch.device
+    config: Config, run: TrainConfig, checkpoint: Checkpoint, device: torch.device
 ) -> tuple[str, ImageData]:
     """Read the images to judge by, as the test images of a data set, and say which part they are.
 
     Raises:
         ValueError, OSError: as `load_images` and `load_judged` do.
     """
-    name, channels = config.data or run.data, checkpoint["model"]["in_channels"]
+    name, channels = config.data or run.data, checkpoint.spec.in_channels
     room = free_memory(device) // 4
     options = FolderOptions(run.input_size, run.resize, channels=channels, max_bytes=room)
     if name in DATASETS:
         return "test", load_images(name, config.root or run.root, device, options)
-    return load_judged(Path(name), options, checkpoint["classes"], checkpoint.get("trained"))
+    return load_judged(Path(name), options, checkpoint.spec.classes, checkpoint.trained)
 
 
-def count_copies(data: ImageData, checkpoint: dict[str, Any]) -> dict[str, int]:
+def count_copies(data: ImageData, checkpoint: Checkpoint) -> dict[str, int]:
     """Count the images that the run was trained on, if that is known."""
-    if not data.ids or "trained" not in checkpoint:
+    if not data.ids or checkpoint.trained is None:
         return {}
-    copies = torch.isin(data.ids["test"], checkpoint["trained"])
+    copies = torch.isin(data.ids["test"], checkpoint.trained)
     return {"images_in_training": int(copies.sum())}
 
 
@@ -160,12 +160,12 @@ def draw(figures: dict[str, Callable[[], Any]], out: Path, quiet: bool) -> None:
 
 def plots() -> Any:
     """The module that draws, which takes a second to import."""
-    from torchcnn.run import plots
+    from torchcnn.figures import results
 
-    return plots
+    return results
 
 
-def check_images(data: ImageData, checkpoint: dict[str, Any], path: str) -> None:
+def check_images(data: ImageData, checkpoint: Checkpoint, path: str) -> None:
     """Check that a checkpoint's network was trained on such classes.
 
     If these are not the images that the run was tested on, say so.
@@ -173,15 +173,15 @@ def check_images(data: ImageData, checkpoint: dict[str, Any], path: str) -> None
     Raises:
         ValueError: the classes are others.
     """
-    classes = checkpoint["classes"]
+    classes = list(checkpoint.spec.classes)
     if list(data.classes) != classes:
         raise ValueError(
             f"{path} was trained on the classes {', '.join(classes)}; "
             f"{data.name} has {', '.join(data.classes)}"
         )
-    same = data.name == checkpoint["config"]["data"]
+    same = data.name == checkpoint.config["data"]
     if data.digests:
-        digests = checkpoint.get("digests") or {}
+        digests = checkpoint.digests
         same = data.digests["test"] in (digests.get("test"), digests.get("val"))
     if not same:
         print("note: these are not the images that the run was tested on", file=sys.stderr)

@@ -1,6 +1,5 @@
 """A look inside a trained network: `python -m torchcnn.explain --checkpoint RUN FILES… --out D`."""
 
-import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,6 +13,9 @@ from torch import Tensor
 from torchcnn import cli
 from torchcnn.cli import option
 from torchcnn.data.decode import find_pictures, read_image
+from torchcnn.figures.draw import save_figure
+from torchcnn.figures.inside import plot_attention, plot_features, plot_filters
+from torchcnn.files import check_writable
 from torchcnn.models.attention import (
     CAM,
     GRAD_CAM,
@@ -23,9 +25,8 @@ from torchcnn.models.attention import (
     first_weights,
     stage_outputs,
 )
-from torchcnn.run.drawing import save_figure
-from torchcnn.run.inside import plot_attention, plot_features, plot_filters, writing_events
-from torchcnn.run.trained import PicturesAndNetwork, Trained, open_trained, try_each
+from torchcnn.pictures import PicturesAndNetwork, try_each
+from torchcnn.run.tensorboard import writing_events
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,15 +79,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 def explain(config: Config) -> None:
     """Look at all pictures that can be read; those that cannot are an error at the end."""
     out = Path(config.out).expanduser()
-    check_folder(out)
-    trained = open_trained(config.checkpoint, config.arch)
-    target = find_class(trained.net, config.target)
+    check_writable(out)
+    net, note = config.open_network()
+    target = find_class(net.spec.classes, config.target)
     files = find_pictures(config.files)
     names = zip(files, figure_names(files), strict=True)
-    looks, unread = try_each(names, lambda pair: look(trained, pair[0], pair[1], target))
+    looks, unread = try_each(names, lambda pair: look(net, pair[0], pair[1], target))
     if not looks:
         cli.refuse(PROG, unread)
-    figures = plan(trained, looks)
+    figures = plan(net, looks)
     pictures = {Path(file).expanduser().resolve() for file in files}
     if hit := [name for name in figures if (out / name).resolve() in pictures]:
         raise ValueError(f"--out {out}: {hit[0]} is one of the pictures, and would be overwritten")
@@ -99,21 +100,10 @@ def explain(config: Config) -> None:
             add_event(name.removesuffix(".png"), figure)
             print(f"{out / name} is drawn")
     cli.refuse(PROG, unread)
-    print(f"by {trained.note}", file=sys.stderr)
+    print(f"by {note}", file=sys.stderr)
 
 
-def check_folder(out: Path) -> None:
-    """Check that figures can be written into a folder, which may not exist yet.
-
-    Raises:
-        ValueError: they cannot.
-    """
-    place = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        raise ValueError(f"--out {out} cannot be written: {place} is no writable folder")
-
-
-def find_class(net: Any, name: str) -> int | None:
+def find_class(classes: Sequence[str], name: str) -> int | None:
     """Return the number of a class, or None, which is the most probable one, if none is named.
 
     Raises:
@@ -121,9 +111,9 @@ def find_class(net: Any, name: str) -> int | None:
     """
     if not name:
         return None
-    if name not in net.classes:
-        raise ValueError(f"--target: got {name}, allowed are {', '.join(net.classes)}")
-    return int(net.classes.index(name))
+    if name not in classes:
+        raise ValueError(f"--target: got {name}, allowed are {', '.join(classes)}")
+    return classes.index(name)
 
 
 def figure_names(files: Sequence[str]) -> list[str]:
@@ -139,42 +129,41 @@ def figure_names(files: Sequence[str]) -> list[str]:
     return list(names.values())
 
 
-def look(trained: Trained, file: str, name: str, target: int | None) -> Look:
+def look(net: Any, file: str, name: str, target: int | None) -> Look:
     """Read a picture, and find out where the network looks in it.
 
     Raises:
         ValueError, FileNotFoundError: it cannot be read, or the network returns no finite numbers.
     """
-    net, path = trained.net, Path(file).expanduser()
-    image = read_image(path, len(net.mean), net.input_size, trained.resize)
-    found = attention(net, trained.normalize(image), target)
+    spec, path = net.spec, Path(file).expanduser()
+    image = read_image(path, spec.in_channels, spec.input_size, spec.resize)
+    found = attention(net, spec.prepare(image), target)
     if not (found.logits.isfinite().all() and found.heat.isfinite().all()):
         raise ValueError(f"the network computes NaN or infinity for {file}")
     return Look(file, name, image, found)
 
 
-def plan(trained: Trained, looks: Sequence[Look]) -> dict[str, Callable[[], "Figure"]]:
+def plan(net: Any, looks: Sequence[Look]) -> dict[str, Callable[[], "Figure"]]:
     """Return what draws each figure, by its file's name; say which ones there cannot be."""
-    net = trained.net
     figures: dict[str, Callable[[], Figure]] = {}
-    weights = first_weights(net, (len(net.mean), net.input_size, net.input_size))
+    weights = first_weights(net, net.spec.shape)
     if weights is None:
         print("note: no filters.png, since no layer's weights are images", file=sys.stderr)
     else:
         figures["filters.png"] = partial(plot_filters, weights, "weights of the first layer")
-    has_maps = bool(stage_outputs(net, trained.normalize(looks[0].image)))
+    has_maps = bool(stage_outputs(net, net.spec.prepare(looks[0].image)))
     if not has_maps:
         print("note: no features.png, since no stage returns feature maps", file=sys.stderr)
     for seen in looks:
         if has_maps:
-            figures[f"{seen.name}-features.png"] = partial(draw_features, trained, seen)
+            figures[f"{seen.name}-features.png"] = partial(draw_features, net, seen)
         figures[f"{seen.name}-attention.png"] = partial(draw_attention, net, seen)
     return figures
 
 
-def draw_features(trained: Trained, seen: Look) -> "Figure":
+def draw_features(net: Any, seen: Look) -> "Figure":
     """Draw a picture's feature maps; they are computed only now, because they are large."""
-    outputs = stage_outputs(trained.net, trained.normalize(seen.image))
+    outputs = stage_outputs(net, net.spec.prepare(seen.image))
     return plot_features(outputs, Path(seen.file).name)
 
 
@@ -182,7 +171,7 @@ def draw_attention(net: Any, seen: Look) -> "Figure":
     """Draw where the network looks in a picture, under the class and its probability."""
     found = seen.attention
     probability = float(found.logits.softmax(0)[found.target])
-    answer = f"{Path(seen.file).name}: {net.classes[found.target]} {probability:.1%}"
+    answer = f"{Path(seen.file).name}: {net.spec.classes[found.target]} {probability:.1%}"
     nothing = "" if found.heat.any() else " (0 everywhere)"
     return plot_attention(seen.image, found.heat, f"{answer}\n{SAID[found.method]}{nothing}")
 

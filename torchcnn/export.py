@@ -4,16 +4,18 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from torchcnn import cli
 from torchcnn.cli import option
+from torchcnn.files import check_writable, whole
 from torchcnn.formats import FORMATS
-from torchcnn.formats.description import Normalized, check, describe
-from torchcnn.run.checkpoint import normalization, open_checkpoint
+from torchcnn.formats.description import Normalized, check
+from torchcnn.models.spec import ModelSpec
+from torchcnn.run.checkpoint import open_checkpoint
 
 PROG = "python -m torchcnn.export"
 
@@ -44,27 +46,25 @@ def export(checkpoint: str, to: str, out: Path) -> None:
         raise ValueError(f"--to {to} writes a file *{form.suffix}, got --out {out}")
     if out.exists():
         raise ValueError(f"--out {out} exists already")
-    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        raise ValueError(f"--out {out} cannot be written: {out.parent} is no writable folder")
+    if not out.parent.is_dir():
+        raise ValueError(f"--out {out} cannot be written: {out.parent} is no folder")
+    check_writable(out.parent)
     net, content = open_checkpoint(checkpoint)
-    spec, normalized = content["model"], normalization(content)
-    if form.computes and normalized:
-        net, normalized = Normalized(net, normalized).eval(), None
-    about = describe(content, "nhwc" if to == "keras" else "nchw", normalized)
-    shape = (5, spec["in_channels"], spec["input_size"], spec["input_size"])
-    images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    temporary = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
-    try:
+    spec = content.spec
+    if form.computes and spec.is_normalized:  # the file takes images in [0, 1]
+        net = Normalized(net, spec).eval()
+        zeros = (0.0,) * spec.in_channels
+        spec = replace(spec, mean=zeros, std=tuple(x + 1 for x in zeros))
+    images = torch.rand(5, *spec.shape, generator=torch.Generator().manual_seed(0))
+    with whole(out) as temporary:
         with needs(form.needs, to), quiet():
-            form.write(net, images[:2], about, temporary)
-            difference = check(net, images, about, *form.load(temporary, spec))
+            form.write(net, images[:2], spec.to_json(), temporary)
+            run, stored = form.load(temporary)
+            difference = check(net, images, spec, run, ModelSpec.from_json(stored))
         os.umask(mask := os.umask(0))
         temporary.chmod(0o666 & ~mask)  # safetensors makes it unreadable to others
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
     print(
-        f"{out}: {spec['arch']} for {to}; loaded again, its logits for batches of 1, 2 and 5 "
+        f"{out}: {spec.arch} for {to}; loaded again, its logits for batches of 1, 2 and 5 "
         f"images differ by at most {difference:.1e}"
     )
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torchcnn import cli
 from torchcnn.cli import option
 from torchcnn.data.decode import find_pictures, read_image
-from torchcnn.run.drawing import drawing, save_figure
-from torchcnn.run.trained import PicturesAndNetwork, Trained, open_trained, try_each
+from torchcnn.figures.draw import drawing, save_figure
+from torchcnn.pictures import PicturesAndNetwork, try_each
 
 PROG = "python -m torchcnn.predict"
 
@@ -49,9 +49,9 @@ def predict(config: Config) -> None:
     """Classify all pictures that can be read; those that cannot are an error at the end."""
     if config.out and Path(config.out).suffix != ".png":
         raise ValueError(f"--out draws a .png, got {config.out}")
-    trained = open_trained(config.checkpoint, config.arch)
+    net, note = config.open_network()
     files = find_pictures(config.files)
-    answers, unread = try_each(files, lambda file: classify(trained, file, config.top))
+    answers, unread = try_each(files, lambda file: classify(net, file, config.top))
     if config.json:
         print(json.dumps([as_json(answer) for answer in answers], indent=1))
     else:
@@ -60,21 +60,21 @@ def predict(config: Config) -> None:
     if config.out and answers:
         draw(answers, Path(config.out).expanduser())
     cli.refuse(PROG, unread)
-    print(f"by {trained.note}", file=sys.stderr)
+    print(f"by {note}", file=sys.stderr)
 
 
 @torch.no_grad()
-def classify(trained: Trained, file: str, top: int) -> Answer:
+def classify(net: Any, file: str, top: int) -> Answer:
     """Classify a picture by itself, so that its numbers do not depend on others.
 
     Raises:
         ValueError, FileNotFoundError: it cannot be read.
     """
-    net, path = trained.net, Path(file).expanduser()
-    image = read_image(path, len(net.mean), net.input_size, trained.resize)
-    probabilities = net(trained.normalize(image)).softmax(1)[0]
+    spec, path = net.spec, Path(file).expanduser()
+    image = read_image(path, spec.in_channels, spec.input_size, spec.resize)
+    probabilities = net(spec.prepare(image)).softmax(1)[0]
     values, classes = probabilities.topk(min(top, len(probabilities)))
-    named = [net.classes[i] for i in classes.tolist()]
+    named = [spec.classes[i] for i in classes.tolist()]
     return Answer(file, image, list(zip(named, values.tolist(), strict=True)))
 
 
@@ -93,7 +93,7 @@ def draw(answers: Sequence[Answer], out: Path) -> None:
         for answer in answers
     ]
     with drawing(str(out)):
-        from torchcnn.run.plots import plot_images
+        from torchcnn.figures.results import plot_images
 
         save_figure(plot_images([answer.image for answer in answers], titles), out)
 

@@ -4,8 +4,7 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,94 +12,41 @@ from typing import Any
 from torch import nn
 
 from torchcnn import cli
-from torchcnn.data.datasets import ImageData
-from torchcnn.data.identity import copies_text
-from torchcnn.run.checkpoint import FORMAT, normalization
+from torchcnn.run.checkpoint import load_checkpoint
 from torchcnn.run.comparison import FinishedRun, read_run
-from torchcnn.run.folder import make_folder
-from torchcnn.run.history import EpochProgress, EpochRecord
-from torchcnn.run.log import Run
-from torchcnn.run.weights import read_weights
-from torchcnn.system import keep_freed_memory
-from torchcnn.training import preflight
+from torchcnn.run.run import Run, lock, make_folder
+from torchcnn.system import is_elastic, keep_freed_memory
 from torchcnn.training.config import Config
-from torchcnn.training.configure import (
-    configure,
-    decided,
-    fit_batch_size,
-    fit_input_size,
-    print_config,
-)
 from torchcnn.training.device import device_settings, own_random_numbers
-from torchcnn.training.distributed import World, device_of_rank, join
-from torchcnn.training.loaders import Loaders, Parts, make_loaders, pick_normalization, split
-from torchcnn.training.several import Datasets, list_runs, plan, read_once
+from torchcnn.training.distributed import World, join
+from torchcnn.training.plan import (
+    MAY_CHANGE,
+    Datasets,
+    Plan,
+    Request,
+    begin,
+    changes,
+    make_plan,
+    make_request,
+    print_plan,
+    read_config,
+)
 from torchcnn.training.signals import stops_at_once
-from torchcnn.training.speed import choose_precision
-from torchcnn.training.state import TrainState, left_as_it_was, restore
-from torchcnn.training.trainer import Trainer, TrainResult, says_how_to_resume
+from torchcnn.training.state import left_as_it_was
+from torchcnn.training.trainer import Trainer, TrainResult
 
 PROG = "python -m torchcnn.train"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     with cli.one_line_errors(PROG):
-        given = cli.parse(Config, PROG, argv)
+        flags = cli.parse(Config, PROG, argv)
         keep_freed_memory()  # not in `train`, since a process cannot take it back
-        if isinstance(given.get("seed"), tuple) or "," in given.get("arch", ""):
+        if isinstance(flags.get("seed"), tuple) or "," in flags.get("arch", ""):
             with stops_at_once():
-                train_all(given)
+                train_all(flags)
         else:
-            train(**given)
-
-
-def train_all(given: dict[str, Any]) -> None:
-    """Train several networks, from several seeds, one after the other.
-
-    The data is read once, a folder again when a network takes its pictures in another size. All
-    runs are checked before the first begins. One that fails does not end the others. With `out` the
-    same flags go on where they stopped.
-
-    Raises:
-        ValueError: for the same reasons as `train`, before the first run; or runs have failed.
-    """
-    datasets: Datasets = {}
-    runs = [plan(flags, datasets) for flags in list_runs(given)]
-    for run in runs:
-        if not run.finished:
-            with redirect_stdout(StringIO()), prepared(run.given, datasets=datasets):
-                pass  # what is printed here is printed again when the run is trained
-    results: dict[str, list[FinishedRun]] = {run.arch: [] for run in runs}
-    failed = []
-    for i, run in enumerate(runs, start=1):
-        print(f"run {i} of {len(runs)}: {run}", flush=True)
-        if run.finished:
-            print(f"it is finished, in {run.finished.path}", flush=True)
-            results[run.arch].append(run.finished)
-            continue
-        try:
-            results[run.arch].append(read_run(_train(run.given, datasets=datasets).path))
-        except cli.MENDABLE as error:
-            print(f"{PROG}: {run}: {cli.one_line(error)}", file=sys.stderr, flush=True)
-            failed.append(f"{run}")
-    for arch, done in results.items():
-        print(summary(arch, done, len(runs) // len(results)))
-    if failed:
-        again = "; the same command tries them again" if "out" in given else ""
-        names = "; ".join(failed)
-        raise ValueError(f"{len(failed)} of {len(runs)} runs have failed ({names}){again}")
-
-
-def summary(arch: str, runs: Sequence[FinishedRun], seeds: int) -> str:
-    """Say how accurate a network's runs are."""
-    values = [run.accuracy for run in runs]
-    of = "" if len(values) == seeds else f" of {seeds}"
-    if not values:
-        return f"{arch}, 0{of} seeds"
-    mean = f"{statistics.mean(values):.4f}"
-    if len(values) > 1:
-        mean += f" ± {statistics.stdev(values):.4f} (mean ± standard deviation)"
-    return f"{arch}, {len(values)}{of} seeds: {runs[0].split} acc {mean}"
+            train(**flags)
 
 
 def train(*, net: nn.Module | None = None, **flags: Any) -> TrainResult:
@@ -118,139 +64,162 @@ def train(*, net: nn.Module | None = None, **flags: Any) -> TrainResult:
         ValueError, OSError: what the command refuses in one line.
         FloatingPointError: the loss became infinite or NaN.
     """
-    given = cli.read_keywords(Config, flags)
-    if isinstance(given.get("seed"), tuple):
+    flags = cli.read_keywords(Config, flags)
+    if isinstance(flags.get("seed"), tuple):
         raise ValueError(f"train() takes one seed, got {flags['seed']}; call it for each of them")
-    return _train(given, net)
+    return _train(flags, net)
 
 
 def _train(
-    given: dict[str, Any], net: nn.Module | None = None, datasets: Datasets | None = None
+    flags: dict[str, Any], net: nn.Module | None = None, datasets: Datasets | None = None
 ) -> TrainResult:
-    with prepared(given, net, datasets) as ready:
-        return train_prepared(ready)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A run for which all was checked and made; its folder does not exist yet."""
-
-    given: dict[str, Any]
-    config: Config
-    reasons: dict[str, str]  # of what was decided, by the flag
-    about: dict[str, Any]  # what its checkpoints repeat, beside the configuration
-    parts: Parts
-    loaders: Loaders
-    state: TrainState
-    world: World
-    # Of a run that is resumed: how many epochs were planned, and what was made of them.
-    resumed: tuple[int, list[EpochRecord] | None, EpochProgress | None] | None
+    request = make_request(flags, net)
+    with surroundings(request) as world:
+        plan = make_plan(request, world, datasets)  # whatever can fail, fails here
+        with open_run(plan, world) as run:  # from here on the folder exists and is locked
+            return Trainer(plan, run, world).train()
 
 
 @contextmanager
-def prepared(
-    given: dict[str, Any], net: nn.Module | None = None, datasets: Datasets | None = None
-) -> Iterator[Prepared]:
-    """Prepare a run with the flags that were given: whatever can fail, fails here.
-
-    Args:
-        datasets: those that were read before, so that none is read twice.
-    """
-    requested, checkpoint = configure(given, net)
-    device = cli.pick_device(device_of_rank(requested.device))
+def surroundings(request: Request) -> Iterator[World]:
+    """Set up the device, the signals and the ranks for a run; afterwards all is as it was."""
     with (
-        device_settings(device, requested.deterministic),
-        own_random_numbers(device),
-        left_as_it_was(net),
+        device_settings(request.device, request.config.deterministic),
+        own_random_numbers(request.device),
+        left_as_it_was(request.net),
         stops_at_once(),
-        join(device) as world,
+        join(request.device) as world,
     ):
-        preflight.check_before_reading(requested, world, checkpoint is not None, net)
-        weights = None
-        if requested.init and checkpoint is None:
-            weights = read_weights(requested.init, requested.arch, net)
-        channels = checkpoint["model"]["in_channels"] if checkpoint else None
-        dataset = read_once(
-            requested, device, world, {} if datasets is None else datasets, channels
-        )
-        preflight.check_dataset(requested, dataset, checkpoint, device, world)
-        parts = split(requested, dataset)
-        config, n = requested, len(parts.train[1])
-        if checkpoint is None:
-            config = fit_input_size(config, given, dataset.train_images.shape[-1])
-            config = fit_batch_size(config, given, n, world.world_size)
-        model_spec = preflight.check_network(config, dataset, n, world, net)
-        normalized = normalization(checkpoint) if checkpoint else None
-        if checkpoint is None:
-            normalized = pick_normalization(config.normalize, weights, parts.train[0])
-        loaders = make_loaders(config, parts, len(dataset.classes), device, world, normalized)
-        autos = [n for n in ("amp", "channels_last") if getattr(config, n) == "auto"]
-        amp, last = choose_precision(config.amp, config.channels_last, config.arch, device)
-        config = replace(config, amp=amp, channels_last=last)
-        choices = checkpoint["decided"] if checkpoint else decided(requested, config)
-        size = (2, model_spec["in_channels"], *[model_spec["input_size"]] * 2)
-        begin = partial(weights.load_into, classes=dataset.classes, shape=size) if weights else None
-        state = TrainState.create(config, model_spec, device, world.world_size, net, begin)
-        history, progress = restore(state, checkpoint, config.out)
-        about = {"torchcnn": FORMAT, "model": model_spec, "decided": choices}
-        about |= about_dataset(dataset, parts)
-        reasons = dict.fromkeys(autos, "by the device") | {"data": dataset.note}
-        if normalized:
-            about |= {"mean": normalized[0], "std": normalized[1]}
-            mean, std = map(shortened, normalized)
-            reasons["normalize"] = f"mean {mean}, std {std}"
-        shown = str(device) if world.world_size == 1 else device.type
-        config = replace(config, device=shown, data=dataset.name)
-        resumed = (checkpoint["config"]["epochs"], history, progress) if checkpoint else None
-        yield Prepared(given, config, reasons, about, parts, loaders, state, world, resumed)
+        yield world
 
 
-def train_prepared(ready: Prepared) -> TrainResult:
-    """Train a run that was prepared: from here on its folder exists and is locked."""
-    world = ready.world
-    out = open_folder(ready.config, world, ready.resumed is not None)
-    config = replace(ready.config, out=out)
-    epochs, history, progress = ready.resumed or (0, None, None)
-    run = Run(Path(out), ready.about | {"config": asdict(config)}, history, world.is_main)
-    with run, says_how_to_resume(config, run):
-        print_config(config, ready.given, ready.reasons, world.world_size)
-        print_copies(ready.parts)
-        trainer = Trainer(config, ready.state, ready.loaders, run, world)
-        if ready.resumed:
-            trainer.print_resumed(epochs, progress)
-        trainer.fit(progress)
-        return trainer.test(ready.parts.copies())
-
-
-def about_dataset(dataset: ImageData, parts: Parts) -> dict[str, Any]:
-    """What a checkpoint keeps of the data set."""
-    about = {
-        "classes": list(dataset.classes),
-        "images": len(dataset.train_labels),
-        "digests": dataset.digests,
-    }
-    return about | ({"trained": parts.ids["train"]} if parts.ids else {})
-
-
-def print_copies(parts: Parts) -> None:
-    """Say which results are better than they should be, since images were trained on."""
-    for part, count in parts.copies().items():
-        if count:
-            images = {"test": "test images", "val": "validation images"}[part]
-            print(copies_text(count, len(parts.ids[part]), images), flush=True)
-
-
-def shortened(numbers: Sequence[float]) -> str:
-    return " ".join(f"{x:.3g}" for x in numbers)
-
-
-def open_folder(config: Config, world: World, resumed: bool) -> str:
-    """Make the folder of a new run; return its path on all ranks."""
+def open_run(plan: Plan, world: World) -> Run:
+    """Make the folder of a new run, or take that of one that is resumed, on all ranks."""
+    config, resumed = plan.config, plan.resumed
     out = config.out
     if world.is_main and not resumed:
-        name = f"{config.arch}-{Path(config.data).name}-seed{config.seed}"
-        out = str(make_folder(out, name))
-    return world.broadcast_text(out)
+        out = str(make_folder(out, f"{config.arch}-{Path(config.data).name}-seed{config.seed}"))
+    out = world.broadcast_text(out)
+    history = resumed.history if resumed else None
+    run = Run(Path(out), asdict(config) | {"out": out}, plan.split, history, world.is_main)
+    print_plan(plan, world.world_size)
+    return run
+
+
+# --- several runs -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One of several runs: the flags with which it is trained or resumed, or its result."""
+
+    arch: str
+    seed: int
+    flags: dict[str, Any]
+    finished: FinishedRun | None = None
+
+    def __str__(self) -> str:
+        return f"{self.arch}, seed {self.seed}"
+
+
+def train_all(flags: dict[str, Any]) -> None:
+    """Train several networks, from several seeds, one after the other, on data that is read once.
+
+    All are checked before the first begins. One that fails does not end the others. With `out` the
+    same flags go on where they stopped.
+
+    Raises:
+        ValueError: for the same reasons as `train`, before the first run; or runs have failed.
+    """
+    datasets: Datasets = {}
+    runs = [what_is_left(run) for run in list_runs(flags)]
+    for run in runs:
+        if not run.finished:
+            request = make_request(run.flags)
+            with redirect_stdout(StringIO()), surroundings(request) as world:
+                make_plan(request, world, datasets)  # what is printed is printed again
+    results: dict[str, list[FinishedRun]] = {run.arch: [] for run in runs}
+    failed = []
+    for i, run in enumerate(runs, start=1):
+        print(f"run {i} of {len(runs)}: {run}", flush=True)
+        finished = run.finished
+        if finished:
+            print(f"it is finished, in {finished.path}", flush=True)
+        else:
+            try:
+                finished = read_run(_train(run.flags, datasets=datasets).path)
+            except cli.MENDABLE as error:
+                print(f"{PROG}: {run}: {cli.one_line(error)}", file=sys.stderr, flush=True)
+                failed.append(str(run))
+                continue
+        results[run.arch].append(finished)
+    for arch, done in results.items():
+        print(summary(arch, done, len(runs) // len(results)))
+    if failed:
+        again = "; the same command tries them again" if "out" in flags else ""
+        names = "; ".join(failed)
+        raise ValueError(f"{len(failed)} of {len(runs)} runs have failed ({names}){again}")
+
+
+def list_runs(flags: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the flags of each run: several networks, each from several seeds.
+
+    Raises:
+        ValueError: a network is there twice, or only a single run can be meant.
+    """
+    archs, seeds = cli.names()(flags.get("arch", Config.arch)), flags.get("seed", Config.seed)
+    seeds = seeds if isinstance(seeds, tuple) else (seeds,)
+    if twice := [arch for arch in dict.fromkeys(archs) if archs.count(arch) > 1]:
+        raise ValueError(f"--arch has {', '.join(twice)} twice")
+    if "resume" in flags or is_elastic():
+        other = "--resume" if "resume" in flags else "torchrun"
+        got = f"{', '.join(archs)} and {', '.join(map(str, seeds))}"
+        raise ValueError(f"{other} takes one network and one seed, got {got}")
+    runs = [flags | {"arch": arch, "seed": seed} for arch in archs for seed in seeds]
+    for run in runs if "out" in flags else ():
+        name = f"{run['arch']}-" * (len(archs) > 1) + f"seed{run['seed']}"
+        run["out"] = str(Path(flags["out"]).expanduser() / name)
+    for run in runs:
+        begin(run)  # before a data set is read for the first of them
+    return runs
+
+
+def what_is_left(flags: dict[str, Any]) -> Planned:
+    """Find out what is left to do of a run: all, if its folder does not hold it yet.
+
+    Raises:
+        ValueError, OSError: the folder holds a run of other flags, or another process writes to it.
+    """
+    new = Planned(flags["arch"], flags["seed"], flags)
+    path = Path(flags.get("out", ""))
+    if "out" not in flags or not path.is_dir():
+        return new
+    lock(path, new)()  # another process may be about to write its first `last.pt`
+    if not (path / "last.pt").exists():
+        return new
+    checkpoint = load_checkpoint(path / "last.pt")
+    stored = read_config(path, checkpoint)
+    changed = changes(path, stored, flags)
+    before = {name for name, source in checkpoint.sources.items() if source == "given"}
+    if dropped := sorted(before - flags.keys() - MAY_CHANGE):
+        told = ", ".join(f"{cli.flag(name)} {getattr(stored, name)}" for name in dropped)
+        raise ValueError(f"{path} was run with {told}, which is not given now; another --out")
+    epochs = changed.get("epochs", stored.epochs)
+    if (path / "result.json").exists() and len(checkpoint.history) == epochs:
+        return Planned(new.arch, new.seed, flags, read_run(path))
+    return Planned(new.arch, new.seed, changed | {"resume": str(path)})
+
+
+def summary(arch: str, runs: Sequence[FinishedRun], seeds: int) -> str:
+    """Say how accurate a network's runs are."""
+    values = [run.accuracy for run in runs]
+    of = "" if len(values) == seeds else f" of {seeds}"
+    if not values:
+        return f"{arch}, 0{of} seeds"
+    mean = f"{statistics.mean(values):.4f}"
+    if len(values) > 1:
+        mean += f" ± {statistics.stdev(values):.4f} (mean ± standard deviation)"
+    return f"{arch}, {len(values)}{of} seeds: {runs[0].split} acc {mean}"
 
 
 if __name__ == "__main__":

@@ -199,7 +199,7 @@ def test_a_folder_that_was_moved_is_taken_for_the_same(tmp_path, capsys):
         train.main([*flags, str(other)])
     assert "begun with other pictures than" in capsys.readouterr().err
     train.main([*flags, str(tmp_path / "moved")])
-    assert load_checkpoint(folder / "last.pt")["config"]["data"] == str(tmp_path / "moved")
+    assert load_checkpoint(folder / "last.pt").config["data"] == str(tmp_path / "moved")
     evaluate.main(["--checkpoint", str(folder)])
     assert "note:" not in capsys.readouterr().err
 
@@ -213,7 +213,7 @@ def test_a_run_without_a_test_part(tmp_path, capsys):
         r"^val acc .* \(best.pt, epoch \d\); there are no test images; the run", out, re.M
     )
     result = json.loads((folder / "result.json").read_text())
-    best = max(r["val_acc"] for r in load_checkpoint(folder / "last.pt")["history"])
+    best = max(r.eval_acc for r in load_checkpoint(folder / "last.pt").history)
     assert result["val_acc"] == best and "test_acc" not in result
     evaluate.main(["--checkpoint", str(folder)])
     out = capsys.readouterr().out
@@ -235,7 +235,7 @@ def test_the_centre_of_a_picture_is_kept_by_the_run(tmp_path, capsys):
     folder = tmp_path / "r"
     flags = [*STREAMED, "--data", str(tmp_path / "d"), "--epochs", "3", "--resize", "crop"]
     train.main([*flags, "--out", str(folder)])
-    assert load_checkpoint(folder / "last.pt")["config"]["resize"] == "crop"
+    assert load_checkpoint(folder / "last.pt").config["resize"] == "crop"
     capsys.readouterr()
     sure = {}
     for name, options in (("whole", []), ("centre", [])):
@@ -303,10 +303,10 @@ def test_a_streamed_run_is_the_same_run(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(image_folder, "free_memory", lambda _, room=room: room)
         folder = tmp_path / name
         train.main([*STREAMED, "--data", str(root), "--epochs", "2", "--out", str(folder)])
-        histories.append(load_checkpoint(folder / "last.pt")["history"])
+        histories.append(load_checkpoint(folder / "last.pt").history)
     assert "decoded in every pass" in capsys.readouterr().out
     for a, b in zip(*histories, strict=True):
-        assert torch.equal(a["step_losses"], b["step_losses"]) and a["val_loss"] == b["val_loss"]
+        assert torch.equal(a.step_losses, b.step_losses) and a.eval_loss == b.eval_loss
     evaluate.main(["--checkpoint", str(tmp_path / "streamed"), "--out", str(tmp_path / "p")])
     assert (tmp_path / "p" / "mistakes.png").exists()
 
@@ -332,7 +332,7 @@ def test_a_picture_that_breaks_in_mid_run_is_named_and_the_run_goes_on_later(
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1
     assert "red/4.png cannot be decoded" in error
-    assert len(load_checkpoint(folder / "last.pt")["history"]) >= 1
+    assert len(load_checkpoint(folder / "last.pt").history) >= 1
     broken.write_bytes(whole)
     train.main(["--resume", str(folder)])
     assert "test acc" in capsys.readouterr().out
@@ -398,7 +398,7 @@ def test_a_resumed_run_keeps_its_channels(tmp_path, capsys):
     coloured.unlink()
     train.main(["--resume", str(tmp_path / "r"), "--epochs", "2"])
     checkpoint = load_checkpoint(tmp_path / "r" / "last.pt")
-    assert len(checkpoint["history"]) == 2 and checkpoint["model"]["in_channels"] == 3
+    assert len(checkpoint.history) == 2 and checkpoint.spec.in_channels == 3
 
 
 def test_a_folder_with_the_name_of_a_data_set_is_named_by_its_path(tmp_path, monkeypatch, capsys):
@@ -407,7 +407,7 @@ def test_a_folder_with_the_name_of_a_data_set_is_named_by_its_path(tmp_path, mon
     for i, name in enumerate(("./sample", "sample/", str(tmp_path / "sample"), Path("sample"))):
         flags = {"data": name, "input_size": 16, "batch_size": 4, "epochs": 1, "device": "cpu"}
         result = train.train(arch="tf_baseline", out=f"r{i}", **flags)
-        assert load_checkpoint(result.path / "last.pt")["classes"] == ["blue", "red"]
+        assert load_checkpoint(result.path / "last.pt").spec.classes == ("blue", "red")
     capsys.readouterr()
     train.main(["--arch", "mlp", "--data", "sample", "--epochs", "1", "--out", "s"])
     assert "of Fashion-MNIST; the folder of this name is ./sample" in capsys.readouterr().out

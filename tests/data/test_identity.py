@@ -71,7 +71,7 @@ def test_a_run_knows_a_copy_on_another_system(tmp_path, capsys):
     copy = str(copy_elsewhere(root, tmp_path / "copy"))
     shutil.rmtree(root)
     train.main(["--resume", run, "--data", copy, "--epochs", "2"])
-    assert load_checkpoint(tmp_path / "r" / "last.pt")["classes"] == CLASSES
+    assert load_checkpoint(tmp_path / "r" / "last.pt").spec.classes == tuple(CLASSES)
     evaluate.main(["--checkpoint", run, "--data", copy])
     assert "note:" not in capsys.readouterr().err
 

@@ -1,7 +1,6 @@
 """The command that shows what networks are made of."""
 
 import json
-import shutil
 
 import pytest
 
@@ -10,20 +9,21 @@ from torchcnn.models import __main__ as module
 from torchcnn.models.__main__ import main
 
 
-def test_the_table_of_all_networks(capsys):
+@pytest.mark.parametrize(
+    "names", [["lenet", "nin"], pytest.param(list(MODELS), marks=pytest.mark.slow)], ids=len
+)
+def test_the_table_of_all_networks(names, capsys, monkeypatch):
+    monkeypatch.setattr(module, "MODELS", {name: MODELS[name] for name in names})
     main([])
     head, *rows = capsys.readouterr().out.splitlines()
     assert head.split()[:5] == ["name", "parameters", "MACs", "input", "layers"]
-    assert [row.split()[0] for row in rows] == list(MODELS)
-    lenet = next(row for row in rows if row.startswith("lenet"))
+    assert [row.split()[0] for row in rows] == names
+    lenet = rows[names.index("lenet")]
     assert lenet.split()[1:5] == ["44,878", "281,640", "1×28×28", "5"]
-
-
-def test_the_table_as_json(capsys, monkeypatch):
-    monkeypatch.setattr(module, "MODELS", {name: MODELS[name] for name in ("lenet", "nin")})
     main(["--json"])
     rows = json.loads(capsys.readouterr().out)
-    assert [row["name"] for row in rows] == ["lenet", "nin"] and rows[0]["macs"] == 281_640
+    assert [row["name"] for row in rows] == names
+    assert rows[names.index("lenet")]["macs"] == 281_640
 
 
 def test_one_network_layer_by_layer(capsys):
@@ -39,20 +39,11 @@ def test_one_network_layer_by_layer(capsys):
     assert json.loads(capsys.readouterr().out)[0]["output"] == [6, 24, 24]
 
 
-@pytest.mark.parametrize("ending", ["svg", "png"])
-def test_the_drawing(tmp_path, ending):
-    if not shutil.which("dot"):
-        pytest.skip("Graphviz's program dot is not installed")
-    path = tmp_path / f"net.{ending}"
-    main(["tf_resnet18", "--graph", str(path)])
-    content = path.read_bytes()
-    if ending == "png":
-        assert content.startswith(b"\x89PNG")
-    else:
-        text = content.decode()
-        assert "stage4.0.conv1" in text
-        # Nine nodes and eight (an identity) in the last two blocks, the sums and ReLUs among them.
-        assert text.count("512×4×4") == 17
+def test_the_drawing(tmp_path):
+    main(["lenet", "--graph", str(tmp_path / "net.png")])
+    main(["lenet", "--graph", str(tmp_path / "net.svg")])
+    assert (tmp_path / "net.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "net.svg").read_text()
 
 
 @pytest.mark.parametrize(
@@ -69,11 +60,3 @@ def test_bad_input_is_refused(argv, message, capsys):
         main(argv)
     error = capsys.readouterr().err
     assert caught.value.code == 2 and message in error and error.count("\n") == 1
-
-
-def test_no_graphviz_is_one_line(capsys, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SystemExit) as caught:
-        main(["lenet", "--graph", str(tmp_path / "net.svg")])
-    assert caught.value.code == 2 and "dot, which is not installed" in capsys.readouterr().err
-    assert not (tmp_path / "net.svg").exists()

@@ -1,28 +1,56 @@
-"""Weights with another head, and frozen parts."""
+"""Weights that a network starts from: of the package, a run, a file, torchvision. Frozen parts."""
 
 import copy
+import json
+import runpy
+import shutil
+import sys
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torchvision
+from comparing import same
+from PIL import Image
+from small_networks import describe, write_checkpoint
 from torch import nn
 
-from torchcnn import BatchNorm, create_model
+from torchcnn import BatchNorm, create_model, evaluate, export, load_model, predict, train
+from torchcnn.data.datasets import load_data
+from torchcnn.data.decode import read_image
+from torchcnn.data.loader import Batches
 from torchcnn.layers import KerasBatchNorm2d
-from torchcnn.models.weights import freeze, set_attributes, start_from, train_mode
+from torchcnn.models import list_pretrained, weights
+from torchcnn.models.weights import (
+    FOLDER,
+    IMAGENET,
+    Weights,
+    freeze,
+    read_pretrained,
+    read_weights,
+    start_from,
+    train_mode,
+)
+from torchcnn.run.checkpoint import load_checkpoint, save_checkpoint
 from torchcnn.training.ema import MovingAverage
-from torchcnn.training.loop import train_epoch
+from torchcnn.training.loop import predict_logits, train_epoch
+
+SMALL = ["--data", "sample", "--device", "cpu", "--epochs", "1", "--batch-size", "100"]
+REFERENCE = Path(__file__).parent.parent.parent / "runs" / "reference"
 
 
-@pytest.mark.parametrize("name", ["lenet", "nin", "resnet20", "densenet"])
-def test_a_head_for_other_classes_is_new(name):
-    options = {"in_channels": 1, "input_size": 67 if name == "nin" else 32}
-    before, net = (create_model(name, num_classes=n, **options) for n in (10, 3))
-    fresh = copy.deepcopy(net.state_dict())
-    new = start_from(net, before.state_dict(), (10, 3))
-    for key, tensor in net.state_dict().items():
-        source = fresh if key in new else before.state_dict()
-        assert torch.equal(tensor, source[key]), key
-    assert new and all(name.startswith(("head.", "stage4.")) for name in new)  # NiN's is a block
+def run(*argv):
+    train.main([*SMALL, *map(str, argv)])
+
+
+def weights_of(path):
+    return load_checkpoint(path / "last.pt").state.weights
+
+
+# --- the head -----------------------------------------------------------------------------------
 
 
 def test_weights_that_do_not_fit_change_nothing():
@@ -37,17 +65,374 @@ def test_weights_that_do_not_fit_change_nothing():
     ]:
         with pytest.raises(ValueError, match=message):
             start_from(net, other.state_dict(), classes)
-    assert all(torch.equal(t, fresh[k]) for k, t in net.state_dict().items())
+    assert same(dict(net.state_dict()), dict(fresh))
+
+
+class TwoHeads(nn.Module):
+    """Heads of several kinds, the first before the body, with hidden layers of as many units."""
+
+    def __init__(self, k, act=None):
+        super().__init__()
+        self.columns = nn.Parameter(torch.randn(6, k))
+        self.head = nn.Sequential(nn.Conv2d(5, k, 1, bias=False), nn.BatchNorm2d(k, affine=False))
+        self.body = nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU(), nn.Conv2d(5, 5, 3), nn.ReLU())
+        self.mean, self.act = nn.Linear(5, 6), act or nn.Identity()
+        self.head[1].running_mean.normal_()
+
+    def forward(self, x):
+        x = self.body(x)
+        y = self.mean(x.mean((2, 3))) @ self.columns + self.head(x).amax((2, 3))
+        return self.act(y)
+
+
+def of_classes(names, arch):
+    """A network for these classes, and its description."""
+    if arch == "TwoHeads":
+        return TwoHeads(len(names)), describe("TwoHeads", names, own=True)
+    spec = describe(arch, names, input_size={"nin": 67, "tf_nin_dense": 45}.get(arch, 32))
+    return spec.build(), spec
+
+
+@pytest.mark.parametrize(
+    ("arch", "ours"),
+    [*product(["lenet", "nin", "tf_baseline", "TwoHeads"], ["ecadb", "ecxay", "exb", "abcdefg"]),
+     ("tf_nin_dense", "ecxay"), ("resnet20", "exb"), ("densenet", "exb")],
+)  # fmt: skip
+def test_a_row_of_the_head_belongs_to_the_name_of_its_class(ours, arch):
+    """The logits of the classes that both know are the same; the rows of the others are new.
+
+    Where a whole block depends on the number of classes, as the last of NiN, it is new.
+    """
+    (before, theirs), (net, spec) = of_classes("abcde", arch), of_classes(ours, arch)
+    old, fresh = before.state_dict(), copy.deepcopy(net.state_dict())
+    start, _, names = Weights.of(theirs, old).load_into(net, spec).partition(": ")
+    names, now = names.split(", "), net.state_dict()
+    assert all(torch.equal(now[key], old[key]) for key in now.keys() - set(names))
+    if arch == "nin" and len(ours) != 5:
+        assert start == f"new for {len(ours)} classes in place of 5"
+        assert all(key.startswith("stage4.") and torch.equal(now[key], fresh[key]) for key in names)
+        return
+    both, others = ([c for c in ours if (c in "abcde") == known] for known in (True, False))
+    new = f", new are {', '.join(others)}" * bool(others)
+    assert start == f"the rows of {len(both)} of {len(ours)} classes are found by name{new}"
+    x = torch.rand(4, *spec.shape)
+    with torch.no_grad():
+        found, expected = net.eval()(x), before.eval()(x)
+    for c in both:
+        torch.testing.assert_close(found[:, ours.index(c)], expected[:, "abcde".index(c)])
+    for key, c in product(names, others):
+        axis = 1 if key == "columns" else 0
+        assert torch.equal(*(t[key].select(axis, ours.index(c)) for t in (now, fresh)))
+
+
+def test_a_head_that_cannot_be_told_is_taken_as_it_is_and_that_is_said():
+    """As one that ends in a softmax. Of a state dict not even the names are known."""
+    before, net = TwoHeads(5, nn.Softmax(1)), TwoHeads(5, nn.Softmax(1))
+    given = Weights.of(describe("TwoHeads", "abcde", own=True), before.state_dict())
+    other = describe("TwoHeads", "edcba", own=True)
+    assert given.load_into(net, replace(other, classes=tuple("abcde"))) == ""  # the same classes
+    said = given.load_into(net, other)
+    assert said == "the head is taken as it is, for 5 classes, a, b, c, d, e"
+    assert torch.equal(net.columns, before.columns)
+    said = Weights(before.state_dict()).load_into(TwoHeads(5), other)
+    assert said == "the head is taken as it is, for 5 classes, of which the weights have no names"
+    # How many classes it has is told by its head.
+    before, net = TwoHeads(9), TwoHeads(5)
+    said = Weights(before.state_dict()).load_into(net, other)
+    assert said.startswith("new for 5 classes in place of 9: columns, head.0.weight, head.1.")
+    assert torch.equal(net.mean.weight, before.mean.weight)
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """200 pictures in colour of two classes: red squares and green ones, on noise."""
+    root, generator = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for i in range(200):
+        pixels = generator.integers(0, 120, (40, 40, 3), dtype=np.uint8)
+        pixels[10:30, 10:30, i % 2] = 250
+        place = root / ("test" if i % 10 > 7 else "train") / ("red", "green")[i % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(place / f"{i}.png")
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["vgg16", "densenet121"])
+def test_fine_tuning_from_a_state_dict_of_torchvision(arch, folder, tmp_path, capsys):
+    """The head is new, frozen parts stay bit for bit, and all commands normalize as in training."""
+    theirs = getattr(torchvision.models, arch)(num_classes=1000)
+    if arch == "vgg16":  # 32 pixels: one feature map of 512, in place of 49
+        theirs.classifier[0] = torch.nn.Linear(512, 4096)
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    before = read_weights(str(tmp_path / "theirs.pth"), arch).tensors
+    frozen = ["stage1", "stage2"] if arch == "vgg16" else ["stem", "block1"]
+    out = tmp_path / "r"
+    train.main(["--arch", arch, "--data", str(folder), "--init", str(tmp_path / "theirs.pth"),
+                "--freeze", ",".join(frozen), "--input-size", "32", "--epochs", "1", "--device",
+                "cpu", "--batch-size", "32", "--lr", "1e-4", "--out", str(out)])  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "new for 2 classes in place of 1000: head." in printed
+    assert "normalize        auto (mean 0.485 0.456 0.406, std 0.229 0.224 0.225)" in printed
+    for name, tensor in weights_of(out).items():
+        is_same = tensor.shape == before[name].shape and torch.equal(tensor, before[name])
+        assert is_same == name.startswith(tuple(f"{part}." for part in frozen)), name
+    # Evaluate finds what the run found, and predict what the network says of (x - mean) / std.
+    result = json.loads((out / "result.json").read_text())
+    evaluate.main(["--checkpoint", str(out), "--json", "--device", "cpu"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["accuracy"] == result["test_acc"]
+    assert found["loss"] == pytest.approx(result["test_loss"])
+    net = load_model(out)
+    assert net.spec.classes == ("green", "red") and net.spec.input_size == 32
+    assert (net.spec.mean, net.spec.std) == IMAGENET
+    picture = folder / "test" / "red" / "8.png"
+    predict.main(["--checkpoint", str(out), str(picture), "--json", "--top", "2"])
+    (answer,) = json.loads(capsys.readouterr().out)
+    x = read_image(picture, 3, 32).float() / 255
+    normalized = torchvision.transforms.functional.normalize(x, *IMAGENET)[None]
+    probabilities = net(normalized).detach().softmax(1)[0]
+    for entry in answer["top"]:
+        expected = float(probabilities[net.spec.classes.index(entry["class"])])
+        assert entry["probability"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_resumed_run_needs_no_file_and_stays_frozen(finished_run, tmp_path, tenth_of_the_sample):
+    shutil.copytree(finished_run, tmp_path / "first")
+    flags = ["--init", tmp_path / "first", "--freeze", "stage1", "--normalize", "data"]
+    run(*flags, "--epochs", 2, "--out", tmp_path / "whole")
+    run(*flags, "--out", tmp_path / "r")
+    shutil.rmtree(tmp_path / "first")
+    train.main(["--resume", str(tmp_path / "r"), "--epochs", "2"])
+    whole, resumed = weights_of(tmp_path / "whole"), weights_of(tmp_path / "r")
+    assert same(dict(whole), dict(resumed))
+    for name, tensor in load_model(finished_run).state_dict().items():
+        assert torch.equal(tensor, resumed[name]) == name.startswith("stage1."), name
+    spec = load_checkpoint(tmp_path / "r" / "last.pt").spec
+    # Of Fashion-MNIST: mean 0.286, standard deviation 0.353, as widely published.
+    assert spec.mean == (pytest.approx(0.286, abs=0.01),)
+    assert spec.std == (pytest.approx(0.353, abs=0.01),)
+
+
+def test_a_run_a_checkpoint_and_a_file_give_the_same_weights(tmp_path):
+    """With the names of the classes and the normalization, which a state dict does not have."""
+    spec = describe(classes="abcd", mean=(0.25,), std=(0.5,))
+    net, first = spec.build(), tmp_path / "first"
+    first.mkdir()
+    write_checkpoint(first / "best.pt", net)
+    argv = ["--checkpoint", str(first), "--to", "safetensors", "--out"]
+    export.main([*argv, str(tmp_path / "w.safetensors")])
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    stored = load_checkpoint(first / "best.pt")
+    average = {"weights": net.state_dict()}
+    other = {name: torch.zeros_like(tensor) for name, tensor in net.state_dict().items()}
+    state = replace(stored.state, weights=other, average=average)
+    save_checkpoint(tmp_path / "average.pt", replace(stored, state=state))
+    for source in ("first", "first/best.pt", "w.safetensors", "w.pt", "average.pt"):
+        found = read_weights(str(tmp_path / source), "lenet")
+        assert same(dict(found.tensors), dict(net.state_dict())), source
+        known = (None, None) if source == "w.pt" else (spec.classes, (spec.mean, spec.std))
+        assert (found.classes, found.normalization) == known, source
+
+
+class Own(nn.Module):
+    """A module of your own, of whose two layers the names are as others' or as wrappers' are."""
+
+    def __init__(self, first, second):
+        super().__init__()
+        self.add_module(first, nn.Flatten())
+        self.add_module(second, nn.Sequential(nn.Linear(784, 10)))
+
+
+def test_a_module_of_your_own_may_have_torchvisions_names(tmp_path):
+    net, twin = Own("features", "layer1"), Own("features", "layer1")
+    torch.save(net.state_dict(), tmp_path / "own.pth")
+    found = read_weights(str(tmp_path / "own.pth"), "Own")
+    assert found.normalization is None and start_from(twin, found.tensors, (10, 10)) == []
+    assert torch.equal(twin.layer1[0].weight, net.layer1[0].weight)
+
+
+SAVED = {
+    "alone": lambda w: w,
+    "state_dict": lambda w: {"state_dict": w, "epoch": 3},
+    "model": lambda w: {"model": w, "optimizer": {"state": {0: {"exp_avg": torch.ones(2, 2)}}}},
+    "any key": lambda w: {"weights": {"inner": w}, "rng": torch.get_rng_state(), "args": {"a": 1}},
+    "data parallel": lambda w: {f"module.{k}": v for k, v in w.items()},
+    "compiled": lambda w: {f"_orig_mod.{k}": v for k, v in w.items()},
+    "both": lambda w: {"net": {f"module._orig_mod.{k}": v for k, v in w.items()}},
+    "both, the other way": lambda w: {f"_orig_mod.module.{k}": v for k, v in w.items()},
+    "a part compiled": lambda w: {k.replace(".", "._orig_mod.", 1): v for k, v in w.items()},
+    "lightning": lambda w: {"state_dict": {f"model.{k}": v for k, v in w.items()}, "loops": {}},
+}
+
+
+@pytest.mark.parametrize("net", ["lenet", "own", "resnet50"])
+def test_a_state_dict_is_found_as_others_save_it(net, tmp_path):
+    """With torchvision's names too, and unless a module of your own has such names itself."""
+    own = Own("body", "model") if net == "own" else None
+    with torch.device("meta"):
+        theirs = own or (torchvision.models.resnet50() if net == "resnet50" else create_model(net))
+        expected = own or create_model(net)
+    state = {k: torch.tensor(2.0).expand(v.shape) for k, v in theirs.state_dict().items()}
+    for how in ["both", "model"] if net == "resnet50" else SAVED:
+        torch.save(SAVED[how](state), tmp_path / "w.pt")
+        found = read_weights(str(tmp_path / "w.pt"), "Own" if own else net, own)
+        assert found.tensors.keys() == expected.state_dict().keys() and found.classes is None, how
+        assert (found.normalization == IMAGENET) == (net == "resnet50")
+
+
+class Hostile:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--init two.pt", "--init two.pt holds several state dicts, model, ema.module (its"),
+        ("--init none.pt", "is no state dict (its keys are epoch, model); allowed is a dict"),
+        ("--init nowhere", "--init nowhere: there is no such run or file; in the package"),
+        ("--init text.pt", "--init text.pt is damaged, or holds no weights"),
+        ("--init hostile.pt", "--init hostile.pt is damaged, or holds no weights"),
+        ("--init list.pt", "--init list.pt is no state dict"),
+        ("--init lacking.pt", "lacking.pt is a damaged checkpoint"),
+        ("--init bad.safetensors", "bad.safetensors is damaged, or not one of torchcnn"),
+        ("--init mlp.pt", "the weights are not those of this network"),
+        ("--freeze stem", "no part 'stem' to freeze; there are stage1, stage2, head"),
+        ("--freeze stage1,stage2,head", "nothing is left to train"),
+        ("--normalize imagenet", "the images have 1 channels; --normalize imagenet is for 3"),
+        ("--model-kwargs width=2", "lenet takes the options in_channels, "),
+        ("--model-kwargs num_classes=2", "num_classes cannot be among the options"),
+        ("--model-kwargs width", "got width, allowed is name=value"),
+        ("--model-kwargs f=print()", "got f=print(), allowed is name=value"),
+    ],
+)
+def test_what_is_refused(flags, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.pt").write_text("no weights")
+    (tmp_path / "bad.safetensors").write_text("no weights")
+    state = create_model("mlp").state_dict()
+    write_checkpoint(tmp_path / "lacking.pt", describe().build())
+    lacking = torch.load(tmp_path / "lacking.pt")
+    for name, content in {
+        "two": {"model": state, "ema": {"module": state}}, "none": {"epoch": 1, "model": "lenet"},
+        "list": [1], "mlp": state, "hostile": {"weight": Hostile()},
+        "lacking": {k: v for k, v in lacking.items() if k != "average"},
+    }.items():  # fmt: skip
+        torch.save(content, tmp_path / f"{name}.pt")
+    with pytest.raises(SystemExit) as stop:
+        run(*flags.split(), "--out", "r")
+    out, error = capsys.readouterr()
+    assert stop.value.code == 2 and message in error and error.count("\n") == 1
+    assert "executed" not in out and not (tmp_path / "r").exists()
+
+
+# --- those of the package -----------------------------------------------------------------------
+
+NAMES = ["densenet", "lenet", "resnet20", "tf_baseline"]
+SLOW = {"densenet", "resnet20"}
+
+
+def training(path):
+    """What a file says of how its weights were trained."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["training"])
+
+
+def test_there_are_four_of_three_megabytes_together_and_they_say_how_they_were_trained():
+    assert list_pretrained() == NAMES
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 3e6
+    readme = (FOLDER / "README.md").read_text()
+    for name in NAMES:
+        about, (spec, _) = training(FOLDER / f"{name}.safetensors"), read_pretrained(name)
+        assert about["command"] in readme and f"{about['accuracy']:.4f}" in readme
+        assert about["data"] == "fashion-mnist" and spec.arch == name and spec.num_classes == 10
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in NAMES]
+)
+def test_the_accuracy_is_the_stated_one_to_the_image(name, real_fashion_mnist):
+    """But for images between whose two first classes the rounding of a processor decides."""
+    data = load_data("fashion-mnist")
+    net = create_model(name, pretrained=True).to(memory_format=torch.channels_last)  # faster
+    batches = Batches(data.test_images, data.test_labels, 250, size=net.spec.input_size)
+    logits, labels = predict_logits(net, batches)
+    first, second = logits.topk(2).values.unbind(1)
+    undecided = int((first - second < 1e-4).sum())
+    stated = training(FOLDER / f"{name}.safetensors")["accuracy"]
+    correct = int((logits.argmax(1) == labels).sum())
+    assert abs(correct - round(stated * 10_000)) <= undecided < 5
+
+
+def test_predict_and_a_run_take_them(tmp_path, capsys):
+    """Without a run; and by the names of the classes, which a folder has in another order."""
+    data = load_data("sample")
+    for part, name in product(("train", "test"), ("trouser", "bag", "sneaker")):
+        images, labels = getattr(data, f"{part}_images"), getattr(data, f"{part}_labels")
+        place = tmp_path / "photos" / part / name
+        place.mkdir(parents=True)
+        for i in (labels == data.classes.index(name)).nonzero()[:40, 0].tolist():
+            Image.fromarray(images[i, 0].numpy()).save(place / f"{i}.png")
+    predict.main(["--arch", "lenet", "--json", str(tmp_path / "photos" / "test" / "bag")])
+    answers = json.loads(capsys.readouterr().out)
+    assert sum(answer["top"][0]["class"] == "bag" for answer in answers) > 0.9 * len(answers) == 36
+    train.main(["--arch", "lenet", "--init", "lenet", "--data", str(tmp_path / "photos"), "--lr",
+                "1e-30", "--epochs", "1", "--device", "cpu", "--out",
+                str(tmp_path / "r")])  # fmt: skip
+    said = "the rows of 3 of 3 classes are found by name: head.7.weight, head.7.bias"
+    assert said in capsys.readouterr().out
+    assert json.loads((tmp_path / "r" / "result.json").read_text())["test_acc"] > 0.95
+
+
+def test_a_finished_run_becomes_one_of_them(
+    finished_run, real_fashion_mnist, tmp_path, monkeypatch
+):
+    """By the script; a file with another bit is refused."""
+    monkeypatch.setattr(weights, "FOLDER", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pretrained.py", str(finished_run)])
+    runpy.run_path(str(REFERENCE / "pretrained.py"), run_name="__main__")
+    net, trained = create_model("lenet", pretrained=True), load_model(finished_run)
+    assert net.spec == trained.spec
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(net.state_dict()[name], tensor.half().float().to(tensor.dtype))
+    path = tmp_path / "lenet.safetensors"
+    about = training(path)
+    assert about["command"] == "python -m torchcnn.train --data sample --epochs 3"
+    assert about["accuracy"] > 0.5 and about["epochs"] == len(
+        load_checkpoint(finished_run / "best.pt").history
+    )
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged: its md5 is not that of"):
+        read_pretrained("lenet")
+
+
+# --- frozen parts -------------------------------------------------------------------------------
 
 
 def test_frozen_parts_have_no_gradients_and_keep_their_statistics():
-    net = create_model("lenet")
+    """A norm that has no parameters to be frozen trains."""
+    net = create_model("lenet").append(nn.BatchNorm1d(10, affine=False))
+    for names, message in [
+        (["stem"], "no part 'stem' to freeze; there are stage1, stage2, head"),
+        ([""], "no part '' to freeze"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            freeze(net, names)
     freeze(net, ["stage1", "head.1"])
     free = {name for name, p in net.named_parameters() if p.requires_grad}
     assert free == {name for name, _ in net.named_parameters()
                     if not name.startswith(("stage1.", "head.1."))}  # fmt: skip
     train_mode(net)
-    assert not net.stage1[1].training and net.stage2[1].training
+    assert not net.stage1[1].training and net.stage2[1].training and net[-1].training
+    with pytest.raises(ValueError, match="nothing is left to train"):
+        freeze(net, ["stage2", "head"])
 
 
 class OwnNorm(nn.Module):
@@ -96,33 +481,3 @@ def test_statistics_of_what_is_frozen_stay_to_the_bit(how, norm):
         kept = [torch.equal(state[k], v) for k, v in before.items() if k.startswith("free")]
         assert kept and not all(kept)
     assert part[2].training
-
-
-def test_a_norm_without_parameters_is_not_frozen():
-    net = nn.Sequential(nn.BatchNorm2d(3, affine=False), nn.Linear(3, 1))
-    train_mode(net)
-    assert net[0].training
-
-
-def test_what_a_module_says_itself_is_left_alone():
-    """A buffer `mean` and a number `std`, as own modules often have them."""
-    net = nn.Linear(1, 1)
-    net.register_buffer("mean", torch.tensor([0.5]))
-    net.std = 0.25
-    for classes in (["a", "b"], ["c"]):
-        set_attributes(net, classes, 28, ([0.0], [1.0]))
-        assert (net.mean.tolist(), net.std) == ([0.5], 0.25)
-        assert (net.classes, net.input_size) == (classes, 28)
-
-
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        (["stem"], "no part 'stem' to freeze; there are stage1, stage2, head"),
-        ([""], "no part '' to freeze"),
-        (["stage1", "stage2", "head"], "nothing is left to train"),
-    ],
-)
-def test_parts_that_cannot_be_frozen(names, message):
-    with pytest.raises(ValueError, match=message):
-        freeze(create_model("lenet"), names)

@@ -1,34 +1,121 @@
 """Checkpoints: what was written is read, and nothing else is believed."""
 
+import json
 import os
 import pickle
 import random
 import shutil
 import zipfile
+from dataclasses import asdict, replace
 
 import pytest
 import torch
+from comparing import same
+from small_networks import describe, write_checkpoint
 
 from torchcnn import create_model, evaluate, export, predict, train
 from torchcnn.run.checkpoint import (
     FORMAT,
+    Checkpoint,
+    EpochProgress,
+    EpochRecord,
+    State,
+    best_epoch,
     load_checkpoint,
     load_model,
-    load_weights,
     save_checkpoint,
 )
+
+RECORD = EpochRecord(2, 1.5, 0.1, 0.5, 0.8, "val", 0.6, 0.7, 2.0, 50.0, torch.ones(3))
+PROGRESS = EpochProgress(torch.ones(2), torch.ones(2, dtype=torch.int64), [5, 5], 1.0,
+                         [torch.get_rng_state()], [], {"norm": torch.ones(2)})  # fmt: skip
+WHOLE = Checkpoint(
+    describe(), {"lr": 0.1}, {"lr": "given"}, 9, {"train": "ab"}, torch.arange(3),
+    [replace(RECORD, epoch=1), replace(RECORD, logged={"weight_norm": 3.0})], PROGRESS,
+    State({"w": torch.ones(2, 2)}, {"state": {0: torch.ones(2)}}, {}, {"weights": {}}),
+)  # fmt: skip
 
 
 def test_a_checkpoint_gives_its_network_back(finished_run):
     net, best = load_model(finished_run / "last.pt"), load_model(finished_run)
     assert not net.training and not best.training
-    assert load_checkpoint(finished_run / "best.pt")["weights"].keys() == best.state_dict().keys()
-    checkpoint = torch.load(finished_run / "last.pt", weights_only=True)
-    assert checkpoint["model"] == {
-        "arch": "lenet", "in_channels": 1, "num_classes": 10, "input_size": 28, "norm": "torch",
-        "small_input": False,
+    for model, name in ((net, "last.pt"), (best, "best.pt")):
+        stored = torch.load(finished_run / name, weights_only=True)
+        assert same(dict(model.state_dict()), stored["weights"])
+    assert json.loads(stored["spec"]) == json.loads(net.spec.to_json())
+    assert json.loads(stored["spec"]).items() >= {
+        "arch": "lenet", "own": False, "in_channels": 1, "input_size": 28, "norm": "torch",
+        "small_input": False, "mean": [0.0], "std": [1.0],
+    }.items()  # fmt: skip
+    # Other weights can be loaded into it, and those of another network cannot.
+    with pytest.raises(ValueError, match="the weights are not those of lenet"):
+        load_model(finished_run, create_model("lenet", num_classes=7))
+
+
+@pytest.mark.parametrize("progress", [None, PROGRESS])
+def test_everything_that_was_written_is_read(progress, tmp_path):
+    whole = replace(WHOLE, progress=progress)
+    save_checkpoint(tmp_path / "a.pt", whole)
+    assert same(asdict(load_checkpoint(tmp_path / "a.pt")), asdict(whole))
+
+
+def test_a_record_is_shown_by_the_names_of_what_was_evaluated():
+    record = WHOLE.history[1]
+    assert record.row() == {
+        "epoch": 2, "time": 1.5, "lr": 0.1, "train_loss": 0.5, "train_acc": 0.8, "val_loss": 0.6,
+        "val_acc": 0.7, "seconds": 2.0, "images_per_second": 50.0, "weight_norm": 3.0,
     }  # fmt: skip
-    assert all(torch.equal(a, checkpoint["weights"][k]) for k, a in net.state_dict().items())
+    train = {"loss": 0.5, "accuracy": 0.8, "learning rate": 0.1, "images per second": 50.0}
+    assert record.scalars() == {
+        "train": train | {"weight norm": 3.0}, "val": {"loss": 0.6, "accuracy": 0.7},
+    }  # fmt: skip
+
+
+def test_of_equal_epochs_the_one_with_the_lower_loss_is_the_best():
+    history = [
+        replace(RECORD, epoch=epoch, eval_acc=acc, eval_loss=loss)
+        for epoch, (acc, loss) in enumerate([(0.5, 0.6), (0.7, 0.5), (0.7, 0.4), (0.7, 0.4)], 1)
+    ]
+    assert best_epoch(history) == 3
+    assert best_epoch([replace(RECORD, split="test")]) is None and best_epoch([]) is None
+
+
+HOSTILE_RECORDS = [
+    {"epoch": 3}, {"epoch": 10**400}, {"lr": "fast"}, {"lr": 10**400}, {"lr": True}, {"more": 1.0},
+    {"eval_acc": None}, {"eval_acc": [1]}, {"split": "test"}, {"logged": {5: 1.0}},
+    {"logged": {None: 1.0}}, {"logged": {"extra": 10**400}}, {"logged": {"other": "text"}},
+    {"step_losses": None}, {"step_losses": torch.tensor(1.0)}, {"step_losses": torch.ones(2, 2)},
+    {"step_losses": torch.ones(3, device="meta")}, {"step_losses": torch.ones(3).to_sparse()},
+    {"step_losses": torch.ones(3, dtype=torch.complex64)},
+]  # fmt: skip
+HOSTILE_PROGRESS = [
+    {"images": [2**70, 5]}, {"images": []}, {"correct": torch.ones(2)}, {"losses": torch.ones(1)},
+    {"correct": torch.ones(2, dtype=torch.int64, device="meta")}, {"logged": {5: torch.ones(2)}},
+    {"losses": torch.ones(2, device="meta")}, {"logged": {"norm": torch.ones(3)}},
+    {"logged": {"norm": torch.ones(2, device="meta")}}, {"rng": [torch.zeros(5056).byte()]},
+    {"rng": [torch.get_rng_state().to("meta")]}, {"rng": ["text"]}, {"seconds": "text"},
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*sparse tensor invariants")
+def test_a_hostile_history_is_refused(tmp_path):
+    """Each field of another type, shape or device, or missing; so in an unfinished epoch."""
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, WHOLE)
+    good = torch.load(path, weights_only=True)
+    first, second = good["history"]
+    bad = [second | change for change in HOSTILE_RECORDS]
+    bad += [{k: v for k, v in second.items() if k != name} for name in second]
+    for record in (*bad, 1):
+        torch.save(good | {"history": [first, record]}, path)
+        with pytest.raises(ValueError, match=r"a\.pt is .*epoch 2 of its history is damaged"):
+            load_checkpoint(path)
+    bad = [good["progress"] | change for change in HOSTILE_PROGRESS]
+    bad += [{k: v for k, v in good["progress"].items() if k != name} for name in good["progress"]]
+    for progress in (*bad, 1):
+        torch.save(good | {"progress": progress}, path)
+        with pytest.raises(ValueError, match=r"a\.pt is .*its unfinished epoch is damaged"):
+            load_checkpoint(path)
 
 
 class Evil:
@@ -36,75 +123,86 @@ class Evil:
         return os.mkdir, ("executed",)
 
 
-def make_bad(path, good, kind):
-    content = good.read_bytes()
-    if kind == "cut":
-        content = content[: len(content) // 2]
-    elif kind == "empty":
-        content = b""
-    elif kind == "text":
-        content = b"not a checkpoint\n" * 100
-    elif kind == "pickle":
-        content = pickle.dumps(Evil())
-    path.write_bytes(content)
-    if kind == "evil":
-        torch.save({"torchcnn": FORMAT, "model": Evil()}, path)
-    elif kind == "foreign":
-        torch.save({"state_dict": {"w": torch.zeros(2)}}, path)
-    elif kind == "version":
-        torch.save({"torchcnn": torch.zeros(2)}, path)
-    elif kind == "tensor":
-        torch.save(torch.zeros(2), path)
-    elif kind == "lacking":
-        torch.save({"torchcnn": FORMAT, "model": {}}, path)
-    elif kind == "zip":
-        with zipfile.ZipFile(path, "w") as file:
-            file.writestr("../../evil", "x")
+def damaged(good):
+    """What a checkpoint is not: cut, foreign, malicious, or with a part missing."""
+    stored = torch.load(good, weights_only=True)
+    path = good.with_name("other.pt")
+    yield from (b"", b"not a checkpoint\n" * 100, pickle.dumps(Evil()))
+    for content in (
+        {"torchcnn": FORMAT, "spec": Evil()}, {"state_dict": {"w": torch.zeros(2)}},
+        {"torchcnn": torch.zeros(2)}, {"torchcnn": FORMAT - 1}, torch.zeros(2),
+        *({k: v for k, v in stored.items() if k != name} for name in stored),
+        *(stored | {name: 5.5} for name in stored), stored | {"more": 1},
+    ):  # fmt: skip
+        torch.save(content, path)
+        yield path.read_bytes()
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("../../evil", "x")
+    yield path.read_bytes()
+    path.unlink()
 
 
-BAD = ["cut", "empty", "text", "pickle", "evil", "foreign", "tensor", "lacking", "zip", "version"]
+def flipped(content, dice):
+    """The content with one bit flipped."""
+    changed = bytearray(content)
+    changed[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
+    return bytes(changed)
 
 
-@pytest.mark.parametrize("kind", BAD)
-def test_a_bad_checkpoint_is_refused_in_one_line_and_nothing_executed(
-    finished_run, tmp_path, monkeypatch, kind
-):
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "bad.pt"
-    make_bad(path, finished_run / "last.pt", kind)
-    with pytest.raises(ValueError, match=r"bad\.pt is") as caught:
-        load_checkpoint(path)
-    assert "\n" not in str(caught.value)
-    assert [p.name for p in tmp_path.iterdir()] == ["bad.pt"]
-
-
-def test_a_checkpoint_cut_at_any_kilobyte_is_refused(finished_run, tmp_path):
-    content, path = (finished_run / "last.pt").read_bytes(), tmp_path / "a.pt"
-    for size in range(0, len(content), 1024):
+def test_a_checkpoint_cut_anywhere_or_with_a_flipped_bit_is_refused(tmp_path):
+    """Of the bits only those between the records of the archive, which nobody reads, may change."""
+    path, dice, refused = tmp_path / "a.pt", random.Random(0), 0
+    write_checkpoint(path, describe("softmax_regression").build())
+    content, whole = path.read_bytes(), asdict(load_checkpoint(path))
+    for size in range(0, len(content), 512):
         path.write_bytes(content[:size])
         with pytest.raises(ValueError, match=r"a\.pt is (damaged|not a checkpoint)"):
             load_checkpoint(path)
-
-
-def test_a_flipped_bit_is_refused_or_was_never_read(finished_run, tmp_path):
-    """Only what stands between the records of the archive may change unnoticed."""
-    content, path = (finished_run / "last.pt").read_bytes(), tmp_path / "a.pt"
-    whole, dice, refused = torch.load(finished_run / "last.pt"), random.Random(0), 0
     for _ in range(500):
-        damaged = bytearray(content)
-        damaged[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
-        path.write_bytes(damaged)
+        path.write_bytes(flipped(content, dice))
         try:
-            checkpoint = load_checkpoint(path)
+            assert same(asdict(load_checkpoint(path)), whole)
         except ValueError as error:
             assert "\n" not in str(error)
             refused += 1
-        else:
-            assert repr(checkpoint) == repr(whole)
-            assert all(
-                torch.equal(w, whole["weights"][k]) for k, w in checkpoint["weights"].items()
-            )
     assert refused > 400
+
+
+def test_commands_refuse_a_damaged_checkpoint_in_one_line(
+    finished_run, tmp_path, monkeypatch, capsys
+):
+    """With exit code 2, nothing executed, and the folder as it was."""
+    folder, dice = tmp_path / "run", random.Random(1)
+    shutil.copytree(finished_run, folder)
+    monkeypatch.chdir(tmp_path)
+    path, content = folder / "last.pt", (finished_run / "last.pt").read_bytes()
+    bad = [*damaged(path), content[: len(content) // 2], content[:-1]]
+    while len(bad) < 60:
+        path.write_bytes(flipped(content, dice))
+        try:
+            load_checkpoint(path)
+        except ValueError:
+            bad.append(path.read_bytes())
+    commands = [
+        (evaluate.main, ["--checkpoint", path]),
+        (predict.main, ["--checkpoint", path, "picture.png"]),
+        (export.main, ["--checkpoint", path, "--to", "torch-export", "--out", "a.pt2"]),
+        (train.main, ["--resume", folder, "--epochs", "9"]),
+    ]
+
+    def state():
+        return {p.name: (p.stat().st_size, p.stat().st_mtime_ns) for p in folder.iterdir()}
+
+    for content in bad:
+        path.write_bytes(content)
+        before = state()
+        for command, argv in commands:
+            with pytest.raises(SystemExit) as stop:
+                command(list(map(str, argv)))
+            error = capsys.readouterr().err
+            assert stop.value.code == 2 and error.count("\n") == 1 and "last.pt is" in error, error
+        assert state() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_checkpoint_of_a_later_version_is_said_to_be_one(finished_run, tmp_path, capsys):
@@ -128,80 +226,17 @@ def test_a_missing_checkpoint_is_named(tmp_path):
         load_checkpoint(tmp_path / "nope.pt")
 
 
-def test_weights_of_another_network_are_refused(finished_run, tmp_path):
-    checkpoint = load_checkpoint(finished_run / "last.pt")
-    with pytest.raises(ValueError, match="lenet"):
-        load_weights(checkpoint, create_model("lenet", num_classes=7))
-    for model in (
-        {"arch": "lenet"},
-        checkpoint["model"] | {"norm": "layer"},
-        checkpoint["model"] | {"num_classes": "9"},
-    ):
-        save_checkpoint(tmp_path / "a.pt", checkpoint | {"model": model})
-        with pytest.raises(ValueError, match=r"describes no network|must be a whole number"):
-            load_model(tmp_path / "a.pt")
+@pytest.mark.parametrize(
+    ("broken", "error"), [("torch.save", RuntimeError("disk")), ("os.replace", OSError("disk"))]
+)
+def test_a_failed_write_keeps_what_was_there(broken, error, tmp_path, monkeypatch):
+    def fail(*_):
+        raise error
 
-
-def test_a_failed_write_keeps_what_was_there(tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
-    save_checkpoint(path, {"a": 1})
-    for broken, error in (("torch.save", RuntimeError("disk")), ("os.replace", OSError("disk"))):
-
-        def fail(*_, error=error):
-            raise error
-
-        with monkeypatch.context() as patch:
-            patch.setattr(broken, fail)
-            with pytest.raises(OSError, match=r"cannot write .*last\.pt: .*disk"):
-                save_checkpoint(path, {"a": 2})
-        assert torch.load(path, weights_only=True) == {"a": 1}
-        assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
-
-
-COMMANDS = {
-    "evaluate": (evaluate.main, ["--checkpoint", "{path}"]),
-    "predict": (predict.main, ["--checkpoint", "{path}", "picture.png"]),
-    "export": (export.main, ["--checkpoint", "{path}", "--to", "torch-export", "--out", "a.pt2"]),
-    "resume": (train.main, ["--resume", "{folder}", "--epochs", "9"]),
-}
-
-
-def test_a_thousand_damaged_checkpoints(finished_run, tmp_path, monkeypatch, capsys):
-    """By the commands: one line, exit code 2, nothing executed, and the folder as it was.
-
-    Cut at every kilobyte, with a bit flipped, foreign, malicious. Of the flipped bits those that
-    are in no record of the archive, and that no reader sees, are left out.
-    """
-    monkeypatch.chdir(tmp_path)
-    folder, dice = tmp_path / "run", random.Random(1)
-    shutil.copytree(finished_run, folder)
-    path, content = folder / "last.pt", (finished_run / "last.pt").read_bytes()
-
-    def damaged():
-        for kind in BAD:
-            make_bad(path, finished_run / "last.pt", kind)
-            yield path.read_bytes()
-        for size in range(0, len(content), 1024):
-            yield content[:size]
-        while True:
-            flipped = bytearray(content)
-            flipped[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
-            path.write_bytes(flipped)
-            try:
-                load_checkpoint(path)
-            except ValueError:
-                yield bytes(flipped)
-
-    def state():
-        return {p.name: (p.stat().st_size, p.stat().st_mtime_ns) for p in folder.iterdir()}
-
-    for i, bad in zip(range(1000), damaged(), strict=False):
-        path.write_bytes(bad)
-        before = state()
-        command, argv = list(COMMANDS.values())[i % len(COMMANDS)]
-        with pytest.raises(SystemExit) as stop:
-            command([word.format(path=path, folder=folder) for word in argv])
-        error = capsys.readouterr().err
-        assert stop.value.code == 2 and error.count("\n") == 1 and "last.pt is" in error, error
-        assert state() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    save_checkpoint(path, WHOLE)
+    before = path.read_bytes()
+    monkeypatch.setattr(broken, fail)
+    with pytest.raises(OSError, match=r"cannot write .*last\.pt: .*disk"):
+        save_checkpoint(path, replace(WHOLE, images=10))
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["last.pt"]

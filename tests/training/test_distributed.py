@@ -7,26 +7,27 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import two_ranks
-from comparing import check_same, contents
+from comparing import check_same
 from torch import nn
 
 from torchcnn import create_model, train
 from torchcnn.data.datasets import load_data
 from torchcnn.data.loader import Batches
-from torchcnn.layers.sync_batch_norm import SyncBatchNorm, sync_batch_norm
 from torchcnn.run.checkpoint import load_checkpoint
 from torchcnn.training.config import Config
 from torchcnn.training.distributed import World, device_of_rank, with_signal
-from torchcnn.training.loaders import eval_loader
-from torchcnn.training.preflight import check_batches, make_model_spec
+from torchcnn.training.loaders import make_loaders, split
+from torchcnn.training.plan import check_batches, make_spec
 from torchcnn.training.signals import StopRequest
+from torchcnn.training.sync_batch_norm import SyncBatchNorm, sync_batch_norm
 
-NETWORKS = ["mlp", "tf_lenet5", "lenet+", "tf_inception10+"]  # +: with --sync-bn
+NETWORKS = ["mlp", "lenet+", "tf_inception10+"]  # +: with --sync-bn
 ALONE = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
 
 
@@ -56,7 +57,7 @@ def test_two_ranks_and_one_with_the_same_batch_have_the_same_losses(name, two):
     one = two_ranks.train(name.rstrip("+"), "+" in name, World())
     for key in ("losses", "weights", "statistics"):
         assert two[name][key] == pytest.approx(one[key], rel=1e-9, abs=1e-9), key
-    assert two[name]["correct"] == one["correct"] and two[name]["images"] == [100] * 5
+    assert two[name]["correct"] == one["correct"] and two[name]["images"] == [20] * 5
 
 
 def test_parts_of_a_batch_are_averaged_once_and_are_the_same_step(two):
@@ -113,13 +114,11 @@ def test_every_exchange_of_signals_is_waited_for():
     assert waited == pending == [0, 1, 2, 3]
 
 
-def test_without_sync_bn_batch_norm_sees_the_share_alone(two):
+def test_what_the_first_rank_has_all_have_and_all_agree(two):
+    """But without --sync-bn, batch norm sees the share alone."""
+    assert two["copied"] is True and two["largest"] == 6
     one = two_ranks.train("lenet", False, World())
     assert two["lenet"]["losses"][0] != pytest.approx(one["losses"][0], rel=1e-6)
-
-
-def test_what_the_first_rank_has_all_have_and_all_agree(two):
-    assert two["copied"] is True and two["largest"] == 6
 
 
 @pytest.mark.parametrize(("ranks", "sizes"), [(2, [3, 3, 3, 1]), (3, [2, 2, 2])])
@@ -136,34 +135,34 @@ def test_shares_are_equal_and_make_the_batch(ranks, sizes):
         assert sorted(torch.cat(parts).tolist()) == sorted(whole[i].tolist())
 
 
+CONFIG = Config(epochs=1, batch_size=9, lr=0.1, optimizer="sgd", input_size=28)
+SPEC = make_spec(CONFIG, 1, tuple("0123456789"))
+
+
+def share(dataset, rank):
+    """The batches of one of three ranks."""
+    parts = split(CONFIG, dataset)
+    return make_loaders(CONFIG, SPEC, parts, torch.device("cpu"), World(rank, 3))
+
+
 def test_each_image_to_evaluate_is_on_one_rank():
-    data, config = load_data("sample"), Config(**vars_of_lenet())
-    parts = [
-        eval_loader(config, (data.test_images, torch.arange(1000)), "cpu", World(rank, 3))
-        for rank in range(3)
-    ]
-    labels = torch.cat([y for part in parts for _, y in part])
+    numbered = replace(load_data("sample"), test_labels=torch.arange(1000))
+    shares = [share(numbered, rank).test for rank in range(3)]
+    labels = torch.cat([y for batches in shares for _, y in batches])
     assert sorted(labels.tolist()) == list(range(1000))
 
 
-def vars_of_lenet():
-    return {"epochs": 1, "batch_size": 9, "lr": 0.1, "optimizer": "sgd", "input_size": 28}
-
-
 def test_what_cannot_be_shared_is_refused():
-    config = Config(**vars_of_lenet())
     with pytest.raises(ValueError, match="2 ranks cannot share a batch of 9 equally"):
         Batches(torch.zeros(9, 1, 2, 2, dtype=torch.uint8), torch.arange(9), 9, share=(0, 2))
     with pytest.raises(ValueError, match="--batch-size 9 cannot be shared by 2 ranks"):
-        check_batches(config, make_model_spec(config, 1, 10), 2)
+        check_batches(CONFIG, SPEC, 2)
     with pytest.raises(ValueError, match="no batch norm of torch's kind"):
         sync_batch_norm(create_model("mlp"), 2)
-
-
-def test_fewer_images_than_ranks_cannot_be_evaluated():
-    few = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
+    data = load_data("sample")
+    few = replace(data, test_images=data.test_images[:2], test_labels=data.test_labels[:2])
     with pytest.raises(ValueError, match="3 ranks cannot share 2 images to evaluate"):
-        eval_loader(Config(**vars_of_lenet()), (few, torch.arange(2)), "cpu", World(2, 3))
+        share(few, 2)
 
 
 def test_every_rank_has_a_device_of_its_own(monkeypatch):
@@ -197,14 +196,12 @@ def test_ranks_that_do_not_see_the_same_run_do_not_begin(tmp_path):
     assert sorted(set(tmp_path.rglob("*")) - {tmp_path / "main.py"}) == before
 
 
-def test_the_names_of_the_weights_stay():
+def test_all_norms_are_replaced_and_the_names_of_the_weights_stay():
+    """Also a norm that is in several places of a network."""
     net = create_model("tf_inception10")
     names = list(net.state_dict())
     assert list(sync_batch_norm(net, 2).state_dict()) == names
     assert not any(type(m) is nn.BatchNorm2d for m in net.modules())
-
-
-def test_a_norm_in_several_places_is_replaced_in_all_of_them():
     norm = nn.BatchNorm2d(1)
     net = nn.Sequential(norm, nn.Sequential(nn.ReLU(), norm), norm)
     sync_batch_norm(net, 2)
@@ -278,7 +275,7 @@ def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on(whole, tmp_path):
 
     code, _ = run_and_kill(killed)
     assert code == 1 and not (killed / "result.json").exists()
-    assert len(load_checkpoint(killed / "last.pt")["history"]) in (1, 2)
+    assert len(load_checkpoint(killed / "last.pt").history) in (1, 2)
     code, text = run_and_kill(folder, "--max-restarts=1")
     assert code == 0 and re.search(r"resuming (after epoch 1|in epoch 2, after step \d+)\n", text)
     check_same(whole, folder)
@@ -315,9 +312,7 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(whole, tmp_path):
     last = done.stdout.splitlines()[-1]
     assert done.returncode and re.match(r"stopped in epoch 2; resume with --resume ", last)
     checkpoint = load_checkpoint(folder / "last.pt")
-    partial = checkpoint["partial"]
-    assert len(checkpoint["history"]) == 1 and len(partial["images"]) == 15
+    assert len(checkpoint.history) == 1 and len(checkpoint.progress.images) == 15
     subprocess.run(torchrun("-m", "torchcnn.train", "--resume", folder, ranks=3), check=True,
                    env=environment(), capture_output=True, timeout=120)  # fmt: skip
     check_same(whole, folder)
-    assert contents(folder)["partial"] is None

@@ -7,6 +7,7 @@ from torchcnn.data.datasets import ImageData
 from torchcnn.training.config import Config
 from torchcnn.training.distributed import World
 from torchcnn.training.loaders import make_loaders, split
+from torchcnn.training.plan import make_spec
 
 
 def config(val_fraction):
@@ -26,7 +27,8 @@ def test_selection_never_sees_the_test_set(val_fraction, held_out):
     """Training and validation batches are two parts of the training images, without overlap."""
     n, device = 200, torch.device("cpu")
     parts = split(config(val_fraction), numbered(n, torch.zeros(n, dtype=torch.int64)))
-    loaders = make_loaders(config(val_fraction), parts, 1, device, World())
+    spec = make_spec(config(val_fraction), 1, ("a",))
+    loaders = make_loaders(config(val_fraction), spec, parts, device, World())
     seen = [
         torch.cat([(x * 255).round().int().flatten() for x, _ in batches]).tolist()
         for batches in loaders

@@ -29,7 +29,7 @@ from torchcnn.training.loop import (
     train_steps,
 )
 from torchcnn.training.optim import OPTIMIZERS, make_optimizer
-from torchcnn.training.preflight import make_model_spec
+from torchcnn.training.plan import make_spec
 from torchcnn.training.speed import GraphedNetwork
 from torchcnn.training.state import TrainState
 
@@ -60,12 +60,8 @@ def test_the_loss_is_the_mean_over_images_not_over_batches():
     assert result.accuracy == pytest.approx((net(x).argmax(1) == y).float().mean().item())
     steps = [F.cross_entropy(net(a), b).item() for a, b in batches_of(x, y, 4)]
     torch.testing.assert_close(result.step_losses, torch.tensor(steps))
-
-
-def test_nothing_is_carried_into_the_next_epoch():
-    net, batches = flat(nn.Linear(4, 3)), batches_of(*toy(), 4)
-    first, second = (train_epoch(net, batches, sgd(net)) for _ in range(2))
-    assert first.loss == second.loss and first.accuracy == second.accuracy
+    again = train_epoch(net, batches_of(x, y, 4), sgd(net))  # nothing is carried into it
+    assert (again.loss, again.accuracy) == (result.loss, result.accuracy)
 
 
 def test_the_steps_are_those_of_gradient_descent():
@@ -115,8 +111,9 @@ def meta_steps(mix=None, optimizer="sgd", layer=None):
     )
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("mix", [None, *MIXES])
+@pytest.mark.parametrize(
+    ("mix", "optimizer"), [(None, "sgd"), ("mixup", "adam"), ("cutmix", "adamw")]
+)
 def test_no_step_reads_from_the_device(mix, optimizer):
     """Augmentation, mixing, clipping, accumulation, moving average; only an epoch's end reads."""
     steps = list(meta_steps(mix, optimizer))
@@ -126,11 +123,8 @@ def test_no_step_reads_from_the_device(mix, optimizer):
 
 
 READS = {
-    "item": lambda x: x.sum().item(),
     "if": lambda x: 1 if x.sum() > 0 else 0,
     "cpu": lambda x: x.cpu(),
-    "tolist": lambda x: x.tolist(),
-    "nonzero": lambda x: x.nonzero(),
     "mask": lambda x: x[x > 0],
 }
 
@@ -169,25 +163,15 @@ def test_no_step_of_a_fused_optimizer_reads_a_number(optimizer):
     with NoReads():
         assert len(list(train_steps(net, batches, fused, options=options))) == 3
         with pytest.raises(RuntimeError, match="a step reads by aten"):
-            next(train_steps(net.append(Reads(READS["item"])), batches, fused))
+            next(train_steps(net.append(Reads(READS["if"])), batches, fused))
 
 
-def test_evaluation_sets_the_mode_once_and_gives_it_back():
+def test_evaluation_gives_the_modes_back():
     """A layer that was frozen in a network that trains is still frozen afterwards."""
-
-    class CountModes(nn.BatchNorm1d):
-        calls = 0
-
-        def train(self, mode=True):
-            self.calls += 1
-            return super().train(mode)
-
-    net = flat(CountModes(4), nn.BatchNorm1d(4), nn.Linear(4, 3))
-    net.train()
+    net = flat(nn.BatchNorm1d(4), nn.BatchNorm1d(4), nn.Linear(4, 3)).train()
     net[2].eval()
-    net[1].calls = 0
     evaluate_accuracy(batches_of(*toy(20), 2), net)
-    assert net[1].calls == 1
+    assert not net[1].num_batches_tracked  # it was evaluated in eval mode
     assert (net.training, net[1].training, net[2].training) == (True, True, False)
     with pytest.raises(RuntimeError, match="inside"), eval_mode(net):
         assert not net.training
@@ -231,15 +215,12 @@ def test_one_hot_labels_are_trained_and_evaluated(capsys):
         assert a == pytest.approx(b, rel=1e-6)
 
 
-@pytest.mark.parametrize("function", ["train", "evaluate"])
-def test_no_batch_at_all_is_an_error(function):
+def test_no_batch_at_all_is_an_error():
     net = flat(nn.Linear(4, 3))
-    used_up = iter([])
-    with pytest.raises(ValueError, match="gave no batch"):
-        if function == "train":
-            train_epoch(net, used_up, sgd(net))
-        else:
-            evaluate_accuracy(used_up, net)
+    for function in (lambda empty: train_epoch(net, empty, sgd(net)),
+                     lambda empty: evaluate_accuracy(empty, net)):  # fmt: skip
+        with pytest.raises(ValueError, match="gave no batch"):
+            function(iter([]))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -253,14 +234,15 @@ def test_a_loss_that_is_not_finite_is_named_with_its_step(bad):
 @pytest.mark.parametrize("kind", ["batches", "data loader", "list"])
 def test_train_ch5_prints_the_tutorials_lines_for_any_batches(kind, capsys):
     sample = load_data("sample")
-    batches = Batches(sample.test_images, sample.test_labels, 128, shuffle=True)
+    images, labels = sample.test_images[:300], sample.test_labels[:300]
+    batches = Batches(images, labels, 64, shuffle=True)
     if kind == "data loader":
-        batches = DataLoader(TensorDataset(sample.test_images / 255, sample.test_labels), 128)
+        batches = DataLoader(TensorDataset(images / 255, labels), 64)
     if kind == "list":
         batches = list(batches)
     net = create_model("lenet")
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
-    history = train_ch5(net, batches, batches, 128, optimizer, torch.device("cpu"), 2)
+    history = train_ch5(net, batches, batches, 64, optimizer, torch.device("cpu"), 2)
     first, *lines = capsys.readouterr().out.splitlines()
     assert first == "training on cpu" and len(lines) == 2
     for i, line in enumerate(lines, start=1):
@@ -300,10 +282,11 @@ def test_no_step_makes_the_gpu_wait(flags, graphed):
         pytest.skip("gradients that are accumulated have no graph")
     sample, device = load_data("sample"), torch.device("cuda")
     recipe = {"epochs": 1, "batch_size": 128, "lr": 0.001, "optimizer": "adam", "input_size": 28,
-              "val_fraction": 0.0, "augment": ",".join(AUGMENTATIONS)}  # fmt: skip
+              "val_fraction": 0.0, "augment": tuple(AUGMENTATIONS)}  # fmt: skip
     config = Config(**(recipe | flags))
-    batches = make_loaders(config, split(config, sample), 10, device, World()).train
-    state = TrainState.create(config, make_model_spec(config, 1, 10), device)
+    spec = make_spec(config, 1, sample.classes)
+    batches = make_loaders(config, spec, split(config, sample), device, World()).train
+    state = TrainState.create(config, spec, device)
     net, optimizer = state.net, state.optimizer
     if graphed:
         net = GraphedNetwork(net, (config.batch_size, 1, 28, 28), config.amp)

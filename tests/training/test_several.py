@@ -5,16 +5,14 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
-from comparing import same
+from comparing import killed, same
 
 from torchcnn import train
 from torchcnn.data import datasets
 from torchcnn.run.checkpoint import load_checkpoint
-from torchcnn.run.folder import lock
+from torchcnn.run.run import Run, lock
 
 pytestmark = pytest.mark.usefixtures("tenth_of_the_sample")
 FLAGS = ["--data", "sample", "--device", "cpu", "--epochs", "1", "--out", "r", "--batch-size",
@@ -44,6 +42,10 @@ def contents(path):
     return {p: p.stat().st_mtime_ns for p in path.rglob("*")}
 
 
+def results(folder):
+    return {p.parent.name: json.loads(p.read_text()) for p in folder.glob("*/result.json")}
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -60,50 +62,51 @@ def test_all_are_checked_before_the_first_is_trained(flags, message, capsys, tmp
     assert not list(tmp_path.iterdir())
 
 
-def test_the_data_is_read_once(monkeypatch):
+def test_the_data_is_read_once_and_auto_is_the_same_for_all(tmp_path, monkeypatch, capsys):
+    """Two networks from two seeds."""
     read, times = datasets.DATASETS["sample"], []
     monkeypatch.setitem(datasets.DATASETS, "sample", lambda root: times.append(1) or read(root))
-    run("--arch", "mlp,softmax_regression", "--seed", "0,1")
+    run("--arch", "mlp,lenet", "--channels-last", "auto", "--amp", "auto", "--seed", "0,1")
     assert len(times) == 1
+    lines = re.findall("^channels_last.*", capsys.readouterr().out, re.MULTILINE)
+    assert len(set(lines)) == 1 and len(lines) == 4 and "by the device" in lines[0]
+    found = [json.loads(path.read_text()) for path in (tmp_path / "r").glob("*/config.json")]
+    assert len(found) == 4 and len({(c["channels_last"], c["amp"]) for c in found}) == 1
 
 
-def test_one_that_diverges_ends_no_other(capsys, tmp_path):
-    """At this rate softmax regression and LeNet's sigmoids stay finite; ReLUs do not."""
+def test_one_that_fails_ends_no_other(capsys, tmp_path, monkeypatch):
+    """The loss of one becomes infinite; the folder of another is taken while the first trains.
+
+    At this rate softmax regression and LeNet's sigmoids stay finite; ReLUs do not.
+    """
     command = ["--arch", "softmax_regression,mlp,lenet", "--optimizer", "sgd", "--lr", "1e20"]
-    for _ in range(2):
-        with pytest.raises(SystemExit) as stop:
-            run(*command)
-        out, err = capsys.readouterr()
-        diverged, end = err.splitlines()
-        assert stop.value.code == 2
-        assert re.search(
-            r"train: mlp, seed 0: epoch 1: the loss became (nan|inf) at step", diverged
-        )
-        assert "1 of 3 runs have failed (mlp, seed 0); the same command tries" in end
-        assert "lenet, 1 seeds: test acc 0." in out and "mlp, 0 of 1 seeds" in out
-    assert "softmax_regression, seed 0\nit is finished, in r/softmax_regression-seed0" in out
-    assert json.loads((tmp_path / "r/lenet-seed0/result.json").read_text())["epochs"] == 1
+    open_run, unlock = train.open_run, []
 
+    def open_and_lock(plan, world):
+        if not unlock:
+            (tmp_path / "r/lenet-seed0").mkdir(parents=True)
+            unlock.append(lock(tmp_path / "r/lenet-seed0", capsys))
+        return open_run(plan, world)
 
-def test_one_that_cannot_be_written_ends_no_other(capsys, tmp_path, monkeypatch):
-    """Another process takes a folder while the first run trains."""
-    trained, unlock = [], []
-    prepared = train.train_prepared
-
-    def train_and_lock(ready):
-        trained.append(ready.config.seed)
-        if len(trained) == 1:
-            (tmp_path / "r/seed1").mkdir(parents=True)
-            unlock.append(lock(tmp_path / "r/seed1", capsys))
-        return prepared(ready)
-
-    monkeypatch.setattr(train, "train_prepared", train_and_lock)
-    with pytest.raises(SystemExit):
-        run("--arch", "mlp", "--seed", "0,1,2")
-    error = capsys.readouterr().err
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(train, "open_run", open_and_lock)
+        run(*command, "--seed", 0)
     unlock[0]()
-    assert trained == [0, 1, 2] and "mlp, seed 1: r/seed1 is being written by another" in error
-    assert (tmp_path / "r/seed2/result.json").exists()
+    out, err = capsys.readouterr()
+    diverged, locked, end = err.splitlines()
+    assert stop.value.code == 2 and "mlp, 0 of 1 seeds\n" in out
+    assert re.search(r"train: mlp, seed 0: epoch 1: the loss became (nan|inf) at step", diverged)
+    assert locked.endswith("lenet, seed 0: r/lenet-seed0 is being written by another process")
+    assert end.endswith(
+        "2 of 3 runs have failed (mlp, seed 0; lenet, seed 0); the same command tries them again"
+    )
+    with pytest.raises(SystemExit):
+        run(*command, "--seed", 0)
+    out, err = capsys.readouterr()
+    assert "1 of 3 runs have failed (mlp, seed 0)" in err
+    assert "softmax_regression, seed 0\nit is finished, in r/softmax_regression-seed0" in out
+    assert "lenet, 1 seeds: test acc 0." in out
+    assert results(tmp_path / "r").keys() == {"softmax_regression-seed0", "lenet-seed0"}
 
 
 def test_the_same_command_goes_on_where_it_stopped(tmp_path, capsys):
@@ -113,7 +116,7 @@ def test_the_same_command_goes_on_where_it_stopped(tmp_path, capsys):
     summary = capsys.readouterr().out.splitlines()[-1]
     assert summary.startswith("mlp, 4 seeds: test acc 0.")
     r = tmp_path / "r"
-    whole = {k: load_checkpoint(r / f"seed{k}/last.pt")["weights"] for k in range(4)}
+    whole = {k: load_checkpoint(r / f"seed{k}/last.pt").state for k in range(4)}
     alone = refused(capsys, *FLAGS, "--arch", "mlp", "--out", "r/seed0")
     assert "already holds a run; --resume continues it" in alone
     (r / "seed1/result.json").unlink()
@@ -127,16 +130,28 @@ def test_the_same_command_goes_on_where_it_stopped(tmp_path, capsys):
     assert out.count("resuming after epoch 1") == 1 and out.count("\nepoch 1, loss ") == 2
     assert out.splitlines()[-1] == summary and contents(r / "seed0") == before
     for k in range(4):
-        assert same(whole[k], load_checkpoint(r / f"seed{k}/last.pt")["weights"])
+        assert same(vars(whole[k]), vars(load_checkpoint(r / f"seed{k}/last.pt").state))
     run(*command, "--epochs", 2)
-    assert json.loads((r / "seed0/result.json").read_text())["epochs"] == 2
+    assert [result["epochs"] for result in results(r).values()] == [2] * 4
+    assert "r/seed0 has finished 2 epochs" in refused(capsys, *FLAGS, *command)
+
+
+def test_a_killed_command_goes_on_within_the_epoch(tmp_path):
+    """To the same bits as a single run of each seed."""
+    command = ["--arch", "mlp", "--seed", "0,1", "--batch-size", 50, "--checkpoint-every", 4]
+    with killed(lambda _, checkpoint: checkpoint.config["seed"] == 1 and checkpoint.progress):
+        run(*command)
+    assert results(tmp_path / "r").keys() == {"seed0"}
+    run(*command)
+    for seed in (0, 1):
+        run(*command, "--seed", seed, "--out", f"alone{seed}")
+        a, b = (load_checkpoint(tmp_path / p / "last.pt").state
+                for p in (f"r/seed{seed}", f"alone{seed}"))  # fmt: skip
+        assert same(vars(a), vars(b))
 
 
 def test_a_run_of_other_flags_is_refused_before_anything_starts(tmp_path, capsys):
-    run("--arch", "mlp", "--seed", "1")
-    shutil.move("r", "seed1")
-    (tmp_path / "r").mkdir()
-    shutil.move("seed1", "r/seed1")
+    run("--arch", "mlp", "--seed", "1", "--out", "r/seed1")
     before = contents(tmp_path)
     command = [*FLAGS, "--arch", "mlp", "--seed", "0,1"]
     for flags, message in [
@@ -145,9 +160,8 @@ def test_a_run_of_other_flags_is_refused_before_anything_starts(tmp_path, capsys
         (["--recipe", "fast"], "with --recipe source, got fast"),
     ]:
         assert message in refused(capsys, *command, *flags)
-    assert "--batch-size 160, got 32" in refused(  # what the recipe gives for so few images
-        capsys, *(flag for flag in command if flag not in ("--batch-size", "160"))
-    )
+    fewer = (flag for flag in command if flag not in ("--batch-size", "160"))
+    assert "with --batch-size 160, which is not given now" in refused(capsys, *fewer)
     unlock = lock(tmp_path / "r/seed1", capsys)
     assert "r/seed1 is being written by another process" in refused(capsys, *command)
     unlock()
@@ -156,26 +170,16 @@ def test_a_run_of_other_flags_is_refused_before_anything_starts(tmp_path, capsys
     assert contents(tmp_path).keys() == before.keys()
 
 
-def test_fewer_epochs_than_were_made_are_refused(capsys):
-    run("--seed", "0,1", "--epochs", 1)
-    run("--seed", "0,1", "--epochs", 2)
-    assert "has finished 2 epochs" in refused(capsys, *FLAGS, "--seed", "0,1,2")
+def test_a_signal_ends_all(tmp_path, monkeypatch):
+    add_epoch = Run.add_epoch
 
+    def signalled(self, record):
+        os.kill(os.getpid(), signal.SIGTERM)
+        add_epoch(self, record)
 
-def test_a_signal_ends_all(tmp_path):
-    argv = [sys.executable, "-u", "-m", "torchcnn.train", "--arch", "mlp", "--seed", "0,1", *FLAGS,
-            "--epochs", "10000"]  # fmt: skip
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout:
-            if line.startswith("epoch 1,"):
-                os.kill(process.pid, signal.SIGTERM)
-    assert process.returncode == 128 + signal.SIGTERM
+    monkeypatch.setattr(Run, "add_epoch", signalled)
+    with pytest.raises(SystemExit) as stop:
+        run("--arch", "mlp", "--seed", "0,1", "--epochs", 3)
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert len(load_checkpoint(tmp_path / "r/seed0/last.pt").history) == 1
     assert not (tmp_path / "r/seed1").exists()
-
-
-def test_auto_is_the_same_for_all_seeds(tmp_path, capsys):
-    run("--arch", "mlp,lenet", "--channels-last", "auto", "--amp", "auto", "--seed", "0,1")
-    lines = re.findall("^channels_last.*", capsys.readouterr().out, re.MULTILINE)
-    assert len(set(lines)) == 1 and len(lines) == 4 and "by the device" in lines[0]
-    found = [json.loads(path.read_text()) for path in (tmp_path / "r").glob("*/config.json")]
-    assert len({(config["channels_last"], config["amp"]) for config in found}) == 1

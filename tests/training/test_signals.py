@@ -35,9 +35,9 @@ def test_a_signal_in_the_final_test_says_how_to_resume(
 ):
     test = Trainer.test
 
-    def interrupted(self, copies):
+    def interrupted(self):
         os.kill(os.getpid(), getattr(signal, name))
-        return test(self, copies)
+        return test(self)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
         patch.setattr(Trainer, "test", interrupted)
@@ -70,7 +70,7 @@ def test_an_error_while_closing_does_not_mask_the_first(tmp_path, monkeypatch, c
     def broken(*_):
         raise OSError("the disk is full")
 
-    def fails(self, copies):
+    def fails(self):
         monkeypatch.setattr(SummaryWriter, "close", broken)
         raise ValueError("the first error")
 

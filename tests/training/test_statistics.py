@@ -66,8 +66,8 @@ def test_the_recipe_fast_evaluates_without_the_lag_and_saves_what_it_evaluates(
     monkeypatch.chdir(tmp_path)
     train.main([*FAST, *more, "--epochs", "1", "--out", "r"])
     assert "of the norms' moving statistics" not in capsys.readouterr().out
-    (record,) = load_checkpoint(tmp_path / "r/last.pt")["history"]
-    assert record["val_acc"] > 0.75
+    (record,) = load_checkpoint(tmp_path / "r/last.pt").history
+    assert record.eval_acc > 0.75
     result = json.loads((tmp_path / "r/result.json").read_text())
     evaluate.main(["--checkpoint", "r/last.pt", "--device", "cpu", "--json"])
     assert json.loads(capsys.readouterr().out)["accuracy"] == result["test_acc"] > 0.75
@@ -81,10 +81,8 @@ def test_a_resumed_run_has_the_same_statistics(tmp_path, monkeypatch):
     train.main([*flags, "--epochs", "1", "--out", "r"])
     train.main(["--resume", "r", "--epochs", "2"])
     whole, resumed = (load_checkpoint(tmp_path / name / "last.pt") for name in ("whole", "r"))
-    for state in (whole, resumed):
-        state["average"] = state["average"]["weights"]
-    assert all(same(whole[part], resumed[part]) for part in ("weights", "average"))
-    assert whole["history"][1]["val_loss"] == resumed["history"][1]["val_loss"]
+    assert same(vars(whole.state), vars(resumed.state))
+    assert whole.history[1].eval_loss == resumed.history[1].eval_loss
 
 
 @pytest.mark.usefixtures("tenth_of_the_sample")

@@ -9,7 +9,7 @@ from torchcnn.train import train
 from torchcnn.training import trainer
 from torchcnn.training.trainer import Trainer
 
-FLAGS = {"data": "sample", "device": "cpu", "epochs": 1, "batch_size": 500}
+FLAGS = {"arch": "mlp", "data": "sample", "device": "cpu", "epochs": 1, "batch_size": 500}
 
 
 @pytest.fixture

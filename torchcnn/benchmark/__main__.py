@@ -19,6 +19,7 @@ from torchcnn.cli import option
 from torchcnn.data.datasets import DATASETS
 from torchcnn.models import find_model
 from torchcnn.train import train
+from torchcnn.training.recipes import source
 
 PROG = "python -m torchcnn.benchmark"
 IMAGES = 10_000
@@ -26,13 +27,13 @@ IMAGES = 10_000
 
 def networks(text: str) -> str:
     """Check a list of network names that are separated by commas, for argparse."""
-    text = cli.names(text)
-    for name in text.split(","):
+    found = cli.names()(text)
+    for name in found:
         try:
             find_model(name)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
-    return text
+    return ",".join(found)
 
 
 @dataclass(kw_only=True)
@@ -92,15 +93,15 @@ class Config:
 
     def task(self, arch: str) -> Task:
         """Return the task for one of the networks, with its recipe's settings as defaults."""
-        recipe = find_model(arch).recipe
+        recipe = source(arch)
         return Task(
             arch=arch,
             data=self.data,
             root=self.root,
             device=cli.pick_device(self.device),
             images=self.images or (0 if self.to_accuracy else IMAGES),
-            batch_size=self.batch_size or recipe.batch_size,
-            input_size=self.input_size or recipe.input_size,
+            batch_size=self.batch_size or recipe["batch_size"],
+            input_size=self.input_size or recipe["input_size"],
             small_input=self.small_input,
         )
 

@@ -33,10 +33,10 @@ from torchcnn.benchmark.ways import (
     tutorial_loader,
 )
 from torchcnn.data.datasets import DATASETS, ImageData, load_data
-from torchcnn.models import find_model
+from torchcnn.files import table
 from torchcnn.system import keep_freed_memory
-from torchcnn.text import table
 from torchcnn.training.optim import OPTIMIZERS
+from torchcnn.training.recipes import source
 
 Train = Callable[..., Any]  # torchcnn.train.train
 
@@ -118,7 +118,7 @@ def print_end(name: str, run: Run) -> None:
 
 def tutorial_run(task: Task, seed: int) -> Run:
     """Train as the tutorials do, and evaluate after every epoch."""
-    model = find_model(task.arch)
+    recipe = source(task.arch)
     data = first_images(load_data(task.data, task.root), task.images)
     train_images = TutorialImages(data.train_images, data.train_labels, task.input_size)
     test_images = TutorialImages(data.test_images, data.test_labels, task.input_size)
@@ -127,9 +127,9 @@ def tutorial_run(task: Task, seed: int) -> Run:
     train_iter = tutorial_loader(train_images, task.batch_size)
     test_iter = tutorial_loader(test_images, task.batch_size, shuffle=False)
     net = build_network(task, data.train_images.shape[1], len(data.classes)).to(task.device)
-    optimizer = OPTIMIZERS[model.recipe.optimizer](net.parameters(), lr=model.recipe.lr)
+    optimizer = OPTIMIZERS[recipe["optimizer"]](net.parameters(), lr=recipe["lr"])
     run = []
-    for _ in range(model.recipe.epochs):
+    for _ in range(recipe["epochs"]):
         tutorial_epoch(net, train_iter, optimizer, task.device)
         accuracy = tutorial_accuracy(net, test_iter, task.device)
         run.append(Epoch(accuracy, time.perf_counter() - began))

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from torchcnn.benchmark.roofline import count, least_seconds
 from torchcnn.benchmark.versus import open_keras
 from torchcnn.benchmark.ways import RATIOS, WAYS, Task, make_way
+from torchcnn.files import table
 from torchcnn.system import keep_freed_memory
-from torchcnn.text import table
 from torchcnn.training.device import device_settings
 
 

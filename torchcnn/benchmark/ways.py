@@ -23,10 +23,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from torchcnn.data.datasets import load_data
 from torchcnn.data.loader import Batches
-from torchcnn.models import find_model
-from torchcnn.models.registry import build_model
+from torchcnn.models import create_model, find_model
 from torchcnn.scratch import from_scratch
 from torchcnn.training.loop import train_epoch
+from torchcnn.training.recipes import source
 from torchcnn.training.speed import (
     GraphedNetwork,
     autocast,
@@ -182,13 +182,15 @@ def prepare(task: Task) -> Prepared:
 def build_network(task: Task, channels: int, classes: int) -> nn.Module:
     """Build the network for images of so many channels, with new weights."""
     known = inspect.signature(find_model(task.arch).builder).parameters
-    small = task.small_input and "small_input" in known
-    return build_model(task.arch, channels, classes, task.input_size, "torch", small)
+    options = {"small_input": True} if task.small_input and "small_input" in known else {}
+    return create_model(
+        task.arch, task.input_size, in_channels=channels, num_classes=classes, **options
+    )
 
 
 def learning_rate(task: Task) -> float:
     """Return the recipe's learning rate, which every way gives to Adam."""
-    return find_model(task.arch).recipe.lr
+    return float(source(task.arch)["lr"])
 
 
 def make_way(way: str, task: Task) -> Way:

@@ -5,7 +5,7 @@ To add one, write a module with `write` and `load`, and enter it in `FORMATS`.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -14,13 +14,13 @@ from torchcnn.formats.description import Run
 
 
 class Format(NamedTuple):
-    """A format; `about` is a dict that describes the network and that every format keeps."""
+    """A format; every one keeps the description of the network as JSON, see `ModelSpec.to_json`."""
 
     suffix: str
     computes: bool  # whether it holds what is computed, and not the weights alone
     needs: str  # what to install with pip
-    write: Callable[[nn.Module, Tensor, dict[str, Any], Path], None]  # net, example, about, path
-    load: Callable[[Path, dict[str, Any]], tuple[Run, dict[str, Any]]]  # path, model's spec
+    write: Callable[[nn.Module, Tensor, str, Path], None]  # net, example, the JSON, path
+    load: Callable[[Path], tuple[Run, str]]  # also returns the JSON
 
 
 FORMATS = {

@@ -1,9 +1,7 @@
 """Keras's .keras file; what describes the network is in it as torchcnn.json."""
 
-import json
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +10,7 @@ from torchcnn.formats.description import Normalized, Run
 from torchcnn.keras_io import to_keras
 
 
-def write(net: nn.Module, example: Tensor, about: dict[str, Any], path: Path) -> None:
+def write(net: nn.Module, example: Tensor, spec: str, path: Path) -> None:
     import keras
 
     _, c, h, w = example.shape
@@ -26,10 +24,10 @@ def write(net: nn.Module, example: Tensor, about: dict[str, Any], path: Path) ->
         model = to_keras(net, (c, h, w))
     model.save(path)
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("torchcnn.json", json.dumps(about))
+        archive.writestr("torchcnn.json", spec)
 
 
-def load(path: Path, model_spec: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
+def load(path: Path) -> tuple[Run, str]:
     import keras
 
     net = keras.models.load_model(path)
@@ -39,4 +37,4 @@ def load(path: Path, model_spec: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
         return torch.tensor(keras.ops.convert_to_numpy(y))
 
     with zipfile.ZipFile(path) as archive:
-        return run, json.loads(archive.read("torchcnn.json"))
+        return run, archive.read("torchcnn.json").decode()

@@ -1,8 +1,6 @@
 """ONNX; what describes the network is in the metadata under the key torchcnn."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +8,7 @@ from torch import Tensor, nn
 from torchcnn.formats.description import Run
 
 
-def write(net: nn.Module, example: Tensor, about: dict[str, Any], path: Path) -> None:
+def write(net: nn.Module, example: Tensor, spec: str, path: Path) -> None:
     import onnx  # noqa: F401  torch's exporter needs both
     import onnxscript  # noqa: F401
 
@@ -24,13 +22,13 @@ def write(net: nn.Module, example: Tensor, about: dict[str, Any], path: Path) ->
         output_names=["logits"],
     )
     assert program is not None
-    program.model.metadata_props["torchcnn"] = json.dumps(about)
+    program.model.metadata_props["torchcnn"] = spec
     program.save(path)
 
 
-def load(path: Path, model_spec: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
+def load(path: Path) -> tuple[Run, str]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    about = json.loads(session.get_modelmeta().custom_metadata_map["torchcnn"])
-    return lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0]), about
+    spec = session.get_modelmeta().custom_metadata_map["torchcnn"]
+    return lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0]), spec

@@ -4,25 +4,23 @@ Each row of the last dimension is a line, and a blank line ends a tensor. The nu
 digits as are needed to read the same ones again.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from torchcnn.formats.description import Run
-from torchcnn.models.registry import build_model
+from torchcnn.models.spec import ModelSpec
 
 BRACKETS = str.maketrans("[]", "  ")
 
 
-def write(net: nn.Module, example: Tensor, about: dict[str, Any], path: Path) -> None:
+def write(net: nn.Module, example: Tensor, spec: str, path: Path) -> None:
     with open(path, "w", encoding="utf-8") as file:
-        file.write(f"# {json.dumps(about)}\n")
+        file.write(f"# {spec}\n")
         for name, tensor in net.state_dict().items():
             file.write(f"{name}\n{tuple(tensor.shape)}\n")
             file.writelines(_lines(tensor))
@@ -37,9 +35,10 @@ def _lines(tensor: Tensor) -> Iterator[str]:
             yield f"[{' '.join(row)}]\n"
 
 
-def load(path: Path, model_spec: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
+def load(path: Path) -> tuple[Run, str]:
     first, _, text = path.read_text(encoding="utf-8").partition("\n")
-    net = build_model(**model_spec).eval()
+    spec = first.removeprefix("# ")
+    net = ModelSpec.from_json(spec).build().eval()
     weights = {}
     kinds = {name: tensor.dtype for name, tensor in net.state_dict().items()}
     for block in text.strip().split("\n\n"):
@@ -48,4 +47,4 @@ def load(path: Path, model_spec: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
         sides = [int(side) for side in re.findall(r"\d+", shape)]
         weights[name] = torch.from_numpy(values.reshape(sides)).to(kinds[name])
     net.load_state_dict(weights)
-    return net, json.loads(first.removeprefix("# "))
+    return net, spec

@@ -1,46 +1,19 @@
 """Build Keras models from networks, with the same layers, layer names and weights."""
 
-import operator
 import os
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.fx import Node
 
-from torchcnn.keras_io.calls import channel_padding
-from torchcnn.keras_io.graphs import listed
-from torchcnn.keras_io.layout import keras_views
-from torchcnn.keras_io.networks import (
-    conv_padding,
-    keras_name,
-    kind_of,
-    torch_ops,
-)
-from torchcnn.layers import (
-    BatchNorm,
-    FlattenLayer,
-    GlobalAvgPool2d,
-    SameAvgPool2d,
-    SameMaxPool2d,
-)
+from torchcnn.keras_io.graphs import OF_IMAGES, Op, ordered
+from torchcnn.keras_io.networks import keras_views, read_channels, torch_ops
+from torchcnn.keras_io.table import JOINS, KINDS, keras_name
 from torchcnn.models.analysis import layer_graph
 
-LAST = "channels_last"  # given explicitly, because a user's keras.json may set another default
-
-
-def _keras() -> Any:
-    """Import Keras."""
-    try:
-        import keras
-    except ImportError as error:
-        raise ValueError(
-            "building a Keras model requires Keras: pip install 'torchcnn[keras]'"
-        ) from error
-    return keras
+LAST = {"data_format": "channels_last"}  # given, because a user's keras.json may set another one
 
 
 def to_keras(net: nn.Module, input_size: tuple[int, int, int] | None = None) -> Any:
@@ -49,8 +22,9 @@ def to_keras(net: nn.Module, input_size: tuple[int, int, int] | None = None) -> 
     The model takes images (n, h, w, c) and returns logits. Its layers have the names of the
     PyTorch modules with underscores for dots, `stage1_0` for `stage1.0`. A layer without a single
     equivalent in Keras becomes several: the explicit zeros in front of a convolution, for example,
-    are a layer `<name>_pad`. Outside the `tf_` networks, training differs in one respect: Keras's
-    batch norm tracks the biased variance, PyTorch's the unbiased one.
+    are a layer `<name>_pad`. What changes nothing, such as the flattening of one pixel, is left
+    out. Training differs in two respects: outside the `tf_` networks, Keras's batch norm tracks the
+    biased variance, PyTorch's the unbiased one; and a frozen norm's gamma and beta stay, too.
 
     Args:
         net: the network to convert.
@@ -60,25 +34,22 @@ def to_keras(net: nn.Module, input_size: tuple[int, int, int] | None = None) -> 
     Raises:
         ValueError: if a layer has no counterpart in Keras, or Keras is not installed.
     """
-    keras, graph = _keras(), layer_graph(net)
-    for op, _ in listed(torch_ops(net, graph)):  # it raises an error for what has no counterpart
-        if op.kind == "dense" and op.inputs[0].axes == 4 and not op.inputs[0].flat:
-            raise ValueError(f"layer {op.name} takes vectors; Keras models are built for images")
-    views = keras_views(net, graph, input_size[0] if input_size else None)
-    channels, height, width = input_size or (_channels(net, graph.nodes), None, None)
-    builder = _Builder(keras, net)
-    tensors: dict[Node, Any] = {}
-    for node in graph.nodes:
-        inputs = [tensors[n] for n in node.all_input_nodes]
-        if node.op == "placeholder":
-            tensors[node] = source = keras.Input((height, width, channels), dtype=builder.dtype)
-        elif node.op == "call_module":
-            tensors[node] = builder.module(node, inputs[0])
-        elif node.op in ("call_function", "call_method"):
-            tensors[node] = builder.function(node, inputs)
-        else:  # the output: `torch_ops` accepts no other kind of node
-            tensors[node] = inputs[0]
-    model = keras.Model(source, tensors[next(iter(reversed(graph.nodes)))])
+    try:
+        import keras
+    except ImportError as error:
+        raise ValueError("Keras is not installed: pip install 'torchcnn[keras]'") from error
+    output = torch_ops(net, layer_graph(net))
+    ops = ordered(output)
+    views = keras_views(net, output, input_size[0] if input_size else None)
+    channels, height, width = input_size or (read_channels(ops), None, None)
+    builder = _Builder(keras, net, ops)
+    tensors: dict[Op, Any] = {}
+    for op in ops:
+        if op.kind == "input":
+            tensors[op] = image = keras.Input((height, width, channels), dtype=builder.dtype)
+        else:
+            tensors[op] = builder.layer(op, [tensors[source] for source in op.inputs])
+    model = keras.Model(image, tensors[output])
     for name, weights in views.items():
         layer = model.get_layer(keras_name(name))
         for variable, view in zip(layer.weights, weights.values(), strict=True):
@@ -86,13 +57,6 @@ def to_keras(net: nn.Module, input_size: tuple[int, int, int] | None = None) -> 
                 view = view.float()
             variable.assign(view.cpu().reshape(tuple(variable.shape)).numpy())
     return model
-
-
-def _channels(net: nn.Module, nodes: Any) -> int | None:
-    """Return the number of image channels, or None if the first layer with weights is dense."""
-    layers = [net.get_submodule(str(n.target)) for n in nodes if n.op == "call_module"]
-    first = next((m for m in layers if isinstance(m, nn.Conv2d | nn.Linear)), None)
-    return first.in_channels if isinstance(first, nn.Conv2d) else None
 
 
 def save_keras_weights(net: nn.Module, path: str | Path) -> None:
@@ -116,152 +80,55 @@ def save_keras_weights(net: nn.Module, path: str | Path) -> None:
 
 
 class _Builder:
-    """Calls Keras layers, with the settings of the PyTorch modules, on symbolic tensors."""
+    """Calls Keras layers, with the options of a graph's nodes, on symbolic tensors."""
 
-    def __init__(self, keras: Any, net: nn.Module) -> None:
-        self.keras, self.net = keras, net
+    def __init__(self, keras: Any, net: nn.Module, ops: list[Op]) -> None:
+        self.keras = keras
         self.calls: Counter[str] = Counter()  # a ReLU that is called twice becomes two Keras layers
         first = next(net.parameters(), torch.empty(0))
         self.dtype = str(first.dtype).removeprefix("torch.")
+        dense = [op for op in ops if op.kind == "dense layer"]
+        self.features = {op.sources[0]: op.facts["kernel"][0] for op in dense}  # that they take
 
-    def make(self, kind: str, x: Any, name: str, **settings: Any) -> Any:
+    def make(self, kind: str, x: Any, name: str, **options: Any) -> Any:
         """Create a Keras layer of the class `kind` and call it on `x`."""
-        layer = getattr(self.keras.layers, kind)(name=name, dtype=self.dtype, **settings)
-        return layer(x)
+        return getattr(self.keras.layers, kind)(name=name, dtype=self.dtype, **options)(x)
 
-    def zero_pad(self, x: Any, name: str, height: tuple[int, int], width: tuple[int, int]) -> Any:
-        """Add rows (top, bottom) and columns (left, right) of zeros."""
-        return self.make("ZeroPadding2D", x, name, padding=(height, width), data_format=LAST)
+    def zero_pad(self, x: Any, name: str, zeros: tuple[int, ...]) -> Any:
+        """Add zeros at (top, bottom, left, right)."""
+        padding = (zeros[:2], zeros[2:])
+        return self.make("ZeroPadding2D", x, name, padding=padding, **LAST)
 
-    def module(self, node: Node, x: Any) -> Any:
-        """Apply the counterpart of a module."""
-        module: Any = self.net.get_submodule(str(node.target))
-        name = keras_name(str(node.target))
+    def layer(self, op: Op, inputs: list[Any]) -> Any:
+        """Apply the counterpart of a node."""
+        row, name, make, x = KINDS.get(op.kind), keras_name(op.name), self.make, inputs[0]
         self.calls[name] += 1
         if (call := self.calls[name]) > 1:
-            if kind_of(module):
-                raise ValueError(f"layer {node.target} is called twice")
             name = f"{name}_{call}"
-        make = partial(self.make, x=x, name=name)
-        match module:
-            case nn.Conv2d():
-                return self.conv(module, x, name)
-            case nn.Linear():
-                return make("Dense", units=module.out_features, use_bias=module.bias is not None)
-            case nn.BatchNorm1d() | nn.BatchNorm2d() | BatchNorm():
-                return self.norm(module, x, name, str(node.target).rpartition(".")[0])
-            case nn.MaxPool2d() | nn.AvgPool2d():
-                return self.pool(module, x, name)
-            case GlobalAvgPool2d():
-                return make("GlobalAveragePooling2D", keepdims=True, data_format=LAST)
-            case nn.ZeroPad2d():
-                left, right, top, bottom = module.padding
-                return self.zero_pad(x, name, (top, bottom), (left, right))
-            case FlattenLayer() | nn.Flatten() if None in x.shape[1:]:
-                return make("Reshape", target_shape=(_features(self.net, node),))
-            case FlattenLayer() | nn.Flatten():
-                return make("Flatten", data_format=LAST)
-            case nn.Dropout():
-                return make("Dropout", rate=module.p)
-            case nn.ReLU():
-                return make("ReLU")
-            case nn.LeakyReLU():
-                return make("LeakyReLU", negative_slope=module.negative_slope)
-            case nn.Sigmoid():
-                return make("Activation", activation="sigmoid")
-            case nn.Tanh():
-                return make("Activation", activation="tanh")
-            case nn.Identity():
-                return x
-        raise ValueError(f"layer {name}, a {type(module).__name__}, has no counterpart in Keras")
-
-    def conv(self, conv: nn.Conv2d, x: Any, name: str) -> Any:
-        """Apply the counterpart of a convolution, preceded by zero padding if it needs any."""
-        padding = conv_padding(conv)
-        if isinstance(padding, tuple) and any(padding):
-            top, bottom, left, right = padding
-            x = self.zero_pad(x, f"{name}_pad", (top, bottom), (left, right))
-        return self.make(
-            "Conv2D",
-            x,
-            name,
-            filters=conv.out_channels,
-            kernel_size=conv.kernel_size,
-            strides=conv.stride,
-            padding="same" if padding == "same" else "valid",
-            dilation_rate=conv.dilation,
-            groups=conv.groups,
-            use_bias=conv.bias is not None,
-            data_format=LAST,
-        )
-
-    def norm(self, norm: Any, x: Any, name: str, block: str) -> Any:
-        """Apply the counterpart of a batch norm; `block` is the module that contains it."""
-        if norm.momentum is None:
-            raise ValueError(f"layer {name} has momentum=None, which Keras does not support")
-        kept = norm.momentum if isinstance(norm, BatchNorm) else 1 - norm.momentum
-        layer = self.keras.layers.BatchNormalization(
-            epsilon=norm.eps, momentum=kept, name=name, dtype=self.dtype
-        )
-        frozen = getattr(self.net.get_submodule(block), "frozen_norm", False)
-        return layer(x, training=False) if frozen else layer(x)
-
-    def pool(self, pool: Any, x: Any, name: str) -> Any:
-        """Apply the counterpart of a max or average pooling."""
-        (size, stride, pad) = (
-            v if isinstance(v, tuple) else (v, v)
-            for v in (pool.kernel_size, pool.stride, pool.padding)
-        )
-        kind = "MaxPooling2D" if isinstance(pool, nn.MaxPool2d) else "AveragePooling2D"
-        make = partial(self.make, kind, data_format=LAST)
-        if isinstance(pool, SameMaxPool2d | SameAvgPool2d):
-            return make(x, name, pool_size=size, strides=stride, padding="same")
-        dilated = getattr(pool, "dilation", 1) not in (1, (1, 1))
-        if pool.ceil_mode or dilated or getattr(pool, "divisor_override", None):
-            raise ValueError(
-                f"layer {name} has a ceil_mode, dilation or divisor_override, which Keras's "
-                "pooling layers lack"
-            )
-        if pad == (0, 0):
-            return make(x, name, pool_size=size, strides=stride, padding="valid")
-        symmetric = all(k == 2 * p + 1 for k, p in zip(size, pad, strict=True))
-        if kind == "AveragePooling2D" or not symmetric:
-            raise ValueError(
-                f"layer {name} has a padding of {pad}, which Keras's pooling layers lack"
-            )
-        # Only at stride 1 is "same" this symmetric padding, so a pooling with a window of one pixel
-        # applies the stride afterwards.
-        x = make(x, name, pool_size=size, strides=1, padding="same")
-        if stride == (1, 1):
-            return x
-        return make(x, f"{name}_stride", pool_size=1, strides=stride, padding="valid")
-
-    def function(self, node: Node, inputs: list[Any]) -> Any:
-        """Apply the counterpart of a function that a block calls between its layers."""
-        if node.target in (operator.add, torch.add) and len(inputs) == 2:
-            return self.keras.layers.Add(name=node.name, dtype=self.dtype)(inputs)
-        if node.target is torch.cat:
-            return self.keras.layers.Concatenate(-1, name=node.name, dtype=self.dtype)(inputs)
-        (x,) = inputs
-        if node.target is operator.getitem:  # a strided slice, x[:, :, ::2, ::2]
-            slices: Any = node.args[1]
-            steps = tuple(s.step or 1 for s in slices[2:])
-            make = partial(self.make, "MaxPooling2D", data_format=LAST)
-            return make(x, node.name, pool_size=1, strides=steps, padding="valid")
-        if zeros := channel_padding(node):
-            # Keras pads rows and columns only, so the channels take the place of the columns.
-            x = self.make("Permute", x, f"{node.name}_in", dims=(1, 3, 2))
-            x = self.zero_pad(x, node.name, (0, 0), zeros)
-            return self.make("Permute", x, f"{node.name}_out", dims=(1, 3, 2))
-        raise ValueError(f"{node.target} has no counterpart in Keras")
-
-
-def _features(net: nn.Module, flatten: Node) -> int:
-    """Return the length of the vectors that a flatten returns, from the dense layer after it."""
-    node = flatten
-    while node.users:
-        (node,) = node.users
-        module: Any = net.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if isinstance(module, nn.Linear):
-            return module.in_features
-    raise ValueError(f"layer {flatten.target} returns a vector of unknown length: give input_size")
+        if row is None:
+            # Channels of zeros: Keras pads rows and columns only, so the channels take the place of
+            # the columns.
+            x = make("Permute", x, f"{name}_in", dims=(1, 3, 2))
+            x = self.zero_pad(x, name, (0, 0, *op.facts["zeros"]))
+            return make("Permute", x, f"{name}_out", dims=(1, 3, 2))
+        if op.kind == "padding":
+            return self.zero_pad(x, name, op.facts["zeros"])
+        if op.kind == "flattening" and None in x.shape[1:]:
+            return make("Reshape", x, name, target_shape=(self.features[op],))
+        options = op.facts | op.training | row.options(op)
+        for shown in ("kernel", "features"):  # by the weights, not by an option of Keras's
+            options.pop(shown, None)
+        if op.kind in (*OF_IMAGES, "flattening"):
+            options |= LAST
+        if not (padding := op.facts.get("padding")):
+            return make(row.keras, inputs if op.kind in JOINS else x, name, **options)
+        options["padding"] = "same" if padding == "same" else "valid"
+        zeros = padding != "same" and any(padding)
+        if zeros and op.kind == "convolution":
+            x = self.zero_pad(x, f"{name}_pad", padding)
+        elif zeros:
+            # Only at stride 1 is "same" the symmetric padding of a pooling, so another pooling,
+            # with a window of one pixel, applies the stride.
+            x = make(row.keras, x, name, **options | {"strides": 1, "padding": "same"})
+            name, options = f"{name}_stride", options | {"pool_size": 1}
+        return make(row.keras, x, name, **options)

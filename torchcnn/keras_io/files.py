@@ -5,53 +5,18 @@ import json
 import re
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 Config = dict[str, Any]
 SMALL = 2**26  # bytes that may always be read, whatever the size of the network
 
-# What error messages call each kind of graph node; the first three are the layers with weights.
-KINDS = {
-    "conv": "convolution",
-    "dense": "dense layer",
-    "norm": "batch norm",
-    "add": "sum",
-    "concat": "concatenation",
-    "flatten": "flattening",
-    "pad": "padding",
-    "input": "input",
-    "channels": "padding of channels",
-    "after": "layer after a padding",
-    "swapped": "permutation",
-    "max_pool": "max pooling",
-    "avg_pool": "average pooling",
-    "global_avg": "global average pooling",
-    "global_max": "global max pooling",
-    "relu": "ReLU",
-    "leakyrelu": "leaky ReLU",
-}
-
 # Layers that are not supported, but whose weights have the same number of axes as a supported one.
-OTHERS = {
-    "conv2d_transpose",
-    "depthwise_conv2d",
-    "separable_conv2d",
-    "embedding",
-    "normalization",
-}
-
-# Keras layer classes and the base names of their groups in a file.
-SNAKE = {
-    "Conv2D": "conv2d",
-    "Dense": "dense",
-    "BatchNormalization": "batch_normalization",
-    "Sequential": "sequential",
-    "Functional": "functional",
-}
+OTHERS = ("conv2d_transpose", "depthwise_conv2d", "separable_conv2d", "embedding", "normalization")
 
 
 class KerasLayer(NamedTuple):
@@ -63,13 +28,24 @@ class KerasLayer(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """The kind of layer, judged by its name and its weights: conv, dense, norm or empty."""
+        """What error messages call the layer, by its name and weights; empty if it is unknown."""
         base = re.sub(r"_\d+$", "", self.name or self.path.split("/")[-1])
-        if base in OTHERS:
-            return ""
-        ranks = [len(w.shape) for w in self.weights]
-        kinds = {(4,): "conv", (4, 1): "conv", (2,): "dense", (2, 1): "dense", (1,) * 4: "norm"}
-        return kinds.get(tuple(ranks), "")
+        match [len(array.shape) for array in self.weights]:
+            case [4] | [4, 1] if base not in OTHERS:
+                return "convolution"
+            case [2] | [2, 1] if base not in OTHERS:
+                return "dense layer"
+            case [1, 1, 1, 1]:
+                return "batch norm"
+        return ""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the weights show of the layer."""
+        shape = self.weights[0].shape
+        if len(shape) == 1:
+            return {"features": shape[0]}
+        return {"kernel": shape, "use_bias": len(self.weights) == 2}
 
 
 @dataclass
@@ -89,10 +65,7 @@ class Refused(ValueError):
 def open_keras(source: Any, parameters: int) -> Iterator[KerasFile]:
     """Open a `.keras`, `.weights.h5` or legacy `.h5` file, or a Keras model, as a context manager.
 
-    Args:
-        source: a path, or a Keras model, which is first written to a temporary file.
-        parameters: the number of parameters of the network that will be loaded. An archive that
-            holds vastly more data is refused.
+    An archive that holds vastly more data than a network of so many parameters is refused.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -102,27 +75,23 @@ def open_keras(source: Any, parameters: int) -> Iterator[KerasFile]:
         import h5py
     except ImportError as error:
         raise Refused("reading Keras weights requires h5py: pip install h5py") from error
+    config, weights = None, source
     if not isinstance(source, str | Path):
-        with _written(source) as (path, config), h5py.File(path) as file:
-            yield _read(file, config)
-        return
-    if not Path(source).is_file():
+        config, weights = _written(source)
+    elif not Path(source).is_file():
         raise FileNotFoundError(f"there is no file {source}")
-    with open(source, "rb") as stream:
-        config, weights = None, cast(IO[bytes], stream)
-        if stream.read(4) == b"PK\x03\x04":
-            config, weights = _unzip(stream, SMALL + 64 * parameters)
-        with h5py.File(weights, "r") as file:
-            yield _read(file, config)
+    else:
+        with open(source, "rb") as stream:
+            if stream.read(4) == b"PK\x03\x04":
+                config, weights = _unzip(stream, SMALL + 64 * parameters)
+    with h5py.File(weights, "r") as file:
+        yield _read(file, config)
 
 
-@contextmanager
-def _written(model: Any) -> Iterator[tuple[Path, Config | None]]:
-    """Write a Keras model to a temporary file of weights; yield its path and the model's config."""
+def _written(model: Any) -> tuple[Config | None, io.BytesIO]:
+    """Return a Keras model's config, and a file of its weights."""
     if not hasattr(model, "save_weights") or not hasattr(model, "to_json"):
-        raise Refused(
-            "it is neither a Keras model nor the path of a .keras, .weights.h5 or .h5 file"
-        )
+        raise Refused("it is neither a Keras model nor the path of a .keras or .h5 file")
     try:
         config = json.loads(model.to_json())
     except (NotImplementedError, TypeError):  # a subclassed model without `get_config`
@@ -130,7 +99,7 @@ def _written(model: Any) -> Iterator[tuple[Path, Config | None]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.weights.h5"
         model.save_weights(path)
-        yield path, config
+        return config, io.BytesIO(path.read_bytes())
 
 
 def _unzip(stream: Any, most: int) -> tuple[Config, io.BytesIO]:
@@ -149,9 +118,6 @@ def _unzip(stream: Any, most: int) -> tuple[Config, io.BytesIO]:
         if not isinstance(config, dict):
             raise Refused("its config.json describes no model")
         return config, io.BytesIO(archive.read("model.weights.h5"))
-
-
-# --- HDF5 ---------------------------------------------------------------------------------------
 
 
 def _read(file: Any, config: Config | None) -> KerasFile:
@@ -193,10 +159,7 @@ def _member(group: Any, path: str) -> Any:
 
 
 def _layers(group: Any, path: str, seen: set[Any]) -> Iterator[KerasLayer]:
-    """Yield the layers of a Keras 3 file, recursively.
-
-    Each layer is a group, with its arrays in a subgroup "vars" under the names 0, 1, and so on.
-    """
+    """Yield the layers of a Keras 3 file: groups with a subgroup "vars" of arrays 0, 1, ..."""
     import h5py
 
     if group in seen or len(seen) > 100_000:
@@ -215,9 +178,9 @@ def _layers(group: Any, path: str, seen: set[Any]) -> Iterator[KerasLayer]:
 
 
 def _legacy_layers(group: Any, path: str) -> Iterator[KerasLayer]:
-    """Yield the layers in a group of a Keras 2 file, which lists its arrays by name.
+    """Yield the layers in a group of a Keras 2 file, several of a nested model.
 
-    A name has the form `conv2d/kernel:0`. The group of a nested model holds several layers.
+    The group lists its arrays by names such as `conv2d/kernel:0`.
     """
     by_layer: dict[str, dict[str, Any]] = {}
     for name in map(_text, group.attrs["weight_names"]):
@@ -229,27 +192,20 @@ def _legacy_layers(group: Any, path: str) -> Iterator[KerasLayer]:
     order = ["kernel", "gamma", "bias", "beta", "moving_mean", "moving_variance"]
     for layer, weights in by_layer.items():
         if not weights.keys() <= set(order):
-            raise Refused(
-                f"layer {layer} has weights {', '.join(weights)}, which no convolution, dense "
-                "layer or batch norm has"
-            )
+            raise Refused(f"layer {layer} has weights {', '.join(weights)}, which are unknown")
         inside = "" if layer == path else f"/{layer.removeprefix(f'{path}/')}"
         arrays = [weights[key] for key in order if key in weights]
         yield KerasLayer(path + inside, layer.split("/")[-1], arrays)
 
 
-def layer_paths(layers: list[Config], legacy: bool) -> list[str]:
-    """Return the path of each layer of a model's config in the file, relative to the model."""
-    paths, count = [], dict.fromkeys(SNAKE.values(), 0)
-    for layer in layers:
-        kind = SNAKE.get(layer["class_name"], "")
-        if legacy or not kind:
-            paths.append(_name(layer))
-        else:
-            paths.append(f"layers/{kind}_{count[kind]}".removesuffix("_0"))
-            count[kind] += 1
+def layer_paths(layers: list[Config], legacy: bool) -> list[tuple[str, str]]:
+    """Return the name of each layer of a model's config, and its path in the file inside it."""
+    paths, count = [], Counter[str]()
+    for layer in layers:  # BatchNormalization -> batch_normalization, batch_normalization_1, ...
+        name = str(layer.get("name") or layer["config"]["name"])
+        kind = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", layer["class_name"])
+        kind = re.sub("([a-z])([A-Z])", r"\1_\2", kind).lower()
+        path = f"layers/{kind}_{count[kind]}".removesuffix("_0")
+        count[kind] += 1
+        paths.append((name, name if legacy else path))
     return paths
-
-
-def _name(layer: Config) -> str:
-    return str(layer.get("name") or layer["config"]["name"])

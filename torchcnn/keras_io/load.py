@@ -9,39 +9,29 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchcnn.keras_io.configs import input_channels
+from torchcnn.keras_io.configs import has_graph, input_shape
 from torchcnn.keras_io.files import Refused, open_keras
-from torchcnn.keras_io.layout import keras_views
-from torchcnn.keras_io.match import has_graph, match
+from torchcnn.keras_io.match import match
+from torchcnn.keras_io.networks import keras_views, torch_ops
 from torchcnn.models.analysis import layer_graph
 
 
 def load_keras_weights(net: nn.Module, source: Any) -> None:
     """Load the weights of a Keras model into a network, in place.
 
-    Convolution kernels (h, w, in, out) are permuted to (out, in, h, w). After a flatten, the rows
-    of a dense kernel are in the order h, w, c in Keras and become columns in the order c, h, w.
-    Batch norm layers load gamma, beta and their moving statistics. Files are read with h5py alone;
-    neither Keras nor any code in the file is executed.
-
-    If the source contains a graph (functional and sequential models), it must equal the graph of
-    the network, with all options of its activations, poolings and other layers. What is not known
-    to be equal is refused; so are layers with hooks or a forward pass of their own. Dropout is not
-    compared. A ReLU, sigmoid or tanh may stand before or after a max pooling, and any activation
-    but a softmax before or after a flattening, which is the same; so are the terms of a sum in
-    either order. A softmax or sigmoid at the end of the Keras model is left out, because networks
-    here return logits, and so is a `Rescaling` of its input by 1/255, because images here go in as
-    [0, 1].
+    If the source has a graph (functional and sequential models), it must equal that of the network,
+    with all options of the layers; what is not known to be equal is refused. Dropout is not
+    compared, and the terms of a sum may stand in either order. A softmax or sigmoid at the end of
+    the Keras model is left out, because networks here return logits, and so is a `Rescaling` of its
+    input by 1/255, because images here go in as [0, 1].
 
     Sources without a graph (subclassed models, files of weights) are matched by the order in which
     their layers were created and are listed, and refused if that is ambiguous; a warning says that
     activations and poolings were not compared. The input of a dense layer that follows the image
-    directly is taken for a square image of 1 or 3 channels, unless the file gives its shape.
-
-    Weights of another floating-point dtype, bfloat16 included, are converted to the network's.
+    directly is taken for a square image of 1 or 3 channels, unless the file gives its shape. No
+    code in a file is executed. Weights of another floating-point dtype are converted.
 
     Args:
-        net: the network to load into.
         source: a Keras model, or the path of a `.keras`, `.weights.h5` or legacy `.h5` file.
 
     Raises:
@@ -53,11 +43,13 @@ def load_keras_weights(net: nn.Module, source: Any) -> None:
     name = str(source) if isinstance(source, str | Path) else f"the {type(source).__name__}"
     try:
         with open_keras(source, sum(p.numel() for p in net.parameters())) as file:
-            pairs, compared = match(net, graph, file), has_graph(file)
-            views = keras_views(net, graph, input_channels(file))
+            output = torch_ops(net, graph)
+            pairs, compared = match(net, output, file), has_graph(file)
+            shape = input_shape(file)
+            views = keras_views(net, output, shape[3] if len(shape) == 4 else None)
             new = [
                 (view, _values(array, key, view, layer.path))
-                for torch_name, layer in pairs
+                for torch_name, layer in pairs.items()
                 for (key, view), array in zip(views[torch_name].items(), layer.weights, strict=True)
             ]
     except FileNotFoundError:
@@ -66,9 +58,8 @@ def load_keras_weights(net: nn.Module, source: Any) -> None:
         raise ValueError(f"{name} cannot be loaded: {str(error)[:1000]}") from error
     except Exception as error:  # a damaged or hostile file can make h5py and json raise anything
         cause = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        problem = "cannot be read; has the model been built?"
-        if isinstance(source, str | Path):
-            problem = "is damaged, or not a file of Keras"
+        known = isinstance(source, str | Path)
+        problem = "is damaged, or not a file of Keras" if known else "cannot be read: is it built?"
         raise ValueError(f"{name} {problem} ({cause})") from error
     if not compared:
         warnings.warn(

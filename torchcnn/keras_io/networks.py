@@ -1,127 +1,76 @@
-"""Reduce a PyTorch network to a graph that can be compared with the graph of a Keras model."""
+"""Read a PyTorch network as a graph that can be compared with Keras's, and its weights."""
 
+import math
 import operator
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.fx import Graph, Node
 
-from torchcnn.keras_io.calls import (
-    arguments,
-    axes_of_mean,
-    channel_padding,
-    is_flattening,
-    layer_of,
-    strides,
-)
 from torchcnn.keras_io.files import Refused
-from torchcnn.keras_io.graphs import (
-    ACTIVATIONS,
-    Op,
-    activation,
-    flatten,
-    join,
-    listed,
-    new_channels,
-    padding_name,
-    pool_facts,
-    pooling,
-    through,
-    unpadded,
-)
-from torchcnn.layers import (
-    BatchNorm,
-    FlattenLayer,
-    GlobalAvgPool2d,
-    SameAvgPool2d,
-    SameConv2d,
-    SameMaxPool2d,
-    as_defined,
-    unchanged,
-)
+from torchcnn.keras_io.graphs import Op, layer, ordered
+from torchcnn.keras_io.table import JOINS, WITH_WEIGHTS, check_options, of_module
+from torchcnn.layers import BatchNorm, as_defined, unchanged
 
-# Layers of images; torch itself has some of them for vectors, too, but takes their axes otherwise.
-OF_IMAGES = (
-    nn.Conv2d,
-    nn.BatchNorm2d,
-    nn.ZeroPad2d,
-    nn.MaxPool2d,
-    nn.AvgPool2d,
-    nn.AdaptiveAvgPool2d,
-    nn.AdaptiveMaxPool2d,
-    GlobalAvgPool2d,
-)
-
-
-def kind_of(module: nn.Module) -> str:
-    """Return conv, dense or norm for a layer whose weights Keras has too, else an empty string."""
-    if isinstance(module, nn.Conv2d):
-        return "conv"
-    if isinstance(module, nn.Linear):
-        return "dense"
-    return "norm" if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | BatchNorm) else ""
-
-
-def keras_name(name: str) -> str:
-    """Return a valid Keras name, without dots: stage1.0.conv1 -> stage1_0_conv1."""
-    return name.replace(".", "_")
-
-
-def conv_padding(conv: nn.Conv2d, before: tuple[int, ...] = (0, 0, 0, 0)) -> str | tuple[int, ...]:
-    """Return the padding of a convolution: "same" as in Keras, or (top, bottom, left, right).
-
-    `before` is a padding of zeros that the input has already, from a layer in front.
-    """
-    if isinstance(conv, SameConv2d) or conv.padding == "same":
-        return padding_name("same", conv.kernel_size, conv.stride, conv.dilation, before)
-    own: Any = (0, 0) if conv.padding == "valid" else conv.padding
-    (h, w), (top, bottom, left, right) = own, before
-    zeros = (top + h, bottom + h, left + w, right + w)
-    return padding_name("valid", conv.kernel_size, conv.stride, conv.dilation, zeros)
+CHANGES = (*JOINS, "padding of channels")  # what has other channels than its input, but no weights
 
 
 def torch_ops(net: nn.Module, graph: Graph) -> Op:
-    """Return the output node of a network's reduced graph.
-
-    Raises:
-        Refused: if the network computes something that has no known counterpart in Keras.
-    """
+    """Return the output node of a network's graph."""
     if not unchanged(net):
         raise Refused("the network has hooks, or a forward pass beside its class's")
     ops: dict[Node, Op] = {}
-    used: set[int] = set()  # the ids of layers with weights, and of the weights
+    used: set[int] = set()  # the ids of weights
     for node in graph.nodes:
         inputs = [ops[n] for n in node.all_input_nodes]
-        if node.op == "placeholder":
+        if node.op == "placeholder" and not ops:
             ops[node] = Op("input", node.name)
-        elif node.op == "call_module":
+        elif node.op == "call_module" and len(inputs) == 1:
             module = net.get_submodule(str(node.target))
-            if kind_of(module):
-                ids = {id(module), *map(id, module.parameters())}
-                if ids & used:
-                    raise Refused(f"the network uses the weights of its layer {node.target} twice")
-                used |= ids
+            ops[node] = _module(net, str(node.target), module, inputs[0])
             _check_in_place(node, module)
-            ops[node] = _torch_op(str(node.target), module, inputs)
+            ids = set(map(id, module.parameters()))
+            if ids & used:
+                raise Refused(f"the network uses the weights of its layer {node.target} twice")
+            used |= ids
         elif node.op == "output" and isinstance(node.args[0], Node):
             ops[node] = inputs[0]
         else:
-            ops[node] = _torch_function(node, ops)
+            ops[node] = _function(node, ops)
     output = ops[next(iter(reversed(graph.nodes)))]
-    for op, _ in listed(Op("output", "the output", inputs=[output])):
-        flat = [source for source in op.inputs if source.kind == "flatten"]
-        if flat and op.kind != "dense":
-            raise Refused(
-                f"{op.name} takes the images that {flat[0].name} flattens, which Keras does in "
-                "another order: only dense layers may"
-            )
-    return output.bare
+    Op("output", "the output", inputs=[output])  # it checks that this is no flattened image
+    return output
 
 
-def _check_in_place(node: Node, layer: nn.Module) -> None:
+def _module(net: nn.Module, name: str, module: Any, source: Op) -> Op:
+    """Return the node of a layer."""
+    if not as_defined(module) or hasattr(module, "parametrizations"):
+        raise Refused(f"layer {name} has hooks, parametrizations or a forward pass of its own")
+    if isinstance(module, nn.Identity):
+        return source
+    row = of_module(module)
+    if row is None:
+        raise Refused(f"layer {name} is a {type(module).__name__}, which is not supported")
+    check_options(row, f"layer {name}", vars(module))
+    training: dict[str, Any] = {}
+    if row.kind == "dropout":
+        training = {"rate": module.p}
+    if row.kind == "batch norm":
+        if module.momentum is None:
+            raise Refused(f"layer {name} has momentum None, which Keras does not support")
+        # The part of the old statistics that a step keeps.
+        kept = module.momentum if isinstance(module, BatchNorm) else 1 - module.momentum
+        block = net.get_submodule(name.rpartition(".")[0])
+        frozen = getattr(block, "frozen_norm", False)  # in Keras, that is a layer not to be trained
+        training = {"momentum": kept, "trainable": not frozen}
+    return layer(row.kind, name, row.of_torch(module), source, training=training)
+
+
+def _check_in_place(node: Node, module: nn.Module) -> None:
     """Check that a layer does not overwrite what another one needs after it."""
-    if not getattr(layer, "inplace", False) or isinstance(layer, nn.modules.dropout._DropoutNd):
+    if not getattr(module, "inplace", False) or isinstance(module, nn.Dropout):
         return
     later: Any = node.next
     while later.op != "root":
@@ -130,132 +79,93 @@ def _check_in_place(node: Node, layer: nn.Module) -> None:
         later = later.next
 
 
-def _torch_function(node: Node, ops: dict[Node, Op]) -> Op:
-    """Return the node of a function or a tensor method."""
+def _function(node: Node, ops: dict[Node, Op]) -> Op:
+    """Return the node of a function that a block calls between its layers."""
     inputs = [ops[n] for n in node.all_input_nodes]
     args: Any = node.args
-    if node.target in (operator.add, torch.add) and len(inputs) == len(args) == 2:
-        if node.kwargs.get("alpha", 1) == 1 and node.kwargs.keys() <= {"alpha"}:
-            return join("add", node.name, inputs)
-    elif node.target is torch.cat:
-        match arguments(node, "tensors", "dim"):
-            case {"tensors": [*tensors], "dim": 1 | -3 | -1 as dim, **others}:
-                parts = [ops[n] for n in tensors]
-                if not others and dim in (1, 1 - parts[0].axes):
-                    return join("concat", node.name, parts)
-    elif len(inputs) == 1:
-        (source,) = inputs
-        if zeros := channel_padding(node):
-            return new_channels(node.name, zeros, source)
-        if is_flattening(node, source.axes):
-            return flatten(node.name, source)
-        if node.target is operator.getitem and (steps := strides(args[1])):
-            return pooling("max_pool", node.name, pool_facts((1, 1), steps, "valid"), source)
-        if source.axes == 4 and (axes := axes_of_mean(node)):
-            pixel = Op("global_avg", node.name, inputs=[source])
-            return pixel if axes == 4 else flatten(node.name, pixel)
-        if layer := layer_of(node):
-            _check_in_place(node, layer)
-            return _torch_op(node.name, layer, inputs)
+    if node.target is operator.add and len(inputs) == 2:
+        return Op("sum", node.name, inputs=inputs)
+    if node.target is torch.cat and (args[1:], node.kwargs) in (((), {"dim": 1}), ((1,), {})):
+        return Op("concatenation", node.name, inputs=[ops[n] for n in args[0]])
+    whole = slice(None)
+    match node.target, args[1:]:
+        case operator.getitem, ((_, _, slice(step=h), slice(step=w)) as index,):
+            steps = (whole, whole, slice(None, None, h), slice(None, None, w))
+            if index == steps and isinstance(h, int) and isinstance(w, int):  # x[:, :, ::2, ::2]
+                facts = {"pool_size": (1, 1), "strides": (h, w), "padding": "same"}
+                return layer("max pooling", node.name, facts, inputs[0])
+        case F.pad, ((0, 0, 0, 0, int(before), int(after)),) if min(before, after) >= 0:
+            if node.kwargs == {"mode": "constant", "value": None}:
+                facts = {"zeros": (before, after)}
+                return layer("padding of channels", node.name, facts, inputs[0])
     what = getattr(node.target, "__name__", node.target)
-    raise Refused(f"the network computes {what} in {node.name}, unknown to Keras as it is there")
+    raise Refused(f"the network computes {what} in {node.name}, which is not supported")
 
 
-def _torch_op(name: str, module: Any, inputs: list[Op]) -> Op:
-    """Return the node of a layer."""
-    kind = kind_of(module)
-    if not kind and any(True for _ in module.parameters()):
-        raise Refused(
-            f"layer {name} is a {type(module).__name__}; weights are known only for "
-            "convolutions, dense layers and batch norms"
-        )
-    if not as_defined(module) or hasattr(module, "parametrizations"):
-        raise Refused(f"layer {name} has hooks, parametrizations or a forward pass of its own")
-    if len(inputs) != 1:
-        raise Refused(f"layer {name} has {len(inputs)} inputs")
-    (source,) = inputs
-    if isinstance(module, OF_IMAGES) and source.axes != 4:
-        raise Refused(f"layer {name} takes images, here vectors")
-    if isinstance(module, nn.ZeroPad2d) and min(module.padding) >= 0:
-        left, right, top, bottom = module.padding
-        return Op("pad", name, {"zeros": (top, bottom, left, right)}, inputs)
-    if not kind:
-        return _weightless(name, module, source)
-    if kind == "conv" and module.padding_mode != "zeros":
-        raise Refused(f"layer {name} pads with {module.padding_mode!r}, but Keras pads with zeros")
-    if kind == "conv":
-        source, zeros = unpadded(source)
-        facts = {
-            "kernel": _kernel_shape(module),
-            "bias": module.bias is not None,
-            "strides": module.stride,
-            "groups": module.groups,
-            "dilation": module.dilation,
-            "padding": conv_padding(module, zeros),
-        }
-    elif kind == "dense":
-        _check_vectors(name, source)
-        kernel = (module.in_features, module.out_features)
-        facts = {"kernel": kernel, "bias": module.bias is not None}
+# --- weights ------------------------------------------------------------------------------------
+
+
+def keras_views(
+    net: nn.Module, output: Op, image_channels: int | None = None
+) -> dict[str, dict[str, Tensor]]:
+    """Return the weights of every layer under Keras's names and in its order, by layer name.
+
+    The tensors are views in Keras's layout: writing to them changes the network. The kernel of a
+    dense layer has the shape (pixels, channels, out); Keras stores (pixels * channels, out).
+    """
+    ops = ordered(output)
+    channels: dict[Op, int | None] = {}  # None if they are not known
+    views = {}
+    for op in ops:
+        before = [channels[source] for source in op.inputs]
+        known = [c for c in before if c]
+        if op.kind in CHANGES and len(known) < len(before):
+            raise Refused(f"the channels that {op.name} joins are not known")
+        match op.kind:
+            case "input":
+                channels[op] = image_channels or read_channels(ops)
+            case "convolution" | "dense layer":
+                channels[op] = op.facts["kernel"][-1]
+            case "concatenation":
+                channels[op] = sum(known)
+            case "sum":  # one channel goes with several
+                channels[op] = max(known)
+            case "padding of channels":
+                channels[op] = sum(known) + sum(op.facts["zeros"])
+            case _:
+                channels[op] = before[0]
+        if op.kind in WITH_WEIGHTS:
+            flat = op.kind == "dense layer" and op.sources[0].kind == "flattening"
+            views[op.name] = _views(net.get_submodule(op.name), before[0] if flat else 1, flat)
+    return views
+
+
+def read_channels(ops: list[Op]) -> int | None:
+    """Return the channels of the image, if the first layer that shows them is a convolution."""
+    first = next((op for op in ops if op.kind in (*WITH_WEIGHTS, *CHANGES)), None)
+    return first.facts["kernel"][2] if first and first.kind == "convolution" else None
+
+
+def _views(module: Any, channels: int | None, flat: bool) -> dict[str, Tensor]:
+    """Return the weights of one layer; if it takes `flat` images, they have so many channels."""
+    if not isinstance(module, nn.Conv2d | nn.Linear):
+        names = ["weight", "bias", "running_mean", "running_var"]
+        if isinstance(module, BatchNorm):
+            names = ["gamma", "beta", "moving_mean", "moving_var"]
+        views = [getattr(module, name).detach().view(-1) for name in names]
+        return dict(zip(("gamma", "beta", "moving_mean", "moving_var"), views, strict=True))
+    weight = module.weight.detach()
+    if isinstance(module, nn.Linear):
+        channels = (channels or _image_channels(module.in_features)) if flat else module.in_features
+        kernel = weight.unflatten(1, (channels, -1)).permute(2, 1, 0)  # from (out, c, pixels)
     else:
-        features = module.gamma.numel() if isinstance(module, BatchNorm) else module.num_features
-        facts = {"features": int(features), "epsilon": float(module.eps)}
-    return Op(kind, name, facts, [source])
+        kernel = weight.permute(2, 3, 1, 0)
+    return {"kernel": kernel} | ({"bias": module.bias.detach()} if module.bias is not None else {})
 
 
-def _check_vectors(name: str, source: Op) -> None:
-    """Check that a dense layer takes vectors, as far as the axes of the input are known."""
-    first = source
-    while first.kind in ACTIVATIONS or first.kind == "norm":
-        (first,) = first.inputs
-    if source.axes != 2 and first.kind != "input":
-        raise Refused(f"dense layer {name} takes images that are not flattened")
-
-
-def _weightless(name: str, module: Any, source: Op) -> Op:
-    """Return the node of an activation or a pooling; layers that change no value have none."""
-    match module:
-        case nn.MaxPool2d(return_indices=False) | nn.AvgPool2d():
-            return _pooling(name, module, source)
-        case GlobalAvgPool2d() | nn.AdaptiveAvgPool2d(output_size=1 | (1, 1)):
-            return Op("global_avg", name, inputs=[source])
-        case nn.AdaptiveMaxPool2d(output_size=1 | (1, 1), return_indices=False):
-            return Op("global_max", name, inputs=[source])
-        case FlattenLayer() | nn.Flatten(start_dim=1, end_dim=-1):
-            return flatten(name, source)
-        case nn.Unflatten(dim=1, unflattened_size=(_, 1, 1)) if source.axes == 2:
-            return Op("pixel", name, inputs=[source])
-        case nn.Identity() | nn.modules.dropout._DropoutNd():
-            return through(name, source)
-        case nn.Softmax() | nn.LogSoftmax() if module.dim not in (1, 1 - source.axes):
-            raise Refused(f"layer {name} works along axis {module.dim}, not the channels")
-    options = dict(vars(module))
-    if isinstance(module, nn.GELU):
-        options["approximate"] = module.approximate != "none"
-    return activation(type(module).__name__, options, name, source)
-
-
-def _pooling(name: str, pool: Any, source: Op) -> Op:
-    """Return the node of a max or average pooling."""
-    kind = "max_pool" if isinstance(pool, nn.MaxPool2d) else "avg_pool"
-    window, strides, (h, w) = map(_pair, (pool.kernel_size, pool.stride, pool.padding))
-    if isinstance(pool, SameMaxPool2d | SameAvgPool2d):
-        return pooling(kind, name, pool_facts(window, strides, "same"), source)
-    zeros = (h, h, w, w)
-    if kind == "avg_pool" and any(zeros) and pool.count_include_pad:
-        source, zeros = Op("pad", name, {"zeros": zeros}, [source]), (0, 0, 0, 0)
-    others = {
-        "dilation": _pair(getattr(pool, "dilation", 1)),
-        "ceil_mode": pool.ceil_mode,
-        "divisor_override": getattr(pool, "divisor_override", None),
-    }
-    return pooling(kind, name, pool_facts(window, strides, "valid", zeros, **others), source)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
-
-
-def _kernel_shape(conv: nn.Conv2d) -> tuple[int, ...]:
-    """Return the shape of a convolution's kernel in Keras: (h, w, in / groups, out)."""
-    return (*conv.kernel_size, conv.in_channels // conv.groups, conv.out_channels)
+def _image_channels(features: int) -> int:
+    """Return the channels, 1 or 3, of a square image with this many values."""
+    for channels in (1, 3):
+        if math.isqrt(features // channels) ** 2 * channels == features:
+            return channels
+    raise Refused(f"{features} inputs do not form a square image of 1 or 3 channels")

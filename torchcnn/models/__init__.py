@@ -2,6 +2,7 @@
 
 from torchcnn.models.alexnet import alexnet, tf_alexnet8, tf_alexnet_half
 from torchcnn.models.baseline import tf_baseline, tf_sigmoid_cnn
+from torchcnn.models.create import create_model
 from torchcnn.models.densenet import (
     DenseBlock,
     conv_block,
@@ -22,8 +23,7 @@ from torchcnn.models.googlenet import (
 from torchcnn.models.lenet import lenet, tf_lenet5
 from torchcnn.models.mlp import mlp, softmax_regression
 from torchcnn.models.nin import nin, nin_block, tf_nin, tf_nin_dense
-from torchcnn.models.pretrained import list_pretrained
-from torchcnn.models.registry import MODELS, create_model, find_model, list_models
+from torchcnn.models.registry import MODELS, find_model, list_models
 from torchcnn.models.resnet import (
     Bottleneck,
     Residual,
@@ -43,6 +43,7 @@ from torchcnn.models.resnet import (
     tf_resnet18,
     tf_resnet18_pool,
 )
+from torchcnn.models.spec import ModelSpec
 from torchcnn.models.vgg import (
     tf_vgg13,
     tf_vgg16,
@@ -56,6 +57,7 @@ from torchcnn.models.vgg import (
     vgg19_bn,
     vgg_block,
 )
+from torchcnn.models.weights import list_pretrained
 
 _BLOCKS = (
     "Bottleneck",
@@ -71,5 +73,5 @@ _BLOCKS = (
     "transition_block",
     "vgg_block",
 )
-_TABLE = ("MODELS", "create_model", "find_model", "list_models", "list_pretrained")
+_TABLE = ("MODELS", "ModelSpec", "create_model", "find_model", "list_models", "list_pretrained")
 __all__ = ["cifar_resnet", *_TABLE, *_BLOCKS, *MODELS]

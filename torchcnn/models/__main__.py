@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import torch.fx
 
 from torchcnn import cli
 from torchcnn.cli import option
+from torchcnn.figures.draw import save_figure
+from torchcnn.files import table
 from torchcnn.models import MODELS, create_model, find_model
-from torchcnn.models.analysis import Layer, summary, trace
-from torchcnn.text import table
+from torchcnn.models.analysis import summary
 
 PROG = "python -m torchcnn.models"
 
@@ -29,7 +29,9 @@ class Config:
     )
     json: bool = option("print JSON instead of a table", default=False, action="store_true")
     graph: str = option(
-        "draw the network with its shapes to this .svg or .png file", default="", type=cli.path
+        "draw the network, stage by stage with its shapes, to this .svg or .png file",
+        default="",
+        type=cli.path,
     )
 
 
@@ -76,34 +78,6 @@ def all_networks_text(rows: list[Row]) -> str:
     return table([head, *(row.cells() for row in rows)], left={0, 5, 6})
 
 
-def draw(graph: torch.fx.Graph, layers: list[Layer], path: Path) -> None:
-    """Draw a graph from top to bottom with Graphviz, each layer as a box with its output shape.
-
-    Raises:
-        ValueError: If the file name does not end in .svg or .png, or Graphviz is not installed.
-    """
-    if path.suffix not in (".svg", ".png"):
-        raise ValueError(f"--graph draws .svg or .png files, got {path}")
-    try:
-        import graphviz
-    except ImportError as error:
-        raise ValueError("--graph requires the package graphviz: pip install graphviz") from error
-    by_name = {row.name: row for row in layers}
-    dot = graphviz.Digraph(node_attr={"shape": "box", "fontname": "Helvetica", "fontsize": "11"})
-    for node in graph.nodes:
-        row = by_name.get(str(node.target)) if node.op == "call_module" else None
-        label = f"{row.name}\n{row.kind}" if row else node.name
-        shape = "×".join(map(str, node.meta["shape"]))
-        dot.node(node.name, f"{label}\n{shape}", style="" if row else "rounded")
-        for source in node.all_input_nodes:
-            dot.edge(source.name, node.name)
-    try:
-        drawing = dot.pipe(format=path.suffix[1:])
-    except graphviz.ExecutableNotFound as error:
-        raise ValueError("--graph requires Graphviz's dot, which is not installed") from error
-    path.write_bytes(drawing)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     with cli.one_line_errors(PROG):
         config = Config(**cli.parse(Config, PROG, argv))
@@ -119,9 +93,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         channels, size, _ = find_model(config.name).input
         size = config.input_size or size
         with torch.device("meta"):
-            graph, layers = trace(create_model(config.name, size), (channels, size, size))
+            net = create_model(config.name, size)
         if config.graph:
-            draw(graph, layers, Path(config.graph))
+            if (path := Path(config.graph).expanduser()).suffix not in (".svg", ".png"):
+                raise ValueError(f"--graph draws .svg or .png files, got {path}")
+            from torchcnn.figures.network import plot_network
+
+            save_figure(plot_network(net, (channels, size, size)), path)
+        layers = summary(net, (channels, size, size))
         if config.json:
             print(json.dumps([asdict(row) for row in layers], indent=1, default=str))
         else:

@@ -9,8 +9,8 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
+from torchcnn.files import table
 from torchcnn.models.receptive import Axes, Axis, after_function, after_layer, join
-from torchcnn.text import table
 
 Sides = float | tuple[float, float]  # one number if height and width agree, or (height, width)
 

@@ -1,26 +1,94 @@
-"""Weights that a network starts from, with another head if need be, and parts that are frozen."""
+"""Weights that a network starts from, with another head if need be, and parts that are frozen.
+
+There is one reader of all files that hold weights. Those in the package were trained on
+Fashion-MNIST; `fashion_mnist/README.md` has the commands that trained them, and what they reach.
+"""
 
 import copy
+import hashlib
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from torchcnn.files import check_format, read_archive
+from torchcnn.models.from_torchvision import check_names, from_torchvision
+from torchcnn.models.registry import MODELS
+from torchcnn.models.spec import ModelSpec
+
+Normalization = tuple[Sequence[float], Sequence[float]]  # mean and std of each channel
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of its training images
+FOLDER = Path(__file__).parent / "fashion_mnist"
+WRAPPERS = ("module.", "model.", "net.")  # of data parallelism, and of other programs
 FROZEN = "_frozen_by_torchcnn"  # an attribute of the modules that `freeze` was given
 
 
-def check_names(weights: dict[str, Tensor], names: Sequence[str], what: str) -> None:
-    """Check that weights have these names.
+@dataclass(frozen=True)
+class Weights:
+    """Weights by name, and what is known of the network that they are of."""
 
-    Raises:
-        ValueError: a name is missing, or is not one of them.
-    """
-    known = set(names)
-    for has, verb in ((known - weights.keys(), "lack"), (weights.keys() - known, "have")):
-        if has:
-            first = ", ".join(sorted(has)[:3]) + ", …" * (len(has) > 3)
-            raise ValueError(f"the weights are not those of {what}: they {verb} {first}")
+    tensors: dict[str, Tensor]
+    classes: tuple[str, ...] | None = None  # their names, which a mere state dict does not have
+    normalization: Normalization | None = None  # with which they were trained
+
+    @classmethod
+    def of(cls, spec: ModelSpec, tensors: dict[str, Tensor]) -> "Weights":
+        """Return weights of a network that `spec` describes."""
+        return cls(tensors, spec.classes, (spec.mean, spec.std) if spec.is_normalized else None)
+
+    @torch.no_grad()
+    def load_into(self, net: nn.Module, spec: ModelSpec) -> str:
+        """Copy them into a network that `spec` describes.
+
+        The rows of its head are found by the names of the classes, those of others are new.
+
+        Returns:
+            a sentence on the head, unless it is taken as it is for the same classes.
+
+        Raises:
+            ValueError: they do not fit; nothing is copied then.
+        """
+        classes, theirs = spec.classes, self.classes
+        now = len(classes)
+        if theirs == classes:
+            start_from(net, self.tensors, (now, now))
+            return ""
+        rows, own = find_rows(net, (2, *spec.shape), now), net.state_dict()
+        before = len(theirs) if theirs else self._count_classes(rows)
+        fresh = {name: own[name].clone() for name in rows}
+        new = start_from(net, self.tensors, (before, now))
+        # Rows of the head mean nothing without what is below them, as in the last block of NiN.
+        if theirs and rows and rows.keys() >= set(new):
+            others = [name for name in classes if name not in theirs]
+            both = [name for name in classes if name in theirs]
+            source = torch.tensor([theirs.index(name) for name in both], dtype=torch.long)
+            place = torch.tensor([classes.index(name) for name in both], dtype=torch.long)
+            for name, axis in rows.items():
+                given = self.tensors[name].index_select(axis, source).to(own[name])
+                place = place.to(given.device)
+                own[name].copy_(fresh[name].index_copy_(axis, place, given))
+            said = f"the rows of {len(both)} of {now} classes are found by name"
+            return f"{said}{f', new are {shortened(others)}' * bool(others)}: {', '.join(rows)}"
+        if new:
+            return f"new for {now} classes in place of {before}: {', '.join(new)}"
+        whose = f"{shortened(theirs)}" if theirs else "of which the weights have no names"
+        return f"the head is taken as it is, for {now} classes, {whose}"
+
+    def _count_classes(self, rows: dict[str, int]) -> int:
+        """For how many classes the weights are: as many as the head has rows, if it was found."""
+        for name, axis in rows.items():
+            if name in self.tensors and self.tensors[name].dim() > axis:
+                return self.tensors[name].shape[axis]
+        return len([tensor for tensor in self.tensors.values() if tensor.dim() >= 2][-1])
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The first five names, and how many there are if there are more."""
+    return ", ".join(names[:5]) + f", … ({len(names)})" * (len(names) > 5)
 
 
 def start_from(
@@ -98,24 +166,132 @@ def find_rows(net: nn.Module, shape: Sequence[int], num_classes: int) -> dict[st
     }
 
 
-def set_attributes(
-    net: nn.Module,
-    classes: Sequence[str] | None,
-    input_size: int,
-    normalization: tuple[Sequence[float], Sequence[float]],
-) -> nn.Module:
-    """Let a network say what it takes and returns, by the attributes of `torchcnn.load_model`.
+# --- reading ------------------------------------------------------------------------------------
 
-    Attributes that a module of your own has already, such as a buffer `mean`, are its own.
+
+def read_weights(source: str, arch: str, net: nn.Module | None = None) -> Weights:
+    """Read weights of a run, a checkpoint, a .safetensors file, a state dict, or of this package.
+
+    A state dict, saved by `torch.save`, has the names of this network, or those of torchvision,
+    perhaps with what wrappers put before them, and may be one entry of what was saved. Nothing in a
+    file is executed.
+
+    Args:
+        net: a module of your own, in place of the network `arch`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or is not of the network.
     """
-    values: dict[str, Any] = {"input_size": input_size, "classes": classes and list(classes)}
-    values["mean"], values["std"] = map(tuple, normalization)
-    ours: set[str] = net.__dict__.setdefault("_set_by_torchcnn", set())
-    for name, value in values.items():
-        if name in ours or not hasattr(net, name):
-            setattr(net, name, value)
-            ours.add(name)
-    return net
+    path = Path(source).expanduser()
+    if source in list_pretrained() and not path.exists():
+        return Weights.of(*read_pretrained(source))
+    if path.is_dir():
+        path = path / ("best.pt" if (path / "best.pt").exists() else "last.pt")
+    if not path.is_file():
+        names = ", ".join(list_pretrained())
+        raise FileNotFoundError(
+            f"--init {source}: there is no such run or file; in the package are {names}"
+        )
+    if path.suffix == ".safetensors":
+        return Weights.of(*read_safetensors(path))
+    content = read_archive(path, f"--init {source} is damaged, or holds no weights")
+    if isinstance(content, dict) and "torchcnn" in content:
+        return of_checkpoint(path, content)
+    found = find_state_dicts(content)
+    if len(found) != 1:
+        keys = shortened([*map(str, content)]) if isinstance(content, dict) else "none"
+        got = f"holds several state dicts, {', '.join(found)}" if found else "is no state dict"
+        raise ValueError(
+            f"--init {source} {got} (its keys are {keys}); allowed is a dict of tensors by their "
+            "names, or a dict that holds one such dict"
+        )
+    (tensors,) = found.values()
+    return of_state_dict(unwrapped(tensors, net), arch)
+
+
+def of_checkpoint(path: Path, content: dict[str, Any]) -> Weights:
+    """Take the weights that were evaluated from a checkpoint, see `torchcnn.run.checkpoint`."""
+    check_format(path, content)
+    try:
+        tensors = (content["average"] or content)["weights"]
+        return Weights.of(ModelSpec.from_json(content["spec"]), tensors)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is a damaged checkpoint: {error}") from error
+
+
+def find_state_dicts(content: Any, key: str = "") -> dict[str, dict[str, Tensor]]:
+    """Find the dicts of a network's weights in what was saved, by the keys under which they lie."""
+    # The state of an optimizer has numbers as keys.
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        return {}
+    dims = [value.dim() if isinstance(value, Tensor) else -1 for value in content.values()]
+    if dims and min(dims) >= 0 and max(dims) >= 2:
+        return {key: dict(content)}
+    inner = (find_state_dicts(v, f"{key}.{name}".lstrip(".")) for name, v in content.items())
+    return {name: found for part in inner for name, found in part.items()}
+
+
+def unwrapped(tensors: dict[str, Tensor], net: nn.Module | None) -> dict[str, Tensor]:
+    """Take away what wrappers put before names, unless a module of your own has such names."""
+    own = net.state_dict().keys() if net is not None else set[str]()
+    if not tensors.keys() <= own:  # parts of a network may be compiled, too
+        tensors = {name.replace("_orig_mod.", ""): tensor for name, tensor in tensors.items()}
+    while not tensors.keys() <= own and (
+        wrapper := next((w for w in WRAPPERS if all(n.startswith(w) for n in tensors)), "")
+    ):
+        tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def of_state_dict(tensors: dict[str, Tensor], arch: str) -> Weights:
+    """Take a state dict in the names of this package, or in torchvision's."""
+    # A module of your own may have such names too.
+    is_theirs = arch in MODELS and any(n.startswith(("features.", "layer1.")) for n in tensors)
+    if is_theirs:
+        tensors = from_torchvision(arch, tensors)
+    return Weights(tensors, None, IMAGENET if is_theirs else None)
+
+
+def read_safetensors(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
+    """Read what `torchcnn.export --to safetensors` wrote, as float32.
+
+    Raises:
+        ValueError: it is damaged, or of another program.
+    """
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            spec = ModelSpec.from_json(file.metadata()["torchcnn"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:
+        kind = type(error).__name__
+        raise ValueError(f"{path} is damaged, or not one of torchcnn ({kind})") from error
+    return spec, {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+
+
+def list_pretrained() -> list[str]:
+    """Return the names of all networks that have weights in this package."""
+    return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
+
+
+def read_pretrained(name: str) -> tuple[ModelSpec, dict[str, Tensor]]:
+    """Read the weights of a network in this package, and what it is.
+
+    Raises:
+        ValueError: If there are no weights of this name, or the file is damaged.
+    """
+    path = FOLDER / f"{name}.safetensors"
+    if name not in list_pretrained():
+        raise ValueError(f"{name} has no pretrained weights; there are {list_pretrained()}")
+    index = json.loads((FOLDER / "md5.json").read_text())
+    if hashlib.md5(path.read_bytes()).hexdigest() != index[path.name]:
+        raise ValueError(f"{path} is damaged: its md5 is not that of {FOLDER / 'md5.json'}")
+    return read_safetensors(path)
+
+
+# --- freezing -----------------------------------------------------------------------------------
 
 
 def freeze(net: nn.Module, names: Sequence[str]) -> None:

@@ -1,61 +1,140 @@
-"""Checkpoints: plain dicts of tensors and primitives, written whole or not at all."""
+"""Checkpoints: what a run remembers, written whole or not at all, read and checked once.
 
-import os
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+On the disk a checkpoint is a dict of tensors and primitives. `last.pt` is that of the last epoch,
+or of a step in an epoch that is not over; `best.pt` is that of the best epoch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from torchcnn.models.registry import build_model
-from torchcnn.models.weights import set_attributes
+from torchcnn.files import FORMAT, check_format, read_archive, read_dataclass, whole
+from torchcnn.models.spec import ModelSpec
 
-FORMAT = 5
-CONTENT = {
-    "torchcnn": int,  # the version of the format in which the run was begun
-    "model": dict,  # the model's specification: what `build_model` takes
-    "weights": dict,
-    "optimizer": dict,
-    "scaler": dict,
-    "average": dict | None,  # the moving average of the weights, which is what is evaluated
-    "config": dict,
-    "decided": dict,  # by flag, what it said, "auto" or "fitted", where its value was decided
-    "classes": list,
-    "images": int,  # how many there were to train on
-    "digests": dict | int,  # of the pictures of each part, if they lie in a folder
-    "trained": torch.Tensor | int,  # the numbers of those trained on, if they lie in a folder
-    "history": list,  # an `EpochRecord` each
-    "partial": dict | None,  # the `EpochProgress` of an unfinished epoch
-}
-
-# Mean and standard deviation of each channel of an image in [0, 1]: a network takes
-# (x - mean) / std. A checkpoint has them as "mean" and "std", if that was asked for.
-Normalization = tuple[list[float], list[float]]
+KEPT = ("config", "sources", "images", "digests", "trained")  # in a checkpoint as they are
 
 
-def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Write a checkpoint to a temporary file beside `path`, then rename it to `path`.
+@dataclass(frozen=True)
+class EpochRecord:
+    """One epoch, as the checkpoint, `history.csv` and TensorBoard show it.
+
+    `split` says what the network was evaluated on: "val", or "test" if no images are held out.
+    What a step logs beside its loss (`Step.logged`) arrives in `logged`, as the epoch's mean.
+    """
+
+    epoch: int  # from 1
+    time: float  # when it ended, in seconds since 1970
+    lr: float  # the learning rate of its last step
+    train_loss: float
+    train_acc: float
+    split: str
+    eval_loss: float
+    eval_acc: float
+    seconds: float  # of training, without the evaluation
+    images_per_second: float
+    step_losses: Tensor  # (steps,) float32
+    logged: dict[str, float] = field(default_factory=dict)
+
+    def row(self) -> dict[str, float]:
+        """The numbers by their names in `history.csv`: `eval_acc` is `val_acc` or `test_acc`."""
+        values = asdict(self)
+        del values["step_losses"]
+        split, logged = values.pop("split"), values.pop("logged")
+        return {k.replace("eval", split): v for k, v in values.items()} | logged
+
+    def scalars(self) -> dict[str, dict[str, float]]:
+        """The numbers of each sub-run of TensorBoard, by their tag."""
+        return {
+            "train": {
+                "loss": self.train_loss,
+                "accuracy": self.train_acc,
+                "learning rate": self.lr,
+                "images per second": self.images_per_second,
+                **{name.replace("_", " "): value for name, value in self.logged.items()},
+            },
+            self.split: {"loss": self.eval_loss, "accuracy": self.eval_acc},
+        }
+
+
+@dataclass(frozen=True)
+class EpochProgress:
+    """The steps that were made in an epoch that was not over when the checkpoint was written."""
+
+    losses: Tensor  # (steps,), the mean loss of each
+    correct: Tensor  # (steps,) int64, images that were classified correctly
+    images: list[int]  # how many each had
+    seconds: float  # of training, so far
+    rng: list[Tensor]  # the state of torch's random number generator on each rank
+    cuda_rng: list[Tensor]  # and of its GPU, if it has one
+    logged: dict[str, Tensor]  # (steps,) each
+
+
+@dataclass(frozen=True)
+class State:
+    """What training changes."""
+
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    average: dict[str, Any] | None  # the moving average of the weights, which is what is evaluated
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is needed to use a trained network, and to go on with its training."""
+
+    spec: ModelSpec
+    config: dict[str, Any]  # the flags of the run, see `torchcnn.training.config.Config`
+    sources: dict[str, str]  # where their values come from, see `torchcnn.training.plan.Plan`
+    images: int  # how many there were to train on
+    digests: dict[str, str]  # of the pictures of each part, if they lie in a folder
+    trained: Tensor | None  # the numbers of those trained on, see `torchcnn.data.identity`
+    history: list[EpochRecord]
+    progress: EpochProgress | None
+    state: State
+
+    @property
+    def trained_weights(self) -> dict[str, Tensor]:
+        """The weights that were evaluated: the moving average, if there is one."""
+        average = self.state.average
+        return average["weights"] if average else self.state.weights
+
+    def load_into(self, net: nn.Module) -> nn.Module:
+        """Load the weights into a network, which then carries the description of it.
+
+        Raises:
+            ValueError: they do not fit.
+        """
+        try:
+            net.load_state_dict(self.trained_weights)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"the weights are not those of {self.spec.arch}: {error}") from error
+        return self.spec.attach(net)
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint whole or not at all.
 
     Raises:
         OSError: it cannot be written; what was there before is still there.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    content = {name: getattr(checkpoint, name) for name in KEPT}
+    content |= {"torchcnn": FORMAT, "spec": checkpoint.spec.to_json(), **vars(checkpoint.state)}
+    content["history"] = [vars(record) for record in checkpoint.history]
+    content["progress"] = checkpoint.progress and vars(checkpoint.progress)
     try:
-        with open(temporary, "wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with whole(path, sync=True) as temporary:
+            torch.save(content, temporary)
     except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into the latter
-        temporary.unlink(missing_ok=True)
         why = error if isinstance(error, OSError) else f"the disk may be full ({error})"
         raise OSError(f"cannot write {path}: {why}") from error
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint onto the CPU. Nothing in the file is executed.
 
     Raises:
@@ -64,76 +143,103 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
+    content = read_archive(path, f"{path} is damaged, or not a checkpoint")
+    check_format(path, content)
     try:
-        with zipfile.ZipFile(path) as archive:  # torch writes check sums but does not read them
-            if damaged := archive.testzip():
-                raise zipfile.BadZipFile(damaged)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or hostile file provokes many kinds in torch's reader
-        kind = type(error).__name__
-        raise ValueError(f"{path} is damaged, or not a checkpoint ({kind})") from error
-    version = checkpoint.get("torchcnn") if isinstance(checkpoint, dict) else None
-    if isinstance(version, int) and version > FORMAT:
-        raise ValueError(
-            f"{path} was written by a later version of torchcnn, which can read it: its format is "
-            f"{version}, and this version reads format {FORMAT}"
+        state = {name: content.pop(name) for name in State.__dataclass_fields__}
+        spec = ModelSpec.from_json(content.pop("spec"))
+        history = [
+            read_dataclass(EpochRecord, record, f"epoch {i} of its history")
+            for i, record in enumerate(content.pop("history"), start=1)
+        ]
+        check_history(history)
+        progress = content.pop("progress")
+        if progress is not None:
+            progress = read_dataclass(EpochProgress, progress, "its unfinished epoch")
+            check_progress(progress)
+        del content["torchcnn"]
+        return read_dataclass(
+            Checkpoint,
+            content
+            | {"spec": spec, "history": history, "progress": progress}
+            | {"state": read_dataclass(State, state, "its state")},
+            "its content",
         )
-    if not isinstance(version, int) or version != FORMAT:
-        raise ValueError(f"{path} is not a checkpoint of torchcnn (format {FORMAT})")
-    wrong = [key for key, kind in CONTENT.items() if not isinstance(checkpoint.get(key, 0), kind)]
-    if wrong:
-        raise ValueError(f"{path} is a damaged checkpoint: {', '.join(wrong)} missing or malformed")
-    return checkpoint
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is a damaged checkpoint: {error}") from error
 
 
-@contextmanager
-def fits(checkpoint: dict[str, Any]) -> Iterator[None]:
-    """Turn what goes wrong while a checkpoint's state is loaded into one ValueError."""
+def check_history(history: Sequence[EpochRecord]) -> None:
+    """Check that records are those of a run's epochs, from the first on.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for i, record in enumerate(history, start=1):
+        logged = record.logged.items()
+        if (
+            record.epoch != i
+            or record.split not in ("val", "test")
+            or record.split != history[0].split
+            or not is_series(record.step_losses)
+            or not all(isinstance(k, str) and isinstance(v, float) for k, v in logged)
+        ):
+            raise ValueError(f"epoch {i} of its history is damaged")
+
+
+def check_progress(progress: EpochProgress) -> None:
+    """Check that the numbers of an unfinished epoch are there for each of its steps.
+
+    Raises:
+        ValueError: they are not, or a state is not one of a random number generator.
+    """
+    n = len(progress.images)
+    states = [*progress.rng, *progress.cuda_rng]
+    if (
+        n < 1
+        or not all(isinstance(x, int) and 0 < x < 2**31 for x in progress.images)
+        or not all(is_series(x) and len(x) == n for x in (progress.losses, progress.correct))
+        or progress.correct.dtype != torch.int64
+        or not all(isinstance(k, str) for k in progress.logged)
+        or not all(is_series(x) and len(x) == n for x in progress.logged.values())
+        or not all(is_series(x) and x.dtype == torch.uint8 for x in states)
+    ):
+        raise ValueError("its unfinished epoch is damaged")
     try:
-        yield
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise ValueError(f"the checkpoint is not one of {checkpoint['model']}: {error}") from error
+        for state in progress.rng:
+            torch.Generator().set_state(state)
+    except RuntimeError as error:
+        raise ValueError("its unfinished epoch is damaged") from error
 
 
-def load_weights(checkpoint: dict[str, Any], net: nn.Module) -> None:
-    """Load a checkpoint's weights into a network; their moving average, if there is one.
-
-    Raises:
-        ValueError: they do not fit.
-    """
-    with fits(checkpoint):
-        net.load_state_dict((checkpoint["average"] or checkpoint)["weights"])
-
-
-def normalization(checkpoint: dict[str, Any]) -> Normalization | None:
-    """Return how the images of a run were normalized.
-
-    Raises:
-        ValueError: the checkpoint is damaged.
-    """
-    mean: Any = checkpoint.get("mean")
-    std: Any = checkpoint.get("std")
-    if mean is None and std is None:
-        return None
-    channels = checkpoint["model"].get("in_channels")
-    for values, least in ((mean, -1e30), (std, 1e-30)):
-        good = isinstance(values, list) and len(values) == channels
-        if not good or not all(isinstance(v, float) and least <= v <= 1e30 for v in values):
-            raise ValueError("the checkpoint is damaged: its mean and std are malformed")
-    return mean, std
+def is_series(x: Any) -> bool:
+    """Whether it is a dense tensor of real numbers on the CPU, of one dimension."""
+    dense = isinstance(x, Tensor) and x.layout == torch.strided and x.device.type == "cpu"
+    return dense and x.dim() == 1 and not x.is_complex()
 
 
 def checkpoint_file(path: Path) -> Path:
-    """The checkpoint of a run folder: `best.pt`, else `last.pt`."""
+    """The checkpoint that a path means: the file, or a run's `best.pt`, else its `last.pt`."""
+    if not path.is_dir():
+        return path
     return path / ("best.pt" if (path / "best.pt").exists() else "last.pt")
+
+
+def best_epoch(history: Sequence[EpochRecord]) -> int | None:
+    """The epoch with the highest validation accuracy; None without validation images.
+
+    Of equal ones it is that with the lowest loss.
+    """
+    if not history or history[0].split == "test":
+        return None
+    return max(history, key=lambda record: (record.eval_acc, -record.eval_loss)).epoch
 
 
 def load_model(path: str | Path, net: nn.Module | None = None) -> nn.Module:
     """Return the trained network of a run, on the CPU and in eval mode.
 
-    Its attributes say what it takes and returns: `classes` are the names of its outputs,
-    `input_size` is the side of its images in pixels, and `mean` and `std` are numbers for each
-    channel: the network takes (x - mean) / std for an image x in [0, 1].
+    Its attribute `spec`, a `torchcnn.models.ModelSpec`, says what it takes and returns: the names
+    of its classes, the size of its images, how they are normalized; `spec.prepare(image)` does so.
 
     Args:
         path: a checkpoint, or a run folder, whose `best.pt`, else `last.pt`, is taken.
@@ -146,29 +252,9 @@ def load_model(path: str | Path, net: nn.Module | None = None) -> nn.Module:
     return open_checkpoint(path, net)[0]
 
 
-def open_checkpoint(
-    path: str | Path, net: nn.Module | None = None
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Return `load_model`'s network and the whole checkpoint: its classes, configuration, ..."""
-    path = Path(path).expanduser()
-    if path.is_dir():
-        path = checkpoint_file(path)
-    checkpoint = load_checkpoint(path)
-    model_spec = checkpoint["model"]
-    if net is None and "module" in model_spec:
-        raise ValueError(
-            f"{path} holds a module of your own, {model_spec['module']}, which only your code can "
-            "build: torchcnn.load_model(path, net)"
-        )
-    try:
-        with torch.random.fork_rng(devices=[]):  # first weights are drawn, and replaced
-            net = build_model(**model_spec) if net is None else net
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path} describes no network: {model_spec}") from error
-    if len(checkpoint["classes"]) != model_spec.get("num_classes"):
-        raise ValueError(f"{path} is a damaged checkpoint: its classes are not the network's")
-    load_weights(checkpoint, net)
-    channels = model_spec["in_channels"]
-    normalized = normalization(checkpoint) or ([0.0] * channels, [1.0] * channels)
-    set_attributes(net, checkpoint["classes"], model_spec["input_size"], normalized)
-    return net.eval(), checkpoint
+def open_checkpoint(path: str | Path, net: nn.Module | None = None) -> tuple[nn.Module, Checkpoint]:
+    """Return `load_model`'s network and the whole checkpoint."""
+    checkpoint = load_checkpoint(checkpoint_file(Path(path).expanduser()))
+    with torch.random.fork_rng(devices=[]):  # first weights are drawn, and replaced
+        net = checkpoint.spec.build() if net is None else net
+    return checkpoint.load_into(net).eval(), checkpoint

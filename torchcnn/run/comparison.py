@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchcnn.run.history import eval_split
 from torchcnn.run.tensorboard import NO_HYPERPARAMETERS
 from torchcnn.system import files_under
 
@@ -60,12 +59,16 @@ class FinishedRun:
         the same wherever they lie.
         """
         asked = self.config | self.result["decided"]
-        asked["model_kwargs"] = " ".join(sorted(asked["model_kwargs"].split()))
         left_out = {*NO_HYPERPARAMETERS, "seed"}
         flags = {name: value for name, value in asked.items() if name not in left_out}
         data = self.result["digests"] or self.config["data"]
         more = {"data": data, "parameters": self.result["parameters"], "split": self.split}
         return self.result["network"] | flags | more
+
+
+def eval_split(config: dict[str, Any]) -> str:
+    """What a run evaluates on after an epoch: validation images, or the test set if none are."""
+    return "val" if config["val_fraction"] else "test"
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,10 @@
-"""What a network got right and wrong: tables by class, the confusion matrix, its worst mistakes."""
+"""What a network got right and wrong, as text: tables by class, the confusion matrix."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from torchcnn.text import table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-MAX_MISTAKES = 25  # in the picture of them
+from torchcnn.files import table
 
 
 def classes_as_json(confusion: Tensor, classes: list[str]) -> list[dict[str, Any]]:
@@ -46,29 +39,3 @@ def confusion_text(confusion: Tensor, classes: list[str]) -> str:
         for i, (name, counts) in enumerate(zip(classes, confusion.tolist(), strict=True))
     ]
     return table([head, *rows], left={0})
-
-
-def plot_mistakes(
-    images: Tensor,
-    logits: Tensor,
-    labels: Tensor,
-    classes: list[str],
-    names: Sequence[str] | None = None,
-) -> "Figure":
-    """Show the wrong predictions with the highest probability, the highest first.
-
-    `names` are those of the pictures' files, if they come from a folder.
-    """
-    from torchcnn.run.plots import plot_images
-
-    probability, predicted = logits.softmax(1).max(1)
-    wrong = (predicted != labels).nonzero()[:, 0]
-    order = probability[wrong].argsort(descending=True, stable=True)
-    worst = wrong[order][:MAX_MISTAKES].tolist()
-    titles = [
-        f"{classes[predicted[i]]} {probability[i]:.0%}\n({classes[labels[i]]})"
-        + (f"\n{Path(names[i]).name}" if names else "")
-        for i in worst
-    ]
-    heading = f"the surest {len(worst)} of {len(wrong):,} mistakes: predicted (true)"
-    return plot_images([images[i] for i in worst], titles, heading)

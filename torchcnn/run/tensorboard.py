@@ -6,16 +6,18 @@ tags, so that one chart shows a curve of each in a color of its own.
 
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
 
-from torchcnn.run.history import EpochRecord, eval_split
+from torchcnn.run.checkpoint import EpochRecord
 
 SUFFIX = ".torchcnn"  # of the event files, to tell them from those that others write beside them
+LOOK = ".explain"  # those of a look inside, which are not replaced with the run
 SUB_RUNS = ("train", "val", "test")
 # They say where and how far a run goes, not how a network is trained.
 NO_HYPERPARAMETERS = {"root", "device", "out", "resume", "checkpoint_every"}
@@ -33,14 +35,15 @@ class TensorBoard:
     Args:
         path: the run folder.
         config: the configuration of the run.
+        split: what is evaluated after each epoch, "val" or "test".
         history: the epochs that it has made.
     """
 
     def __init__(
-        self, path: Path, config: dict[str, Any], history: Iterable[EpochRecord] = ()
+        self, path: Path, config: dict[str, Any], split: str, history: Iterable[EpochRecord]
     ) -> None:
         old = event_files(path)
-        self.path, self.split = path, eval_split(config)
+        self.path, self.split = path, split
         self.run = make_writer(path)
         self.parts = {name: make_writer(path / name) for name in {"train", self.split}}
         self.run.add_text("configuration", as_markdown(config))
@@ -92,7 +95,7 @@ class TensorBoard:
 
     def add_confusion(self, confusion: Tensor, classes: list[str], epoch: int) -> None:
         """Show a confusion matrix (k, k) at its epoch."""
-        from torchcnn.run.plots import plot_confusion
+        from torchcnn.figures.results import plot_confusion
 
         self.run.add_figure("confusion matrix", plot_confusion(confusion, classes), epoch)
 
@@ -144,6 +147,30 @@ def make_writer(path: Path, suffix: str = SUFFIX) -> Any:
         if is_ours:
             del sys.modules[wish]
     return SummaryWriter(str(path), filename_suffix=suffix)
+
+
+@contextmanager
+def writing_events(folder: Path, wanted: bool) -> Iterator[Callable[[str, Any], None]]:
+    """Give a function that writes a figure as one of TensorBoard's images, by its tag.
+
+    At the end the events of an earlier look are removed; after an error, those of this one. If
+    they are not `wanted`, nothing is written.
+    """
+    if not wanted:
+        yield lambda tag, figure: None
+        return
+    pattern = f"events.out.tfevents.*{LOOK}"
+    old, unwanted = set(folder.glob(pattern)), set[Path]()
+    try:
+        with make_writer(folder, LOOK) as writer:
+            yield writer.add_figure
+        unwanted = old
+    except BaseException:
+        unwanted = set(folder.glob(pattern)) - old
+        raise
+    finally:
+        for file in unwanted:
+            file.unlink()
 
 
 def event_files(path: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torchcnn import cli
 from torchcnn.cli import option
@@ -26,14 +27,9 @@ def data_name(text: str) -> str:
     return str(path.absolute())
 
 
-def augmentations(text: str) -> str:
-    """Parse names of augmentations with commas between them."""
-    text = cli.names(text)
-    for name in text.split(",") if text else ():
-        if name not in AUGMENTATIONS:
-            allowed = f"{', '.join(AUGMENTATIONS)}, with commas between them"
-            raise argparse.ArgumentTypeError(f"got {name!r}, allowed are {allowed}")
-    return text
+def archs(text: str) -> str:
+    """Parse the name of a network, or several with commas between them."""
+    return ",".join(cli.names()(text))
 
 
 def on_off_auto(text: str) -> bool | str:
@@ -53,7 +49,7 @@ class Config:
         "the network; python -m torchcnn.models shows all; several, with commas between them, are "
         "trained one after the other",
         default="lenet",
-        type=cli.names,
+        type=archs,
     )
     data: str = option(
         f"the images: {', '.join(DATASETS)}, or a folder with train/<class>/* and test/<class>/*, "
@@ -93,12 +89,12 @@ class Config:
         default=False,
         action=ON_OFF,
     )
-    model_kwargs: str = option(
+    model_kwargs: dict[str, Any] = option(  # noqa: RUF009
         "options of the network's builder, as in --model-kwargs growth_rate=12 bottleneck=True",
-        default="",
+        default={},
         type=cli.keyword_values,
         nargs="+",
-        action=cli.Joined,
+        action=cli.Merged,
         metavar="NAME=VALUE",
     )
     init: str = option(
@@ -108,10 +104,10 @@ class Config:
         default="",
         type=cli.path,
     )
-    freeze: str = option(
+    freeze: tuple[str, ...] = option(
         "parts of the network that are not trained, with commas between them, as in stem,stage1",
-        default="",
-        type=cli.names,
+        default=(),
+        type=cli.names(),
     )
     normalize: str = option(
         "give the network (x - mean) / std, with these numbers of the training images or of "
@@ -156,10 +152,10 @@ class Config:
         default=0.0,
         type=cli.fraction,
     )
-    augment: str = option(
+    augment: tuple[str, ...] = option(
         f"augmentations, applied in order: {','.join(AUGMENTATIONS)}",
-        default="",
-        type=augmentations,
+        default=(),
+        type=cli.names(AUGMENTATIONS),
     )
     mix: str = option(
         "mix pairs of images and of their labels", default="off", choices=("off", *MIXES)

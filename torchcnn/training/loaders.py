@@ -13,8 +13,8 @@ from torchcnn.data.decode import LazyImages, decode_all
 from torchcnn.data.folder import FolderOptions, load_images
 from torchcnn.data.loader import Batches
 from torchcnn.data.split import hold_out
-from torchcnn.run.checkpoint import Normalization
-from torchcnn.run.weights import IMAGENET, Weights
+from torchcnn.models.spec import ModelSpec
+from torchcnn.models.weights import IMAGENET, Normalization, Weights
 from torchcnn.training.config import Config
 from torchcnn.training.distributed import World
 
@@ -122,63 +122,48 @@ def statistics(images: Tensor | LazyImages) -> Normalization:
 
 
 def make_loaders(
-    config: Config,
-    parts: Parts,
-    num_classes: int,
-    device: torch.device,
-    world: World,
-    normalization: Normalization | None = None,
+    config: Config, spec: ModelSpec, parts: Parts, device: torch.device, world: World
 ) -> Loaders:
     """Batch the parts of a run for this rank.
 
     Raises:
         ValueError: there are fewer images to evaluate on than ranks.
     """
-    evaluated = functools.partial(
-        eval_loader, config, device=device, world=world, normalization=normalization
-    )
+    normalization = (spec.mean, spec.std) if spec.is_normalized else None
+
+    def evaluated(part: Images) -> Batches:
+        """The images of this rank; each is on one of them."""
+        images, labels = part
+        if len(labels) < world.world_size:
+            raise ValueError(
+                f"{world.world_size} ranks cannot share {len(labels)} images to evaluate"
+            )
+        mine = slice(world.rank, None, world.world_size)
+        return Batches(
+            images[mine],
+            labels[mine],
+            config.batch_size,
+            size=spec.input_size,
+            device=device,
+            normalization=normalization,
+        )
+
     test = evaluated(parts.test) if parts.test else None
     val = evaluated(parts.val) if parts.val else test
     assert val is not None  # see `split`
     mix = None
     if config.mix != "off":
-        mix = functools.partial(MIXES[config.mix], num_classes=num_classes)
+        mix = functools.partial(MIXES[config.mix], num_classes=spec.num_classes)
     train = Batches(
         *parts.train,
         config.batch_size,
         shuffle=True,
         seed=config.seed,
         size=config.input_size,
-        augment=[AUGMENTATIONS[name] for name in config.augment.split(",") if name],
+        augment=[AUGMENTATIONS[name] for name in config.augment],
         mix=mix,
         share=(world.rank, world.world_size),
         device=device,
         normalization=normalization,
     )
     return Loaders(train, val, test)
-
-
-def eval_loader(
-    config: Config,
-    part: Images,
-    device: torch.device,
-    world: World,
-    normalization: Normalization | None = None,
-) -> Batches:
-    """Batch images to evaluate on; each image is on one of the ranks.
-
-    Raises:
-        ValueError: there are fewer images than ranks.
-    """
-    images, labels = part
-    if len(labels) < world.world_size:
-        raise ValueError(f"{world.world_size} ranks cannot share {len(labels)} images to evaluate")
-    mine = slice(world.rank, None, world.world_size)
-    return Batches(
-        images[mine],
-        labels[mine],
-        config.batch_size,
-        size=config.input_size,
-        device=device,
-        normalization=normalization,
-    )

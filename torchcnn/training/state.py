@@ -1,24 +1,21 @@
-"""The state of training: a network and all that changes with it."""
+"""The state of training: a network and all that changes with it. This is what resume restores."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from torchcnn.layers.sync_batch_norm import sync_batch_norm
-from torchcnn.models.registry import build_model
-from torchcnn.models.weights import FROZEN, freeze
-from torchcnn.run.checkpoint import fits
-from torchcnn.run.history import EpochProgress, EpochRecord, eval_split, read_history, read_progress
+from torchcnn.models.spec import ModelSpec
+from torchcnn.models.weights import FROZEN, Weights, freeze
+from torchcnn.run.checkpoint import Checkpoint, State
 from torchcnn.scratch import from_scratch
 from torchcnn.training.config import Config
 from torchcnn.training.device import seed_generators
 from torchcnn.training.ema import MovingAverage
 from torchcnn.training.optim import check_optimizer, make_optimizer
+from torchcnn.training.sync_batch_norm import sync_batch_norm
 
 
 @dataclass(frozen=True)
@@ -26,6 +23,11 @@ class TrainState:
     """All that training changes.
 
     The scaler is disabled unless training is in float16; without `--ema` there is no average.
+
+    Resume restores these four from the checkpoint, and two things more: the history, and the
+    progress of an epoch that is not over with the state of the random number generators, which
+    dropout needs. All else follows: the order of the images and the augmentation from the seed and
+    the epoch, the learning rate from the step.
     """
 
     net: nn.Module
@@ -37,24 +39,24 @@ class TrainState:
     def create(
         cls,
         config: Config,
-        model_spec: dict[str, Any],
+        spec: ModelSpec,
         device: torch.device,
         world_size: int = 1,
         net: nn.Module | None = None,
-        begin: Callable[[nn.Module], str] | None = None,
+        weights: Weights | None = None,
     ) -> "TrainState":
-        """Return a new state: the network that `model_spec` describes, or `net`, untrained.
+        """Return a new state: the network that `spec` describes, or `net`, untrained.
 
         Args:
-            begin: copies weights into the network, and returns what is to be said of it.
+            weights: what the network starts from.
 
         Raises:
             ValueError: flags that contradict each other, or do not fit the network.
         """
         seed_generators(config.seed, device)
-        net = build_model(**model_spec) if net is None else net
-        if begin and (said := begin(net)):
-            print(said)
+        net = spec.build() if net is None else net
+        if weights and (new := weights.load_into(net, spec)):
+            print(new)
         net = net.to(device)
         if config.layers == "scratch":
             net = from_scratch(net)
@@ -63,7 +65,7 @@ class TrainState:
         if config.channels_last:
             net = net.to(memory_format=torch.channels_last)
         if config.freeze:
-            freeze(net, config.freeze.split(","))
+            freeze(net, config.freeze)
         ema = MovingAverage(net, config.ema) if config.ema else None
         scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         optimizer = make_optimizer(
@@ -81,53 +83,34 @@ class TrainState:
         """The network to evaluate: the moving average, if there is one."""
         return self.ema.module if self.ema else self.net
 
-    def state_dict(self) -> dict[str, Any]:
-        """The state by its names in a checkpoint."""
-        return {
-            "weights": self.net.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "average": self.ema and self.ema.state_dict(),
-        }
+    def stored(self) -> State:
+        """Return the state as a checkpoint holds it."""
+        return State(
+            weights=self.net.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            scaler=self.scaler.state_dict(),
+            average=self.ema.state_dict() if self.ema else None,
+        )
 
-    def load_state_dict(self, checkpoint: dict[str, Any]) -> None:
+    def load(self, checkpoint: Checkpoint) -> None:
         """Load the state of a checkpoint.
-
-        Resume restores two things more: the history, and the progress of an unfinished epoch with
-        the state of the random number generators (for dropout), see `Trainer.fit`. The order of the
-        images, augmentation and the learning rate follow from the seed, the epoch and the step.
 
         Raises:
             ValueError: it does not fit.
         """
-        with fits(checkpoint):
-            self.net.load_state_dict(checkpoint["weights"])
-            self.optimizer.load_state_dict(checkpoint["optimizer"])
-            trained = bool(checkpoint["history"] or checkpoint["partial"])
-            registered = (
-                "arch" in checkpoint["model"]
-            )  # modules of your own may have idle parameters
-            check_optimizer(self.optimizer, trained, all_used=registered)
+        stored = checkpoint.state
+        try:
+            self.net.load_state_dict(stored.weights)
+            self.optimizer.load_state_dict(stored.optimizer)
+            trained = bool(checkpoint.history or checkpoint.progress)
+            check_optimizer(self.optimizer, trained, all_used=not checkpoint.spec.own)
             if self.scaler.is_enabled():
-                self.scaler.load_state_dict(checkpoint["scaler"])
-            if self.ema:
-                self.ema.load_state_dict(checkpoint["average"])
-
-
-def restore(
-    state: TrainState, checkpoint: dict[str, Any] | None, out: str
-) -> tuple[list[EpochRecord] | None, EpochProgress | None]:
-    """Load a checkpoint into the state; return the history and the progress of an unfinished epoch.
-
-    Raises:
-        ValueError: it does not fit.
-    """
-    if checkpoint is None:
-        return None, None
-    state.load_state_dict(checkpoint)
-    path = Path(out) / "last.pt"
-    split = eval_split(checkpoint["config"])
-    return read_history(path, checkpoint, split), read_progress(path, checkpoint)
+                self.scaler.load_state_dict(stored.scaler)
+            if self.ema and stored.average:
+                self.ema.load_state_dict(stored.average)
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            what = checkpoint.spec.arch
+            raise ValueError(f"the checkpoint is not one of {what}: {error}") from error
 
 
 @contextmanager

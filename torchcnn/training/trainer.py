@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,13 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from torchcnn.data.loader import Batches, mix_seed
-from torchcnn.run.checkpoint import load_checkpoint, load_weights
-from torchcnn.run.history import EpochProgress, EpochRecord
-from torchcnn.run.log import Run
-from torchcnn.training.config import Config
+from torchcnn.models.spec import ModelSpec
+from torchcnn.run.checkpoint import Checkpoint, EpochProgress, EpochRecord, load_checkpoint
+from torchcnn.run.run import Run
 from torchcnn.training.device import seed_generators
 from torchcnn.training.distributed import World, gather_steps, with_signal
-from torchcnn.training.loaders import Loaders
 from torchcnn.training.loop import (
     EpochResult,
     Step,
@@ -33,10 +32,10 @@ from torchcnn.training.loop import (
     progress_bar,
     train_steps,
 )
+from torchcnn.training.plan import Plan
 from torchcnn.training.schedule import learning_rate
 from torchcnn.training.signals import Stopped, StopRequest
 from torchcnn.training.speed import GraphedNetwork, autocast, can_be_graphed, compile_network
-from torchcnn.training.state import TrainState
 from torchcnn.training.statistics import LAG, estimate_statistics, lag
 
 
@@ -52,51 +51,69 @@ class TrainResult(NamedTuple):
 
 
 class Trainer:
-    """Trains a state on the loaders, and writes what happens into the run."""
+    """Does what a plan says, and writes what happens into the run."""
 
-    def __init__(
-        self, config: Config, state: TrainState, loaders: Loaders, run: Run, world: World
-    ) -> None:
-        self.config, self.state, self.loaders = config, state, loaders
-        self.run, self.world = run, world
-        self.device = loaders.train.labels.device
-        self.net = state.net  # `fit` wraps it if there are several ranks
+    def __init__(self, plan: Plan, run: Run, world: World) -> None:
+        self.plan, self.run, self.world = plan, run, world
+        self.config, self.state, self.loaders = plan.config, plan.state, plan.loaders
+        self.device = plan.device
+        self.net = plan.state.net  # `fit` wraps it if there are several ranks
         self.stop = StopRequest(patience=world.world_size > 1)
 
-    def fit(self, progress: EpochProgress | None = None) -> None:
-        """Train the epochs that are left; `progress` is that of one that was not over.
+    def train(self) -> TrainResult:
+        """Train, epoch after epoch, and test.
 
         Raises:
             FloatingPointError: a loss became infinite or NaN.
             Stopped: a signal asked for it; `last.pt` is written.
         """
+        with says_how_to_resume(self.run, self.config.epochs, self.config.lr):
+            if self.plan.resumed:
+                self._print_resumed(self.plan.resumed)
+            self.fit()
+            return self.test()
+
+    def fit(self) -> None:
+        """Train the epochs that are left."""
+        progress = self.plan.resumed.progress if self.plan.resumed else None
         if not progress:
-            self.run.save(self.state.state_dict())
+            self.save()
         self._prepare_net()
         with self.stop:
             for epoch in range(len(self.run.history) + 1, self.config.epochs + 1):
                 began = time.perf_counter()
                 result = self.train_epoch(epoch, progress)
                 progress = None
-                parts, nets = self.config.accumulate, (self.state.net, self.state.eval_net)
-                lags = lag(self.state.net, [*self.run.history, result], parts) > LAG
-                if lags and self.config.recipe != "source":
-                    with autocast(self.config.amp, self.device):
-                        estimate_statistics(*nets, self.loaders.train)
-                for net in dict.fromkeys(nets):
-                    self.world.broadcast(net, buffers_only=True)
+                self._settle_statistics(result)
                 eval_loss, confusion = self.evaluate(self.loaders.val)
                 record = self._record(epoch, result, eval_loss, accuracy(confusion))
                 self.run.add_epoch(record)
-                self.run.save(self.state.state_dict())
+                self.save()
                 seconds = time.perf_counter() - began
                 line = epoch_line(epoch, result, record.split, record.eval_acc, seconds)
                 print(line, flush=True)
                 if signum := self.world.all_reduce_max(self.stop.signum):
                     raise Stopped(signum)
 
-    def print_resumed(self, epochs_before: int, progress: EpochProgress | None) -> None:
+    def save(self, progress: EpochProgress | None = None) -> None:
+        """Write the state into the run; `progress` is that of an epoch that is not over."""
+        plan = self.plan
+        checkpoint = Checkpoint(
+            spec=plan.spec,
+            config=asdict(self.config) | {"out": str(self.run.path)},
+            sources=plan.sources,
+            images=len(plan.dataset.train_labels),
+            digests=plan.dataset.digests,
+            trained=plan.parts.ids.get("train"),
+            history=self.run.history,
+            progress=progress,
+            state=self.state.stored(),
+        )
+        self.run.save(checkpoint)
+
+    def _print_resumed(self, resumed: Checkpoint) -> None:
         """Say where the run is resumed, and if the learning rate jumps."""
+        progress, epochs_before = resumed.progress, resumed.config["epochs"]
         done, steps = len(self.run.history), len(self.loaders.train)
         made = len(progress.images) if progress else 0
         where = f"in epoch {done + 1}, after step {made}" if progress else f"after epoch {done}"
@@ -139,7 +156,7 @@ class Trainer:
                 steps, new = steps + gather_steps(new, self.world), []
                 if not torch.stack([step.loss for step in steps]).isfinite().all():
                     break  # `epoch_result` raises an error; what came of this loss is not saved
-                self.run.save(self.state.state_dict(), self._progress(steps, seconds()))
+                self.save(self._progress(steps, seconds()))
                 if signum:
                     raise Stopped(signum)
         return epoch_result(steps + gather_steps(new, self.world), seconds, len(loader))
@@ -151,32 +168,31 @@ class Trainer:
         loss, confusion = map(self.world.all_reduce, parts)
         return float(loss) / int(confusion.sum()), confusion
 
-    def test(self, copies: dict[str, int]) -> TrainResult:
+    def test(self) -> TrainResult:
         """Evaluate the selected weights on the test images; without validation images, the last.
 
         The result is written and printed first; whatever fails after it costs no result.
-
-        Args:
-            copies: how many images of a part are also trained on, as far as that is known.
         """
         name, epoch = "last.pt", len(self.run.history)
         net = self.state.eval_net
         if best := self.run.best_epoch():
             name, epoch = "best.pt", best
             if self.world.is_main:
-                load_weights(load_checkpoint(self.run.path / name), net)
+                net.load_state_dict(load_checkpoint(self.run.path / name).trained_weights)
             self.world.broadcast(net)
         split = "test" if self.loaders.test else "val"
         loss, confusion = self.evaluate(self.loaders.test or self.loaders.val)
         acc = accuracy(confusion)
         result: dict[str, Any] = {"checkpoint": name, "epoch": epoch}
         result |= {f"{split}_loss": loss, f"{split}_acc": acc}
-        result |= {f"{part}_images_in_training": count for part, count in copies.items()}
+        result |= {
+            f"{part}_images_in_training": count for part, count in self.plan.parts.copies().items()
+        }
         result |= {name: getattr(self.config, name) for name in ("arch", "data", "recipe", "seed")}
         result["epochs"] = len(self.run.history)
         result["parameters"] = sum(p.numel() for p in net.parameters())
-        result["network"] = about_network(self.run.about["model"], self.state.net)
-        result |= {name: self.run.about[name] for name in ("decided", "digests")}
+        result["network"] = about_network(self.plan.spec, self.state.net)
+        result |= {"decided": self.plan.decided, "digests": self.plan.dataset.digests}
         result["seconds"] = sum(record.seconds for record in self.run.history)  # of training
         self.run.write_result(result)
         share = lag(self.state.net, self.run.history[:epoch], self.config.accumulate)
@@ -189,7 +205,7 @@ class Trainer:
         hint = "" if self.loaders.test else "; there are no test images"
         tested = f"{split} acc {acc:.4f}, loss {loss:.4f} ({name}, epoch {epoch}){hint}"
         print(f"{tested}; the run is in {self.run.path}", flush=True)
-        self.run.log_result(confusion, result)
+        self.run.log_result(confusion, list(self.plan.spec.classes), result)
         test_acc, test_loss = result.get("test_acc"), result.get("test_loss")
         return TrainResult(self.run.history, test_acc, test_loss, epoch, name, self.run.path)
 
@@ -206,6 +222,19 @@ class Trainer:
         elif can_be_graphed(self.config, self.loaders.train):
             shape = (self.config.batch_size, *x.shape[1:])
             self.net = GraphedNetwork(self.state.net, shape, self.config.amp)
+
+    def _settle_statistics(self, result: EpochResult) -> None:
+        """Make the norms' moving statistics fit to be evaluated, and equal on all ranks.
+
+        The recipe of a source leaves them as training made them, whatever it costs.
+        """
+        nets, epochs = (self.state.net, self.state.eval_net), [*self.run.history, result]
+        lags = lag(self.state.net, epochs, self.config.accumulate) > LAG
+        if lags and self.config.recipe != "source":
+            with autocast(self.config.amp, self.device):
+                estimate_statistics(*nets, self.loaders.train)
+        for net in dict.fromkeys(nets):
+            self.world.broadcast(net, buffers_only=True)
 
     def _options(self, epoch: int, done: int) -> StepOptions:
         """The options of an epoch's steps, of which some are done."""
@@ -231,14 +260,14 @@ class Trainer:
             FloatingPointError: the loss of the evaluation is not finite.
         """
         if not math.isfinite(loss):
-            raise FloatingPointError(f"the {self.run.split} loss became {loss}")
+            raise FloatingPointError(f"the {self.plan.split} loss became {loss}")
         return EpochRecord(
             epoch=epoch,
             time=time.time(),
             lr=float(self.state.optimizer.param_groups[0]["lr"]),
             train_loss=result.loss,
             train_acc=result.accuracy,
-            split=self.run.split,
+            split=self.plan.split,
             eval_loss=loss,
             eval_acc=acc,
             seconds=result.seconds,
@@ -279,26 +308,28 @@ class Trainer:
         return steps, progress.seconds
 
 
-def about_network(model_spec: dict[str, Any], net: nn.Module) -> dict[str, Any]:
+def about_network(spec: ModelSpec, net: nn.Module) -> dict[str, Any]:
     """What tells a network from others; of a module of your own also a digest of what it prints."""
-    if "module" not in model_spec:
-        return model_spec
-    text = re.sub(r" at 0x\w+", "", repr(net))  # where it lies in memory
-    return model_spec | {"structure": hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}
+    names = ("arch", "in_channels", "num_classes", "input_size", "norm", "small_input", "options")
+    about = {name: getattr(spec, name) for name in names}
+    if spec.own:
+        text = re.sub(r" at 0x\w+", "", repr(net))  # where it lies in memory
+        about["structure"] = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+    return about
 
 
 @contextmanager
-def says_how_to_resume(config: Config, run: Run) -> Iterator[None]:
+def says_how_to_resume(run: Run, epochs: int, lr: float) -> Iterator[None]:
     """When a run ends early, say where it stopped and what can be done."""
     try:
         yield
     except KeyboardInterrupt:
-        epoch = min(len(run.history) + 1, config.epochs)
+        epoch = min(len(run.history) + 1, epochs)
         if (run.path / "last.pt").exists():
             print(f"stopped in epoch {epoch}; resume with --resume {run.path}", flush=True)
         raise
     except FloatingPointError as error:
         raise FloatingPointError(
             f"epoch {len(run.history) + 1}: {error}; {run.path / 'last.pt'} holds the last weights "
-            f"that were saved; start anew with a smaller --lr than {config.lr}"
+            f"that were saved; start anew with a smaller --lr than {lr}"
         ) from error

@@ -8,8 +8,8 @@ from PIL import Image
 
 from torchcnn import evaluate, predict, train
 from torchcnn.data.datasets import load_data
-from torchcnn.run import plots
-from torchcnn.run.drawing import drawing, save_figure
+from torchcnn.figures import results as plots
+from torchcnn.figures.draw import drawing, save_figure
 
 pytestmark = pytest.mark.usefixtures("real_figures")
 NAMES = [

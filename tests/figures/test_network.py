@@ -3,14 +3,22 @@
 import itertools
 
 import pytest
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
 from torch import nn
 
 import torchcnn
+from torchcnn.figures.network import (
+    arrange,
+    block_graph,
+    layer_label,
+    parts,
+    plot_block,
+    plot_network,
+)
 from torchcnn.models import DenseBlock, Inception, Residual, nin_block, vgg_block
-from torchcnn.run.blocks import arrange, block_graph, layer_label, plot_block
 
 BLOCKS = {
     "lenet": (lambda: torchcnn.create_model("lenet").stage1, (1, 28, 28)),
@@ -114,3 +122,36 @@ def test_a_layer_of_any_kind_has_a_label():
 def test_what_cannot_be_drawn_is_refused():
     with pytest.raises(ValueError, match="cannot take an image"):
         plot_block(Residual(64, 64), (3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("arch", "titles"),
+    [
+        ("lenet", ["stage1", "stage2", "head"]),
+        (
+            "resnet34",
+            [
+                *("stem", "stage1.0 × 3", "stage2.0", "stage2.1 × 3", "stage3.0", "stage3.1 × 5"),
+                *("stage4.0", "stage4.1 × 2", "pool", "head"),
+            ],
+        ),
+    ],
+)
+def test_a_network_is_drawn_by_its_stages(arch, titles):
+    net = torchcnn.create_model(arch)
+    side = 28 if arch == "lenet" else 224
+    figure = plot_network(net, (1, side, side))
+    bold = [t.get_text() for t in figure.axes[0].texts if t.get_weight() == "bold"]
+    assert bold == titles
+    assert sum(len(list(part.parameters())) for _, part in parts(net)) == len(
+        list(net.parameters())
+    )
+
+
+@pytest.mark.parametrize("arch", torchcnn.list_models())
+def test_every_network_can_be_drawn(arch):
+    """At most 40 inches wide, and as high as a few screens."""
+    with torch.device("meta"):
+        net = torchcnn.create_model(arch)
+    width, height = plot_network(net, torchcnn.models.MODELS[arch].input).get_size_inches()
+    assert width < 40 and height < 40

@@ -1,33 +1,27 @@
 """The figures of a look inside a network: its first weights, its feature maps, where it looks."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import torch
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
 from torch import Tensor
 
+from torchcnn.figures.draw import text_options
+from torchcnn.files import printable
 from torchcnn.models.attention import enlarge, strongest
-from torchcnn.run.tensorboard import make_writer
-from torchcnn.text import printable
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 CHANNELS = 8  # that are shown of each stage
-SUFFIX = ".explain"  # of the event files, so that they are not taken for those of a run
 
 
-def plot_filters(weights: Tensor, name: str) -> "Figure":
+def plot_filters(weights: Tensor, name: str) -> Figure:
     """Show weights (k, c, h, w) as k tiles, on one scale that is symmetric about 0.
 
     Three channels are red, green and blue, where grey is 0. Any other number of channels is
     averaged, with negative weights in blue and positive ones in red.
     """
-    from matplotlib.figure import Figure
-
     k, c, h, w = weights.shape
     scale = float(weights.abs().max()) or 1.0
     columns = math.ceil(math.sqrt(k * h / w))
@@ -64,15 +58,13 @@ def _tiles(images: Tensor, columns: int, gap: float = math.nan) -> Tensor:
     return grid
 
 
-def plot_features(outputs: Mapping[str, Tensor], heading: str) -> "Figure":
+def plot_features(outputs: Mapping[str, Tensor], heading: str) -> Figure:
     """Show the feature maps (1, c, h, w) of each stage in a row: its most active channels.
 
     These are up to eight with the largest mean absolute activation, on one scale.
     """
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(9, 1.4 * len(outputs) + 0.4), layout="constrained")
-    figure.suptitle(printable(heading), fontsize=10, **_text_options())
+    figure.suptitle(printable(heading), fontsize=10, **text_options())
     rows = figure.subplots(len(outputs), 1, squeeze=False)[:, 0]
     for axes, (name, output) in zip(rows, outputs.items(), strict=True):
         maps = output[0]
@@ -90,17 +82,14 @@ def plot_features(outputs: Mapping[str, Tensor], heading: str) -> "Figure":
     return figure
 
 
-def plot_attention(image: Tensor, heat: Tensor, title: str) -> "Figure":
+def plot_attention(image: Tensor, heat: Tensor, title: str) -> Figure:
     """Show a picture (c, h, w) uint8, and beside it where the network looked, a map (h', w').
 
     What speaks for the class is red, what speaks against it is blue, and the stronger it is, the
     less of the picture is seen through it. The colour bar has the values of the map.
     """
-    from matplotlib.colors import LinearSegmentedColormap
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(7.2, 3.9), layout="constrained")
-    figure.suptitle(printable(title), fontsize=10, **_text_options())
+    figure.suptitle(printable(title), fontsize=10, **text_options())
     large = enlarge(heat.float().cpu(), (image.shape[1], image.shape[2]))
     scale = float(large.abs().max()) or 1.0
     pair = figure.subplots(1, 2)
@@ -114,35 +103,5 @@ def plot_attention(image: Tensor, heat: Tensor, title: str) -> "Figure":
     return figure
 
 
-@contextmanager
-def writing_events(folder: Path, wanted: bool) -> Iterator[Callable[[str, "Figure"], None]]:
-    """Give a function that writes a figure as one of TensorBoard's images, by its tag.
-
-    At the end the events of an earlier look are removed; after an error, those of this one. If
-    they are not `wanted`, nothing is written.
-    """
-    if not wanted:
-        yield lambda tag, figure: None
-        return
-    pattern = f"events.out.tfevents.*{SUFFIX}"
-    old, unwanted = set(folder.glob(pattern)), set[Path]()
-    try:
-        with make_writer(folder, SUFFIX) as writer:
-            yield writer.add_figure
-        unwanted = old
-    except BaseException:
-        unwanted = set(folder.glob(pattern)) - old
-        raise
-    finally:
-        for file in unwanted:
-            file.unlink()
-
-
 def _title(axes: Any, text: str) -> None:
-    axes.set_title(printable(text), fontsize=9, **_text_options())
-
-
-def _text_options() -> dict[str, Any]:
-    from torchcnn.run.plots import text_options
-
-    return text_options()
+    axes.set_title(printable(text), fontsize=9, **text_options())

@@ -1,14 +1,20 @@
-"""Drawing never costs a result: whatever fails in it is one line of warning."""
+"""What all figures share: they never cost a result, are written whole, and show any text."""
 
+import functools
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from torchcnn.files import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+# A font for each script that class names may have; what none of them has is an empty box.
+FONTS = ["DejaVu Sans", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "SimHei", "Arial Unicode MS"]
 
 
 @contextmanager
@@ -33,3 +39,22 @@ def save_figure(figure: "Figure", path: Path) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def shown(name: str) -> str:
+    """A class name for an axis: at most 24 characters of it."""
+    name = printable(name)
+    return name if len(name) <= 24 else name[:23] + "…"
+
+
+def text_options() -> dict[str, Any]:
+    """Text is text: a $ begins no formula."""
+    return {"parse_math": False, "family": installed_fonts()}
+
+
+@functools.cache
+def installed_fonts() -> list[str]:
+    from matplotlib.font_manager import get_font_names
+
+    installed = set(get_font_names())
+    return [name for name in FONTS if name in installed]

@@ -1,19 +1,19 @@
-"""Plots of a run: its curves, the confusion matrix, images with their predictions."""
+"""Plots of a run: its curves, the confusion matrix, images with predictions, the worst mistakes."""
 
-import functools
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.font_manager import get_font_names
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from torchcnn.text import printable
+from torchcnn.figures.draw import shown, text_options
+from torchcnn.files import printable
 
 MAX_LABELS = 40  # with more classes, the axes of a confusion matrix show numbers
+MAX_MISTAKES = 25  # in the picture of them
 MAX_COUNTS = 20  # with more classes, its cells show no counts
-# A font for each script that class names may have; what none of them has is an empty box.
-FONTS = ["DejaVu Sans", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "SimHei", "Arial Unicode MS"]
 
 
 def plot_curves(history: list[dict[str, Any]], split: str) -> Figure:
@@ -73,18 +73,25 @@ def plot_images(images: list[Tensor], titles: list[str], heading: str = "") -> F
     return figure
 
 
-def shown(name: str) -> str:
-    """A class name for an axis: at most 24 characters of it."""
-    name = printable(name)
-    return name if len(name) <= 24 else name[:23] + "…"
+def plot_mistakes(
+    images: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    classes: list[str],
+    names: Sequence[str] | None = None,
+) -> Figure:
+    """Show the wrong predictions with the highest probability, the highest first.
 
-
-def text_options() -> dict[str, Any]:
-    """Text is text: a $ begins no formula."""
-    return {"parse_math": False, "family": installed_fonts()}
-
-
-@functools.cache
-def installed_fonts() -> list[str]:
-    installed = set(get_font_names())
-    return [name for name in FONTS if name in installed]
+    `names` are those of the pictures' files, if they come from a folder.
+    """
+    probability, predicted = logits.softmax(1).max(1)
+    wrong = (predicted != labels).nonzero()[:, 0]
+    order = probability[wrong].argsort(descending=True, stable=True)
+    worst = wrong[order][:MAX_MISTAKES].tolist()
+    titles = [
+        f"{classes[predicted[i]]} {probability[i]:.0%}\n({classes[labels[i]]})"
+        + (f"\n{Path(names[i]).name}" if names else "")
+        for i in worst
+    ]
+    heading = f"the surest {len(worst)} of {len(wrong):,} mistakes: predicted (true)"
+    return plot_images([images[i] for i in worst], titles, heading)

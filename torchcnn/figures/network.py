@@ -1,18 +1,21 @@
-"""A picture of a block: its layers as boxes from left to right, parallel paths side by side."""
+"""Networks and blocks as pictures: layers from left to right, parallel paths side by side."""
 
+import copy
 import functools
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.fx
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
-from torch import nn
+from torch import Tensor, nn
 
 from torchcnn.models.analysis import trace
 
@@ -23,6 +26,7 @@ PADDING = 0.08  # between the text and the edge of its box
 GAP, WIDE_GAP = 0.25, 0.45  # between two columns; the wide one where paths part or join
 ROW_GAP = 0.2
 MARGIN = 0.1
+MOST_BOXES = 40  # of a block that is drawn
 COLORS = {  # the first whose word is in a label
     "input": "white",
     "conv": "#cfe2f3",
@@ -80,22 +84,124 @@ def plot_block(block: nn.Module, x_shape: tuple[int, int, int]) -> Figure:
     Raises:
         ValueError: If the block does not take such an input or cannot be traced, as for `summary`.
     """
-    boxes = block_graph(block, x_shape)
-    columns = arrange(boxes)
-    lefts, rights = _edges_of_columns(boxes, columns)
-    step = max(box.height for box in boxes) + ROW_GAP
-    y = {  # the middle of each column is at 0, and the first of its places is at the top
-        stop: step * ((len(column) - 1) / 2 - i)
-        for column in columns
-        for i, stop in enumerate(column)
-    }
-    bottom, top = _bottom_and_top(boxes, y)
-    width = math.ceil(10 * (rights[-1] + MARGIN)) / 10
-    figure = Figure(figsize=(width, top - bottom))
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(bottom, top))
+    return _plot([("", block_graph(block, x_shape))])
+
+
+def plot_network(net: nn.Module, x_shape: tuple[int, int, int]) -> Figure:
+    """Draw a network by its stages, from top to bottom, each block as `plot_block` does.
+
+    Neighbours with the same layers are drawn once, with their number. A block of more than 40 boxes
+    is one box.
+
+    Args:
+        x_shape: (channels, height, width) of an image.
+
+    Raises:
+        ValueError: As for `plot_block`.
+    """
+    net = copy.deepcopy(net).to("meta").eval()
+    rows: list[tuple[str, list[Box]]] = []
+    counts: list[int] = []
+    x = torch.empty(1, *x_shape, device="meta")
+    for name, part in parts(net):
+        shape = tuple(x.shape[1:])
+        if len(shape) == 3:
+            boxes = block_graph(part, (shape[0], shape[1], shape[2]))
+            with torch.no_grad():
+                x = part(x)
+        else:  # a vector, which `summary` does not take
+            boxes, x = _chain(part, x)
+        if len(boxes) > MOST_BOXES:
+            layers = sum(not list(module.children()) for module in part.modules())
+            whole = f"{type(part).__name__}\nof {layers} layers"
+            boxes = [boxes[0], Box(whole, tuple(x.shape[1:]), (0,), 1)]
+        labels = [box.label for box in boxes]
+        if rows and labels == [box.label for box in rows[-1][1]] and shape == x.shape[1:]:
+            counts[-1] += 1
+            continue
+        rows.append((name, boxes))
+        counts.append(1)
+    titles = [f"{name} × {n}" if n > 1 else name for (name, _), n in zip(rows, counts, strict=True)]
+    return _plot([(title, boxes) for title, (_, boxes) in zip(titles, rows, strict=True)])
+
+
+def parts(net: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield the blocks of a network, and the layers between them, in the order of computing.
+
+    A chain of blocks is taken apart, as the stages of ResNet are; a chain of layers is one part.
+    """
+    if type(net).forward is not nn.Sequential.forward or not _holds_blocks(net):
+        yield name or type(net).__name__, net
+        return
+    chain: list[tuple[str, nn.Module]] = []
+    for key, child in net.named_children():
+        path = f"{name}.{key}".lstrip(".")
+        if list(child.children()):
+            yield from _joined(chain)
+            yield from parts(child, path)
+            chain = []
+        elif name:
+            chain.append((path, child))
+        else:
+            yield path, child
+    yield from _joined(chain)
+
+
+def _holds_blocks(net: nn.Module) -> bool:
+    return any(list(child.children()) for child in net.children())
+
+
+def _joined(chain: list[tuple[str, nn.Module]]) -> Iterator[tuple[str, nn.Module]]:
+    if chain:
+        yield chain[0][0], nn.Sequential(*(layer for _, layer in chain))
+
+
+def _chain(part: nn.Module, x: Tensor) -> tuple[list["Box"], Tensor]:
+    """Return the boxes of a chain of layers that take vectors, and what it returns."""
+    boxes = [Box("input", tuple(x.shape[1:]), (), 0)]
+    for layer in part.children() if isinstance(part, nn.Sequential) else [part]:
+        x = layer(x)
+        boxes.append(Box(layer_label(layer), tuple(x.shape[1:]), (len(boxes) - 1,), len(boxes)))
+    return boxes, x
+
+
+def _plot(rows: list[tuple[str, list[Box]]]) -> Figure:
+    """Draw rows of boxes below each other, each under its title."""
+    layouts = [_Layout(boxes) for _, boxes in rows]
+    width = max(math.ceil(10 * (layout.rights[-1] + MARGIN)) / 10 for layout in layouts)
+    titled = [LINE + PADDING if title else 0 for title, _ in rows]
+    height = sum(layout.top - layout.bottom for layout in layouts) + sum(titled)
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
     axes.set_axis_off()
+    for (title, boxes), layout, above in zip(rows, layouts, titled, strict=True):
+        if title:
+            axes.text(MARGIN, height - PADDING, title, va="top", fontsize=FONT_SIZE, weight="bold")
+        height -= above + layout.top - layout.bottom
+        _draw(axes, boxes, layout, height - layout.bottom)
+    return figure
+
+
+class _Layout:
+    """Where the boxes of a row are: the edges of its columns, and the height of each stop."""
+
+    def __init__(self, boxes: list[Box]) -> None:
+        columns = arrange(boxes)
+        self.lefts, self.rights = _edges_of_columns(boxes, columns)
+        step = max(box.height for box in boxes) + ROW_GAP
+        self.y = {  # the middle of each column is at 0, and the first of its places is at the top
+            stop: step * ((len(column) - 1) / 2 - i)
+            for column in columns
+            for i, stop in enumerate(column)
+        }
+        self.bottom, self.top = _bottom_and_top(boxes, self.y)
+
+
+def _draw(axes: Any, boxes: list[Box], layout: _Layout, up: float) -> None:
+    lefts, rights, y = layout.lefts, layout.rights, layout.y
     for i, box in enumerate(boxes):
-        middle, level = (lefts[box.column] + rights[box.column]) / 2, y[Stop(box.column, i)]
+        middle = (lefts[box.column] + rights[box.column]) / 2
+        level = up + y[Stop(box.column, i)]
         axes.add_patch(_frame(box, middle, level))
         axes.text(middle, level, box.text, ha="center", va="center", fontsize=FONT_SIZE)
         for source in box.inputs:
@@ -103,9 +209,8 @@ def plot_block(block: nn.Module, x_shape: tuple[int, int, int]) -> Figure:
             sides = [side for stop in way for side in (lefts[stop.column], rights[stop.column])]
             start = (sides[0] + sides[1] + boxes[source].width) / 2  # the right side of the box
             points = [start, *sides[1:-1], middle - box.width / 2]
-            heights = [y[stop] for stop in way for _ in range(2)]
+            heights = [up + y[stop] for stop in way for _ in range(2)]
             axes.add_patch(_arrow(list(zip(points, heights, strict=True))))
-    return figure
 
 
 # --- the graph ----------------------------------------------------------------------------------
@@ -140,9 +245,8 @@ def layer_label(layer: Any) -> str:
     kind = type(layer).__name__
     if isinstance(layer, nn.Linear):
         return f"dense, {layer.out_features}"
-    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-        what = "conv" if isinstance(layer, nn.Conv2d) else "transposed conv"
-        label = f"{_size(layer.kernel_size)} {what}, {layer.out_channels}"
+    if isinstance(layer, nn.Conv2d):
+        label = f"{_size(layer.kernel_size)} conv, {layer.out_channels}"
         groups = [f"{layer.groups} groups"] if layer.groups > 1 else []
         return "\n".join([label, *_stride(layer.stride), *groups])
     if isinstance(layer, nn.MaxPool2d | nn.AvgPool2d):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from comparing import points, result
 from PIL import Image
+from small_networks import describe, write_checkpoint
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
@@ -25,13 +26,12 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 
 from torchcnn import explain, train
-from torchcnn.run import folder, log
-from torchcnn.run.checkpoint import load_checkpoint
-from torchcnn.run.folder import check_out, make_folder
-from torchcnn.run.history import EpochRecord
-from torchcnn.run.plots import plot_confusion
+from torchcnn.run import run
+from torchcnn.run.checkpoint import EpochRecord, load_checkpoint
+from torchcnn.run.run import Run, check_out, make_folder
 
-CONFIG = {"val_fraction": 0.1}  # as much of one as a folder needs
+SMALL = ["--data", "sample", "--batch-size", "500", "--arch", "softmax_regression", "--epochs", "1",
+         "--device", "cpu"]  # fmt: skip
 
 
 def events(path):
@@ -45,37 +45,55 @@ def test_the_folder_holds_what_the_readme_says(finished_run):
                      "best.pt", "events.out.tfevents", "train", "val", "test"}  # fmt: skip
     config = json.loads((finished_run / "config.json").read_text())
     assert config["arch"] == "lenet" and config["data"] == "sample" and config["batch_size"] == 256
+    with Image.open(finished_run / "curves.png") as picture:
+        assert picture.size == (1350, 525)
 
 
-def test_tensorboard_shows_the_same_tags_in_sub_runs(finished_run):
-    shown = points(finished_run)
+def test_history_events_and_checkpoint_agree(finished_run):
+    history = load_checkpoint(finished_run / "last.pt").history
+    with open(finished_run / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    shown, board = points(finished_run), events(finished_run)
     both = {f"{part}/{tag}" for part in ("train", "val", "test") for tag in ("loss", "accuracy")}
     more = {"train/loss by step", "train/learning rate", "train/images per second"}
     chosen = {f"chosen/{part} {tag}" for part in ("val", "test") for tag in ("loss", "accuracy")}
     assert shown.keys() == both | more | chosen
-    assert [step for step, _ in shown["val/accuracy"]] == [1, 2, 3]
     # 4,500 images in batches of 256 are 18 steps an epoch.
     assert [step for step, _ in shown["train/loss by step"]] == list(range(1, 3 * 18 + 1))
-    tested = result(finished_run)
-    assert shown["test/accuracy"] == [(tested["epoch"], pytest.approx(tested["test_acc"]))]
-
-
-def test_tensorboard_shows_graph_inputs_configuration_and_confusion(finished_run):
-    board = events(finished_run)
+    assert len(rows) == len(history) == 3
+    for i, (row, record) in enumerate(zip(rows, history, strict=True)):
+        assert float(row["val_acc"]) == record.eval_acc
+        for tag, value in (("train/loss", record.train_loss), ("val/accuracy", record.eval_acc)):
+            assert shown[tag][i] == (i + 1, pytest.approx(value))
+        # The epoch's loss is the mean of its steps', by their images: 17 of 256, one of 148.
+        sizes = torch.tensor([256.0] * 17 + [148.0])
+        mean = (record.step_losses * sizes).sum() / 4500
+        assert record.train_loss == pytest.approx(mean.item(), rel=1e-5)
     tags = board.Tags()
     assert tags["graph"] and set(tags["images"]) == {"inputs", "confusion matrix"}
-    assert board.Images("confusion matrix")[0].step == result(finished_run)["epoch"]
     (text,) = board.Tensors("configuration/text_summary")
     assert b"| arch | lenet |" in text.tensor_proto.string_val[0]
-
-
-def test_tensorboard_lists_hyperparameters(finished_run):
-    board = events(finished_run)
-    contents = board.summary_metadata
-    start = contents["_hparams_/session_start_info"].plugin_data.content
+    start = board.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     values = HParamsPluginData.FromString(start).session_start_info.hparams
     assert values["arch"].string_value == "lenet" and values["epochs"].number_value == 3
     assert values["nesterov"].string_value == "False" and "out" not in values
+
+
+def test_best_is_the_best_validation_epoch_and_the_tested_one(finished_run):
+    history = load_checkpoint(finished_run / "last.pt").history
+    accuracies = [record.eval_acc for record in history]
+    epoch = accuracies.index(max(accuracies)) + 1
+    assert len(load_checkpoint(finished_run / "best.pt").history) == epoch
+    seconds = json.loads((finished_run / "result.json").read_text())["seconds"]
+    assert seconds == pytest.approx(sum(record.seconds for record in history))
+    tested = result(finished_run)
+    # Layers 156 + 2,416 + 30,840 + 10,164 + 850, and two numbers for each of 226 norms.
+    assert tested.items() >= {
+        "arch": "lenet", "data": "sample", "seed": 0, "epochs": 3, "parameters": 44_878,
+        "checkpoint": "best.pt", "epoch": epoch,
+    }.items()  # fmt: skip
+    assert points(finished_run)["test/accuracy"] == [(epoch, pytest.approx(tested["test_acc"]))]
+    assert events(finished_run).Images("confusion matrix")[0].step == epoch
 
 
 def hparams(folder):
@@ -103,13 +121,12 @@ def hparams(folder):
 def run_of_three_epochs(path, config, split="val"):
     """A run whose second epoch is the best; without images held out the third is tested."""
     path.mkdir()
-    about = {"torchcnn": 5, "config": config, "model": {}, "classes": ["a", "b"], "images": 0}
-    with log.Run(path, about) as run:
+    with Run(path, config, split) as opened:
         for i, accuracy in enumerate((0.25, 0.75, 0.5), start=1):
-            run.add_epoch(EpochRecord(i, i, 0.1, 1.0, 0.5, split, 2.0**-i, accuracy, 1.0, 1.0,
-                                      torch.ones(2)))  # fmt: skip
-        result = {"epoch": 2 if split == "val" else 3, "test_acc": 0.625, "test_loss": 0.125}
-        run.log_result(torch.eye(2, dtype=torch.int64), result)
+            opened.add_epoch(EpochRecord(i, i, 0.1, 1.0, 0.5, split, 2.0**-i, accuracy, 1.0, 1.0,
+                                         torch.ones(2)))  # fmt: skip
+        tested = {"epoch": 2 if split == "val" else 3, "test_acc": 0.625, "test_loss": 0.125}
+        opened.log_result(torch.eye(2, dtype=torch.int64), ["a", "b"], tested)
 
 
 def test_tensorboard_has_all_columns_and_the_metrics_of_the_chosen_epoch(tmp_path):
@@ -129,10 +146,13 @@ def test_tensorboard_has_all_columns_and_the_metrics_of_the_chosen_epoch(tmp_pat
 
 
 def test_a_resumed_run_leaves_the_events_of_others(tmp_path):
-    flags = ["--data", "sample", "--batch-size", "500", "--arch", "softmax_regression"]
-    path = tmp_path / "r"
-    train.main([*flags, "--epochs", "1", "--device", "cpu", "--out", str(path)])
-    picture = tmp_path / "a.png"
+    """And without images held out the test curve is beside that of training."""
+    path, picture = tmp_path / "r", tmp_path / "a.png"
+    train.main([*SMALL, "--val-fraction", "0", "--out", str(path)])
+    shown = points(path)
+    assert {tag.split("/")[0] for tag in shown} == {"train", "test", "chosen"}
+    assert len(shown["test/accuracy"]) == 1  # the epoch's, which is the result's
+    assert shown["chosen/test accuracy"] == shown["test/accuracy"]
     Image.new("L", (28, 28)).save(picture)
     looked = ["--checkpoint", str(path), str(picture), "--out", str(path)]
     explain.main([*looked, "--tensorboard"])
@@ -147,90 +167,39 @@ def test_a_resumed_run_leaves_the_events_of_others(tmp_path):
     assert len(list(path.glob("events.*"))) == 3
 
 
-def test_a_result_says_what_was_trained(finished_run):
-    result = json.loads((finished_run / "result.json").read_text())
-    # Layers 156 + 2,416 + 30,840 + 10,164 + 850, and two numbers for each of 226 norms.
-    expected = {"arch": "lenet", "data": "sample", "seed": 0, "epochs": 3, "parameters": 44_878}
-    assert {key: result[key] for key in expected} == expected
-    seconds = [r["seconds"] for r in load_checkpoint(finished_run / "last.pt")["history"]]
-    assert result["seconds"] == pytest.approx(sum(seconds))
-
-
-def test_without_held_out_images_the_test_curve_is_beside_that_of_training(tmp_path):
-    flags = ["--data", "sample", "--epochs", "1", "--device", "cpu", "--val-fraction", "0"]
-    train.main([*flags, "--out", str(tmp_path / "r")])
-    shown = points(tmp_path / "r")
-    assert {tag.split("/")[0] for tag in shown} == {"train", "test", "chosen"}
-    assert len(shown["test/accuracy"]) == 1  # the epoch's, which is the result's
-    assert shown["chosen/test accuracy"] == shown["test/accuracy"]
-
-
-def test_history_events_and_checkpoint_agree(finished_run):
-    history = load_checkpoint(finished_run / "last.pt")["history"]
-    with open(finished_run / "history.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    shown = points(finished_run)
-    assert len(rows) == len(history) == 3
-    for i, (row, record) in enumerate(zip(rows, history, strict=True)):
-        assert float(row["val_acc"]) == record["val_acc"]
-        for tag, key in (("train/loss", "train_loss"), ("val/accuracy", "val_acc")):
-            assert shown[tag][i] == (i + 1, pytest.approx(record[key]))
-        # The epoch's loss is the mean of its steps', by their images: 17 of 256, one of 148.
-        sizes = torch.tensor([256.0] * 17 + [148.0])
-        mean = (record["step_losses"] * sizes).sum() / 4500
-        assert record["train_loss"] == pytest.approx(mean.item(), rel=1e-5)
-
-
-def test_best_is_the_best_validation_epoch_and_the_tested_one(finished_run):
-    best = load_checkpoint(finished_run / "best.pt")["history"]
-    history = load_checkpoint(finished_run / "last.pt")["history"]
-    accuracies = [record["val_acc"] for record in history]
-    assert len(best) == accuracies.index(max(accuracies)) + 1
-    result = json.loads((finished_run / "result.json").read_text())
-    assert result["checkpoint"] == "best.pt" and result["epoch"] == len(best)
-
-
-def test_curves_are_a_picture(finished_run):
-    with Image.open(finished_run / "curves.png") as picture:
-        assert picture.size == (1350, 525)
-
-
-def test_a_confusion_matrix_can_have_empty_rows():
-    confusion = torch.tensor([[3, 1], [0, 0]])
-    figure = plot_confusion(confusion, ["a", "b"])
-    assert [t.get_text() for t in figure.axes[0].texts] == ["3", "1", "0", "0"]
-
-
 def test_check_out_creates_nothing(tmp_path):
-    check_out(tmp_path / "a" / "b", CONFIG)
+    check_out(tmp_path / "a" / "b")
     (tmp_path / "empty").mkdir()
-    check_out(tmp_path / "empty", CONFIG)
+    check_out(tmp_path / "empty")
     assert [p.name for p in tmp_path.iterdir()] == ["empty"]
     (tmp_path / "file").touch()
     for path, message in [(tmp_path, "is not empty"), (tmp_path / "file", "no writable folder"),
                           (tmp_path / "file" / "x", "no writable folder")]:  # fmt: skip
         with pytest.raises(ValueError, match=message):
-            check_out(path, CONFIG)
+            check_out(path)
     (tmp_path / "last.pt").touch()
     with pytest.raises(ValueError, match="already holds a run; --resume"):
-        check_out(tmp_path, CONFIG)
+        check_out(tmp_path)
+
+
+OURS = {"config.json": '{"arch": "lenet", "data": "sample", "seed": 0}'}
+EVENTS = "events.out.tfevents.1"
 
 
 @pytest.mark.parametrize(
     ("files", "free"),
     [
         ({}, True),
-        ({"config.json.tmp": ""}, True),
-        ({"config.json": '{"val_fraction": 0.5}', "events.out.tfevents.1.torchcnn": ""}, True),
-        ({"config.json": '{"val_fraction": 0.5}', "val/events.out.tfevents.1.torchcnn": ""}, True),
-        ({"config.json": '{"val_fraction": 0.5}', "events.out.tfevents.1.explain": ""}, False),
-        ({"config.json": '{"val_fraction": 0.5}', "train/events.out.tfevents.1": ""}, False),
-        ({"config.json": '{"val_fraction": 0.5}', "train/notes": ""}, False),
-        ({"config.json": '{"val_fraction": 0.5}', "x/events.out.tfevents.1.torchcnn": ""}, False),
-        ({"events.out.tfevents.1.torchcnn": ""}, False),
+        ({".tmp-config.json": ""}, True),
+        (OURS | {f"{EVENTS}.torchcnn": "", f"val/{EVENTS}.torchcnn": ""}, True),
+        (OURS | {f"{EVENTS}.explain": ""}, False),
+        (OURS | {f"train/{EVENTS}": ""}, False),
+        (OURS | {"train/notes": ""}, False),
+        (OURS | {f"x/{EVENTS}.torchcnn": ""}, False),
+        (OURS | {"config.json.bak": ""}, False),
+        ({f"{EVENTS}.torchcnn": ""}, False),
         ({"notes.tmp": ""}, False),
         ({"config.json": '{"hidden_size": 768}'}, False),
-        ({"config.json": '{"val_fraction": 0.5}', "config.json.bak": ""}, False),
         ({"config.json": ""}, False),
         ({"config.json": "[1]"}, False),
     ],
@@ -241,49 +210,38 @@ def test_only_what_a_run_left_is_written_over(files, free, tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     if free:
-        check_out(tmp_path, CONFIG)
+        check_out(tmp_path)
     else:
         with pytest.raises(ValueError, match="is not empty"):
-            check_out(tmp_path, CONFIG)
+            check_out(tmp_path)
 
 
-def test_runs_of_one_second_get_folders_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder, "RUNS", tmp_path)
+def test_folders_of_runs_are_their_own_or_cannot_be_made(tmp_path, monkeypatch):
+    """Those of one second have a number."""
+    monkeypatch.setattr(run, "RUNS", tmp_path)
     assert len({make_folder("", "lenet-sample") for _ in range(3)}) == 3
-
-
-def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     for out in ("file", "file/r"):
         with pytest.raises(OSError, match="cannot make the run folder"):
             make_folder(str(tmp_path / out), "lenet")
 
 
-def open_run(path, history=None):
-    return log.Run(path, {"config": CONFIG, "model": {}, "classes": [], "images": 0}, history)
-
-
-def test_two_that_found_a_folder_free_do_not_share_it(tmp_path):
-    first = open_run(tmp_path)
-    check_out(tmp_path, CONFIG)  # it holds nothing yet that is worth keeping
-    with pytest.raises(ValueError, match="is being written by another process"):
-        open_run(tmp_path)
-    (tmp_path / "last.pt").touch()
-    first.close()
-    with pytest.raises(ValueError, match="already holds a run; --resume"):
-        open_run(tmp_path)
-    open_run(tmp_path, []).close()
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*fork")
-def test_a_worker_that_lives_longer_keeps_no_run_locked(tmp_path):
-    run, context = open_run(tmp_path), get_context("fork")
-    begun = context.Event()
-    worker = context.Process(target=lambda: begun.set() or time.sleep(60))
-    worker.start()
-    assert begun.wait(60)
-    run.close()
-    open_run(tmp_path).close()
-    worker.kill()
-    worker.join()
+def test_two_that_found_a_folder_free_do_not_share_it(tmp_path):
+    """Until the first is closed, though a worker of it may live longer."""
+    config, context = json.loads(OURS["config.json"]), get_context("fork")
+    with Run(tmp_path, config, "val"):
+        check_out(tmp_path)  # it holds nothing yet that is worth keeping
+        with pytest.raises(ValueError, match="is being written by another process"):
+            Run(tmp_path, config, "val")
+        begun = context.Event()
+        worker = context.Process(target=lambda: begun.set() or time.sleep(60))
+        worker.start()
+        assert begun.wait(60)
+    write_checkpoint(tmp_path / "last.pt", describe().build())
+    with pytest.raises(ValueError, match="already holds a run; --resume"):
+        Run(tmp_path, config, "val")
+    with Run(tmp_path, config, "val", history=[]):
+        worker.kill()
+        worker.join()

@@ -1,0 +1,43 @@
+"""`create_model`: any network by its name, with new weights or those of the package."""
+
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from torchcnn.models.registry import build, find_model
+from torchcnn.models.weights import read_pretrained, start_from
+
+
+def create_model(
+    name: str, input_size: int | None = None, pretrained: bool = False, **options: Any
+) -> nn.Module:
+    """Build a network by its name: (n, in_channels, h, w) float -> logits (n, num_classes).
+
+    Args:
+        name: One of `list_models()`.
+        input_size: The height and width of the images. If the network's dense layers depend on
+            the size, they are built for it. A size that is too small for the network raises an
+            error here instead of in the first batch.
+        pretrained: Load the weights for Fashion-MNIST that are in this package, see
+            `list_pretrained`. The network has the size, channels, classes and stem with which they
+            were trained, and the attribute `spec` of `load_model`; with another `num_classes`, the
+            last layer is new.
+        options: Keyword arguments of the network's builder, such as `in_channels`, `num_classes`
+            and, if the network has norms, `norm_layer`. The defaults are those of its source.
+
+    Raises:
+        ValueError: If the name or an option is unknown, a number is below 1, the input size is
+            too small, also for a network with such options, or there are no weights for it.
+    """
+    if not pretrained:
+        return build(name, input_size, **options)
+    find_model(name)  # an unknown name has an error of its own
+    spec, weights = read_pretrained(name)
+    given = {"in_channels": spec.in_channels, "num_classes": spec.num_classes}
+    given |= ({"small_input": True} if spec.small_input else {}) | options
+    size, count = input_size or spec.input_size, given["num_classes"]
+    net = build(name, size, **given)
+    start_from(net, weights, (spec.num_classes, count))
+    classes = spec.classes if count == spec.num_classes else tuple(map(str, range(count)))
+    return replace(spec, input_size=size, classes=classes).attach(net)

@@ -1,0 +1,496 @@
+"""The plan of a run: all that it will do, decided once. Whatever can fail, fails while it is made.
+
+Flags that were given win over the recipe, and the recipe over the defaults. What is left open then,
+as sizes that a recipe wants for many images and what is "auto", is decided by the images and the
+device. A resumed run has the plan with which it was begun, except for what may change.
+"""
+
+import inspect
+import math
+from copy import deepcopy
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchcnn import cli
+from torchcnn.data.datasets import DATASETS, ImageData
+from torchcnn.data.identity import copies_text
+from torchcnn.files import read_dataclass
+from torchcnn.models.registry import MODELS, find_model
+from torchcnn.models.spec import ModelSpec
+from torchcnn.models.weights import read_weights
+from torchcnn.run.checkpoint import Checkpoint, load_checkpoint
+from torchcnn.run.run import RUNS, check_best, check_out
+from torchcnn.system import is_elastic
+from torchcnn.training.config import Config
+from torchcnn.training.distributed import World, device_of_rank
+from torchcnn.training.loaders import (
+    Loaders,
+    Parts,
+    make_loaders,
+    pick_normalization,
+    read_images,
+    split,
+)
+from torchcnn.training.recipes import TABLE, complete
+from torchcnn.training.schedule import SCHEDULES
+from torchcnn.training.speed import choose_precision
+from torchcnn.training.state import TrainState
+
+MAY_CHANGE = {"resume", "epochs", "device", "root", "checkpoint_every"}  # when a run is resumed
+AGAIN = {"data": "auto", "schedule": "stay", "amp": "auto", "channels_last": "auto"}  # no change
+Datasets = dict[Any, ImageData]  # those that were read, by their name and the size of the images
+OF_REGISTERED = {"arch", "recipe", "small_input", "norm", "model_kwargs"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do.
+
+    Args:
+        config: every flag with its value; nothing is "auto".
+        sources: where the value of a flag comes from: "given", "fast recipe", "default",
+            "fitted: ...", "decided: ...".
+        spec: the network.
+        state: the network with its weights, the optimizer and what else training changes.
+        loaders: the images to train on, to validate on and to test on.
+        resumed: the checkpoint of the run that is resumed, whose state is in `state`.
+    """
+
+    config: Config
+    sources: dict[str, str]
+    spec: ModelSpec
+    state: TrainState
+    loaders: Loaders
+    device: torch.device
+    dataset: ImageData
+    parts: Parts
+    resumed: Checkpoint | None = None
+
+    @property
+    def decided(self) -> dict[str, str]:
+        """The flags of which the images or the device decided the value: "fitted" or "decided"."""
+        kinds = {name: source.partition(":")[0] for name, source in self.sources.items()}
+        return {name: kind for name, kind in kinds.items() if kind in ("fitted", "decided")}
+
+    @property
+    def split(self) -> str:
+        """What is evaluated after an epoch: "val", or "test" if no images are held out."""
+        return "val" if self.config.val_fraction else "test"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run is asked to do, before its images are read.
+
+    Args:
+        flags: those that were given, by field name.
+        net: a module to train in place of a registered network.
+        config: the flags, completed by the recipe, or by the run that is resumed.
+        sources: where their values come from.
+        resumed: the checkpoint of the run that is resumed.
+    """
+
+    flags: dict[str, Any]
+    net: nn.Module | None
+    config: Config
+    sources: dict[str, str]
+    resumed: Checkpoint | None
+    device: torch.device
+
+    @property
+    def channels(self) -> int | None:
+        """In how many channels pictures are read; None if they decide it themselves."""
+        return self.resumed.spec.in_channels if self.resumed else None
+
+
+def make_request(flags: dict[str, Any], net: nn.Module | None = None) -> Request:
+    """Complete the flags of a run, new or resumed; nothing is written.
+
+    Raises:
+        ValueError, OSError: the run cannot be, in one line.
+    """
+    path, resumed = run_to_resume(flags), None
+    if path:
+        resumed = load_checkpoint(path / "last.pt")
+        config, sources = resume(path, resumed, flags, net)
+    else:
+        config, sources = begin(flags, net)
+    device = cli.pick_device(device_of_rank(config.device))
+    return Request(flags, net, config, sources, resumed, device)
+
+
+def make_plan(request: Request, world: World, datasets: Datasets | None = None) -> Plan:
+    """Decide all that a run will do; nothing is written.
+
+    Args:
+        datasets: those that were read before, so that none is read twice.
+
+    Raises:
+        ValueError, OSError: the run cannot be, in one line.
+    """
+    config, net, resumed = request.config, request.net, request.resumed
+    device = request.device
+    if not resumed:
+        check_out(Path(config.out or RUNS / "new"))
+    if net is None:  # what can be known before a data set is read, and perhaps downloaded
+        channels = find_model(config.arch).input[0]
+        check_batches(config, make_spec(config, channels, tuple("0123456789")), world.world_size)
+    weights = read_weights(config.init, config.arch, net) if config.init and not resumed else None
+    dataset = read_once(request, world, {} if datasets is None else datasets)
+    check_dataset(config, dataset, resumed, device, world)
+    parts = split(config, dataset)
+    n = len(parts.train[1])
+    sources = dict(request.sources)
+    if resumed:
+        spec = resumed.spec
+    else:
+        pixels = dataset.train_images.shape[-1]
+        config, fitted = fit(config, request.flags, pixels, n, world.world_size)
+        spec = make_spec(config, dataset.train_images.shape[1], dataset.classes, net)
+        found = pick_normalization(config.normalize, weights, parts.train[0])
+        if found:
+            spec = replace(spec, mean=tuple(found[0]), std=tuple(found[1]))
+        amp, channels_last = choose_precision(config.amp, config.channels_last, config.arch, device)
+        autos = [name for name in ("amp", "channels_last") if getattr(config, name) == "auto"]
+        sources |= fitted | dict.fromkeys(autos, "decided: by the device")
+        config = replace(config, amp=amp, channels_last=channels_last)
+    check_batches(config, spec, world.world_size, n, net)
+    loaders = make_loaders(config, spec, parts, device, world)
+    shown = str(device) if world.world_size == 1 else device.type
+    config = replace(config, device=shown, data=dataset.name)
+    state = TrainState.create(config, spec, device, world.world_size, net, weights)
+    if resumed:
+        state.load(resumed)
+    return Plan(config, sources, spec, state, loaders, device, dataset, parts, resumed)
+
+
+def read_once(request: Request, world: World, datasets: Datasets) -> ImageData:
+    """Read the data set of a run, or take it if it was read before."""
+    config, channels = request.config, request.channels
+    # Pictures of a folder are read in the size that the network takes.
+    size = None if config.data in DATASETS else (config.input_size, config.resize)
+    key = config.data, size, channels
+    if key not in datasets:
+        dataset = read_images(config, request.device, world, channels)
+        datasets[key] = datasets[dataset.name, size, channels] = dataset
+    return datasets[key]
+
+
+# --- a new run ----------------------------------------------------------------------------------
+
+
+def begin(flags: dict[str, Any], net: nn.Module | None = None) -> tuple[Config, dict[str, str]]:
+    """Return the configuration of a new run, and where its values come from.
+
+    Raises:
+        ValueError: flags contradict each other.
+    """
+    if net is not None:
+        if not isinstance(net, nn.Module):
+            raise ValueError(f"net is a torch.nn.Module, got {net!r}")
+        if registered := flags.keys() & OF_REGISTERED:
+            raise ValueError(f"{', '.join(sorted(registered))} cannot be given with a module")
+        flags = flags | {"arch": type(net).__name__}
+    arch, recipe = flags.get("arch", Config.arch), flags.get("recipe", Config.recipe)
+    values = complete(arch if net is None else None, recipe, flags)
+    config = Config(**values)
+    if config.schedule == "stay":
+        raise ValueError(f"--schedule stay is for --resume; allowed are {', '.join(SCHEDULES)}")
+    sources = {f.name: "default" for f in fields(Config)}
+    sources |= dict.fromkeys(values, f"{recipe} recipe") | dict.fromkeys(flags, "given")
+    out = str(Path(config.out).expanduser()) if config.out else ""
+    return replace(config, out=out), sources
+
+
+def fit(
+    config: Config, flags: dict[str, Any], pixels: int, n: int, world_size: int
+) -> tuple[Config, dict[str, str]]:
+    """Fit a recipe to the images; also say which values were changed, and why.
+
+    Args:
+        pixels: the size of the images.
+        n: how many there are to train on.
+    """
+    size = fit_input_size(config, pixels) if "input_size" not in flags else config.input_size
+    batch = config.batch_size
+    if "batch_size" not in flags:
+        batch = fit_batch_size(batch, n, world_size)
+    fitted = {}
+    for name, value, why in (
+        ("input_size", size, "for images of 28 pixels"),
+        ("batch_size", batch, "for so few images"),
+    ):
+        recipes = getattr(config, name)
+        if value != recipes:
+            fitted[name] = f"fitted: {why}, in place of the recipe's {recipes}"
+    return replace(config, input_size=size, batch_size=batch), fitted
+
+
+def fit_input_size(config: Config, pixels: int) -> int:
+    """Take images of 28 pixels at their own size where `fast` or `best` would enlarge them to 32.
+
+    A quarter of the work is saved; by some networks `fast` takes them smaller still. A network
+    whose dense layers depend on the size keeps its own.
+    """
+    if config.recipe == "source" or config.arch not in MODELS:
+        return config.input_size
+    is_sized = "input_size" in inspect.signature(MODELS[config.arch].builder).parameters
+    if is_sized or config.input_size != 32 or pixels != 28:
+        return config.input_size
+    return TABLE[config.arch].shrunk if config.recipe == "fast" else pixels
+
+
+def fit_batch_size(batch_size: int, n: int, world_size: int) -> int:
+    """Cut a recipe's batch to at most a tenth of the `n` training images, to a power of two.
+
+    With fewer steps in an epoch hardly anything is learned, and moving statistics lag behind.
+    """
+    if batch_size <= n // 10:
+        return batch_size
+    power = 2 ** int(math.log2(max(n // 10, 2)))
+    size = max(power // world_size, 2) * world_size
+    while n % size == 1 and n > 1 and world_size == 1:  # batch norm cannot train on a single image
+        size += 1
+    return min(size, batch_size)
+
+
+def make_spec(
+    config: Config, channels: int, classes: tuple[str, ...], net: nn.Module | None = None
+) -> ModelSpec:
+    """Describe the network for images of so many channels, and not normalized."""
+    return ModelSpec(
+        arch=config.arch,
+        own=net is not None,
+        in_channels=channels,
+        classes=classes,
+        input_size=config.input_size,
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
+        resize=config.resize,
+        norm=config.norm,
+        small_input=config.small_input,
+        options=config.model_kwargs,
+    )
+
+
+# --- a run that is resumed ----------------------------------------------------------------------
+
+
+def run_to_resume(flags: dict[str, Any]) -> Path | None:
+    """Return the folder of the run that is to be resumed, if one is.
+
+    Ranks that died are restarted by torchrun with the flags of the first start.
+    """
+    out = Path(flags.get("out", "")).expanduser()
+    if is_elastic() and "resume" not in flags and "out" in flags and (out / "last.pt").exists():
+        return out
+    path = Path(flags["resume"]).expanduser() if "resume" in flags else None
+    return path.parent if path and path.name == "last.pt" else path
+
+
+def resume(
+    path: Path, checkpoint: Checkpoint, flags: dict[str, Any], net: nn.Module | None
+) -> tuple[Config, dict[str, str]]:
+    """Return the configuration of a run that is resumed: its own, except for what may change.
+
+    Raises:
+        FileNotFoundError, ValueError: the run is finished, or a flag may not change.
+    """
+    if checkpoint.spec.own != (net is not None):
+        raise ValueError(
+            f"{path} is a run of {checkpoint.spec.arch}; a run of a module of your own, and only "
+            "that, is resumed by torchcnn.train.train(resume=..., net=...)"
+        )
+    stored = read_config(path, checkpoint)
+    check_best(path, checkpoint)
+    changed = changes(path, stored, flags)
+    if flags.get("schedule") == "stay":
+        rate = checkpoint.state.optimizer["param_groups"][0]["lr"]
+        changed |= {"schedule": "constant", "lr": float(rate), "warmup": 0}
+    config = replace(stored, **changed, out=str(path))
+    done, begun = len(checkpoint.history), checkpoint.progress is not None
+    if begun and done >= config.epochs:
+        raise ValueError(f"{path} has begun epoch {done + 1}, got --epochs {config.epochs}")
+    if done > config.epochs or (done == config.epochs and (path / "result.json").exists()):
+        raise ValueError(f"{path} has finished {done} epochs; --epochs asks for more")
+    return config, checkpoint.sources | dict.fromkeys(changed, "given")
+
+
+def read_config(path: Path, checkpoint: Checkpoint) -> Config:
+    """Return the configuration of a run: each value is one that its flag takes.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    what = f"the configuration in {path / 'last.pt'}"
+    config = read_dataclass(Config, checkpoint.config, what)
+    if checkpoint.sources.keys() != checkpoint.config.keys():
+        raise ValueError(f"{what} is damaged: its sources")
+    for f in fields(Config):
+        value = getattr(config, f.name)
+        try:
+            good = cli.read_value(f, value) == value
+        except ValueError:
+            good = False
+        if not good:
+            raise ValueError(f"{what} is damaged: its {f.name} is {value!r}")
+    return config
+
+
+def changes(path: Path, stored: Config, flags: dict[str, Any]) -> dict[str, Any]:
+    """Return which flags change when a run is resumed.
+
+    Raises:
+        ValueError: one of them may not.
+    """
+    is_folder = Path(stored.data).is_absolute()
+    for name in (name for name in flags if name not in MAY_CHANGE):
+        before = getattr(stored, name)
+        again = AGAIN.get(name, str(path) if name == "out" else None)
+        moved = name == "data" and is_folder and Path(flags[name]).is_absolute()
+        if flags[name] not in (before, again) and not moved:
+            raise ValueError(
+                f"{path} was run with {cli.flag(name)} {before}, got {flags[name]}; a resumed run "
+                "may change --epochs, --device, --root and --checkpoint-every, take a folder that "
+                "was moved as --data, and keep its learning rate by --schedule stay"
+            )
+    changed = {name: flags[name] for name in flags.keys() & MAY_CHANGE - {"resume"}}
+    if is_folder and flags.get("data", "auto") != "auto":
+        changed["data"] = flags["data"]
+    return changed
+
+
+# --- what must fit ------------------------------------------------------------------------------
+
+
+def check_dataset(
+    config: Config,
+    dataset: ImageData,
+    resumed: Checkpoint | None,
+    device: torch.device,
+    world: World,
+) -> None:
+    """Check a data set against the checkpoint that is resumed, and against the other ranks.
+
+    Raises:
+        ValueError: the run began with other classes or pictures, or ranks do not have the same.
+    """
+    n = len(dataset.train_labels)
+    shared = asdict(config) | {"root": "", "out": "", "resume": ""}
+    shared |= {"device": device.type, "data": dataset.name}
+    steps = len(resumed.progress.images) if resumed and resumed.progress else 0
+    done = resumed and (len(resumed.history), steps)
+    world.check_same(dataset.classes, n, len(dataset.test_labels), done, shared, dataset.digests)
+    if not resumed:
+        return
+    begun: dict[str, Any] = {"classes": list(resumed.spec.classes), "images": resumed.images}
+    for what, now in (("classes", list(dataset.classes)), ("images", n)):
+        if begun[what] != now:
+            then = f"the {what} {begun[what]}"
+            raise ValueError(f"the run was begun with {then}; {dataset.name} has {now}")
+    digest = resumed.digests.get("train")
+    if digest != dataset.digests.get("train", digest):
+        raise ValueError(
+            f"the run was begun with other pictures than {dataset.name} has now; --data takes the "
+            "place where the same pictures are now"
+        )
+
+
+def check_batches(
+    config: Config,
+    spec: ModelSpec,
+    world_size: int,
+    n: int | None = None,
+    net: nn.Module | None = None,
+) -> None:
+    """Check that the network takes the images, and can train on each size of batch.
+
+    Only a batch of a single image can fail: in batch norm, where each channel has one pixel then.
+
+    Args:
+        n: the number of images to train on, if it is known: the last batch may have fewer.
+        net: a module of your own; it runs on the CPU, on the smallest batch alone.
+
+    Raises:
+        ValueError: the images cannot be shared out, or the network cannot train on such a batch.
+    """
+    if config.batch_size % world_size:
+        raise ValueError(f"--batch-size {config.batch_size} cannot be shared by {world_size} ranks")
+    batches = {min(config.batch_size, 2 * world_size * config.accumulate): "a batch"}
+    if n is not None:
+        n = n // world_size * world_size
+        if not n:
+            raise ValueError(f"{world_size} ranks cannot share fewer images")
+        last = f"the last batch of {n} images"
+        batches = {n % config.batch_size: last, min(config.batch_size, n): "a batch"}
+    sizes: dict[int, str] = {}
+    for batch, name in batches.items():
+        share = batch // world_size
+        part = -(-share // config.accumulate)  # as torch.chunk cuts
+        sizes |= {size: name for size in (part, share % part if part else 0) if size}
+    if net is not None:
+        return check_own_module(net, (min(sizes), *spec.shape), spec.num_classes)
+    if n is None:
+        spec.build()
+    if 1 in sizes:
+        with torch.device("meta"):
+            net = spec.build().train()
+            try:
+                net(torch.empty(1, *spec.shape))
+            except ValueError as error:
+                raise ValueError(
+                    f"{config.arch} cannot train on a batch of 1, which is what "
+                    f"--batch-size {config.batch_size} makes of {sizes[1]} ({error})"
+                ) from error
+
+
+def check_own_module(net: nn.Module, shape: tuple[int, ...], num_classes: int) -> None:
+    """Make a step with a copy of a module of your own, without the optimizer, on the CPU.
+
+    Raises:
+        ValueError: it cannot train on such images, or does not return logits.
+    """
+    name = type(net).__name__
+    if not any(p.requires_grad for p in net.parameters()):
+        raise ValueError(f"{name} has no parameters to train")
+    try:
+        y = deepcopy(net).to("cpu").train()(torch.zeros(shape))
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} cannot train on images {shape} ({error})") from error
+    expected = (shape[0], num_classes)
+    got = tuple(y.shape) if isinstance(y, torch.Tensor) else f"a {type(y).__name__}"
+    if got != expected:
+        raise ValueError(f"{name} must return logits {expected} for images {shape}, got {got}")
+    try:
+        y.sum().backward()
+    except RuntimeError as error:
+        raise ValueError(f"{name} has no gradients ({error})") from error
+
+
+def print_plan(plan: Plan, world_size: int) -> None:
+    """Print every flag, and where it comes from if it was not given."""
+    for name, value in asdict(plan.config).items():
+        source = plan.sources[name].removeprefix("fitted: ").removeprefix("decided: ")
+        if name == "data":
+            source = plan.dataset.note
+        if name == "normalize" and plan.spec.is_normalized:
+            mean, std = (" ".join(f"{x:.3g}" for x in v) for v in (plan.spec.mean, plan.spec.std))
+            source = f"mean {mean}, std {std}"
+        if isinstance(value, tuple):
+            value = ",".join(value)
+        elif isinstance(value, dict):
+            value = " ".join(f"{key}={v}" for key, v in value.items())
+        note = "" if source in ("given", "default") else f"({source})"
+        if value != "":
+            print(f"{name:<16} {value} {note}".rstrip(), flush=True)
+    for part, count in plan.parts.copies().items():
+        if count:
+            images = {"test": "test images", "val": "validation images"}[part]
+            print(copies_text(count, len(plan.parts.ids[part]), images), flush=True)
+    if world_size > 1:
+        share = plan.config.batch_size // world_size
+        print(f"{'world size':<16} {world_size}, each rank with {share} images of a batch")
