@@ -10,7 +10,7 @@ from small_networks import describe, write_checkpoint
 from torchcnn import create_model, list_models
 from torchcnn.export import FORMATS, main
 
-# Keras's own, see test_keras_io.py.
+# Keras's own.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 CLASSES = [f"class {i}" for i in range(10)]
 FAMILIES = {  # one network a family: in_channels, input_size, small_input

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 from torchcnn import __main__ as commands
@@ -37,7 +38,8 @@ def typed(name):
 
 @pytest.mark.slow
 def test_the_commands_run_as_they_are_written(tmp_path, monkeypatch, capsys):
-    """In their order, on the sample, with pictures of two classes in the folder `photos`.
+    """In their order, on the sample, with pictures of two classes in the folder `photos`, and with
+    weights of torchvision's ResNet-18 where `torch.hub` keeps them.
 
     Both READMEs have the same, see below.
     """
@@ -48,6 +50,10 @@ def test_the_commands_run_as_they_are_written(tmp_path, monkeypatch, capsys):
         place = tmp_path / "photos" / ("cat", "dog")[label]
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.numpy()).save(place / f"{i}.png")
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    state = torchvision.models.resnet18().state_dict()
+    torch.save(state, tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth")
     lines = typed("README.md")
     assert len(lines) >= 7
     for line in lines:
@@ -55,7 +61,13 @@ def test_the_commands_run_as_they_are_written(tmp_path, monkeypatch, capsys):
         commands.main([command.removeprefix("torchcnn."), *arguments])
     out = capsys.readouterr().out
     assert "lenet, 3 seeds: test acc 0." in out and "± " in out
-    for path in ("curves.png", "answers.png", "inside", "runs/three/lenet-seed2/result.json"):
+    for path in (
+        "curves.png",
+        "answers.png",
+        "inside",
+        "judged/mistakes.png",
+        "runs/three/lenet-seed2/result.json",
+    ):
         assert (tmp_path / path).exists(), path
 
 

@@ -66,7 +66,8 @@ def test_the_command_as_a_newcomer_types_it(tmp_path):
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stderr == ""  # no progress bar without a terminal, no warnings
-    *config, epoch, hint, tested = done.stdout.splitlines()
+    *config, epoch, hint, tested, mistaken = done.stdout.splitlines()
+    assert re.match(r"most often mistaken: \d+ of [a-z -]+ as [a-z -]+, ", mistaken)
     assert any(re.fullmatch(r"lr +0.001 \(source recipe\)", line) for line in config)
     assert epoch.startswith("epoch 1, loss ") and ", val acc " in epoch
     # 18 steps, each of which keeps 0.9 of torch's moving statistics.
@@ -231,7 +232,7 @@ def test_a_loss_that_becomes_nan_leaves_the_last_good_checkpoint(capsys, tmp_pat
         (["--ema", "1"], "got 1, allowed is a number from 0 to below 1"),
         (["--warmup", "-1"], "got -1, allowed is a whole number from 0"),
         (["--schedule", "linear"], "invalid choice: 'linear'"),
-        (["--augment", "crop,spin"], "got 'spin', allowed are crop, flip, rotate, colour, erase"),
+        (["--augment", "crop,spin"], "got 'spin', allowed are crop, flip, rotate, color-jitter, "),
         (["--momentum", "0.9"], "--momentum is not for the optimizer adam"),
         (["--optimizer", "sgd", "--lr", "1", "--nesterov"], "--nesterov needs a --momentum above"),
         (["--optimizer", "sgd"], "--optimizer sgd needs a --lr: the recipe's 0.001 is for adam"),

@@ -20,7 +20,7 @@ from torchcnn.data.loader import Batches
 from torchcnn.figures.draw import drawing, save_figure
 from torchcnn.files import read_dataclass
 from torchcnn.run.checkpoint import Checkpoint, checkpoint_file, open_checkpoint
-from torchcnn.run.report import by_class, classes_as_json, confusion_text
+from torchcnn.run.report import by_class, classes_as_json, confused, confused_text, confusion_text
 from torchcnn.system import free_memory, keep_freed_memory
 from torchcnn.training.config import Config as TrainConfig
 from torchcnn.training.config import data_name
@@ -49,6 +49,11 @@ class Config:
     )
     root: str = option("folder of the data sets (default: the run's)", default="", type=cli.path)
     device: str = option("auto, cpu, cuda, cuda:1 or mps", default="auto")
+    top: int = option(
+        "also print how often the true class is among so many of the most probable ones",
+        default=0,
+        type=cli.at_least_one,
+    )
     json: bool = option("print JSON", default=False, action="store_true")
     out: str = option(
         "folder to draw confusion.png and mistakes.png into", default="", type=cli.path
@@ -95,7 +100,14 @@ def evaluate(config: Config) -> None:
         "accuracy": accuracy(confusion),
         "correct": int(confusion.diag().sum()),
         "loss": float(F.cross_entropy(logits.double(), labels)),
+        "confused": [
+            {"class": true, "predicted": other, "images": n}
+            for true, other, n in confused(confusion, classes)
+        ],
     }
+    if config.top:
+        found = logits.topk(min(config.top, len(classes))).indices == labels[:, None]
+        about[f"top_{config.top}"] = int(found.sum()) / len(labels)
     if config.json:
         tables = {"classes": classes_as_json(confusion, classes), "confusion": confusion.tolist()}
         print(json.dumps(about | tables, indent=1))
@@ -103,6 +115,10 @@ def evaluate(config: Config) -> None:
         print(as_text(about, data.note))
         print(by_class(confusion, classes), end="\n\n")
         print(confusion_text(confusion, classes))
+        if config.top:
+            print(f"\ntop-{config.top} acc {about[f'top_{config.top}']:.4f}")
+        if said := confused_text(confusion, classes):
+            print(f"\n{said}")
     if config.out:
         images, names = data.test_images, data.names.get("test")
         figures = {

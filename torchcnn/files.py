@@ -81,9 +81,10 @@ def read_archive(path: Path, problem: str) -> Any:
     import torch
 
     try:
-        with zipfile.ZipFile(path) as archive:  # torch writes check sums but does not read them
-            if damaged := archive.testzip():
-                raise zipfile.BadZipFile(damaged)
+        if zipfile.is_zipfile(path):  # files of before 2020, as torchvision's, are none
+            with zipfile.ZipFile(path) as archive:  # torch writes check sums but does not read them
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(damaged)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file provokes many kinds in torch's reader
         raise ValueError(f"{problem} ({type(error).__name__})") from error

@@ -4,7 +4,7 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from torchcnn.training.plan import (
     Request,
     begin,
     changes,
+    is_over,
     make_plan,
     make_request,
     print_plan,
@@ -204,8 +205,11 @@ def what_is_left(flags: dict[str, Any]) -> Planned:
     if dropped := sorted(before - flags.keys() - MAY_CHANGE):
         told = ", ".join(f"{cli.flag(name)} {getattr(stored, name)}" for name in dropped)
         raise ValueError(f"{path} was run with {told}, which is not given now; another --out")
-    epochs = changed.get("epochs", stored.epochs)
-    if (path / "result.json").exists() and len(checkpoint.history) == epochs:
+    asked = replace(
+        stored, **{name: changed[name] for name in changed.keys() & {"epochs", "patience"}}
+    )
+    over = is_over(checkpoint.history, asked) and len(checkpoint.history) <= asked.epochs
+    if over and (path / "result.json").exists():
         return Planned(new.arch, new.seed, flags, read_run(path))
     return Planned(new.arch, new.seed, changed | {"resume": str(path)})
 

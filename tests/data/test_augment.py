@@ -5,15 +5,18 @@ import pytest
 import torch
 from PIL import Image
 from torchvision import transforms
+from torchvision.transforms.v2 import functional as F
 
 from torchcnn.data.augment import (
     AUGMENTATIONS,
-    colour,
+    adjust_colors,
+    color_jitter,
     crop,
     cutmix,
     erase,
     flip,
     mixup,
+    random_resized_crop,
     resize,
     rotate,
 )
@@ -84,12 +87,41 @@ def test_a_rotation_turns_as_torchvision_does():
     assert torch.equal(rotate(IMAGES, drawn(), degrees=0), IMAGES)
 
 
-def test_colour_multiplies_and_nothing_changes_without_strength():
-    assert torch.equal(colour(IMAGES, drawn(), strength=0), IMAGES)
-    grey = torch.full((8, 1, 4, 4), 100, dtype=torch.uint8)  # no contrast: brightness alone
-    y = colour(grey, drawn()).float()
-    factors = torch.rand(8, generator=drawn()) * 0.6 + 0.7
-    torch.testing.assert_close(y[:, 0, 0, 0], (factors * 100).round())
+def test_color_jitter_is_torchvisions():
+    """With the same factors, in this order, each pixel is torchvision's, which rounds at the end.
+
+    The first image is grey, where the hue has no meaning.
+    """
+    images = torch.cat([IMAGES[:1, :1].expand(-1, 3, -1, -1), IMAGES[:9]])
+    factors = [torch.rand(10, 1, 1, 1, generator=drawn(i)) * 0.6 + 0.7 for i in range(3)]
+    turn = torch.rand(10, 1, 1, 1, generator=drawn(3)) * 0.2 - 0.1
+    ours = adjust_colors(images, *factors, turn)
+    for i, image in enumerate(images):
+        x = image.float() / 255
+        for adjust, factor in zip(
+            (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue),
+            (*factors, turn), strict=True,
+        ):  # fmt: skip
+            x = adjust(x, float(factor[i]))
+        assert (ours[i] - x * 255).abs().max() < 0.51
+    assert torch.equal(color_jitter(IMAGES, drawn(), strength=0), IMAGES)
+
+
+def test_a_random_crop_is_a_rectangle_of_the_image():
+    """Along a slope of 4 levels a pixel the crop has a slope of 4 times its share of the side."""
+    column = 4 * torch.arange(64, dtype=torch.uint8).expand(400, 1, 64, 64)
+    both = torch.cat([column, column.transpose(2, 3)], 1)
+    found = random_resized_crop(both, drawn()).double()
+    assert found.min() >= 0 and found.max() <= 252
+    inner = found[:, :, 8:56, 8:56]
+    width = inner[:, 0].diff(dim=2).mean((1, 2)) / 4
+    height = inner[:, 1].diff(dim=1).mean((1, 2)) / 4
+    area, ratio = width * height, width / height
+    whole = (width > 0.99) | (height > 0.99)  # a side is cut off at the image's
+    assert 0.34 < area.min() < 0.4 and 0.9 < area.max() <= 1.01
+    assert 0.74 < ratio[~whole].min() < 0.8 and 1.25 < ratio[~whole].max() < 1.35
+    middle = found[:, 0, 32, 31:33].mean(1) / 4 + 0.5
+    assert middle.std() > 2 and ((middle - 32).abs() <= 32 * (1 - width) + 0.6).all()
 
 
 def test_erase_blackens_one_rectangle_in_half_of_the_images():

@@ -330,3 +330,20 @@ print(len(next(kept)), flush=True)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert done.stdout == "2\n" and done.returncode == {"": 0, "1 / 0": 1}.get(end, 3)
     assert done.stderr.count("Error") == (end == "1 / 0")
+
+
+@pytest.mark.parametrize(("resize", "box"), [("squeeze", (0, 0, 1000, 750)),
+                                             ("crop", (125, 0, 875, 750))])  # fmt: skip
+def test_a_photo_has_about_the_pixels_of_an_exact_resize(resize, box, tmp_path):
+    """A PNG of less than three times the size has exactly them; a JPEG is decoded at a half."""
+    y, x = np.mgrid[:750, :1000]
+    waves = [np.sin(x / a + y / b) for a, b in ((40, 23), (11, 70), (5, 9))]
+    pixels = np.stack([127 + 60 * waves[0] + 40 * wave + 20 * waves[2] for wave in waves], 2)
+    photo = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    for name, mean, most in (("a.png", 0, 0), ("a.jpg", 1, 12)):
+        photo.save(tmp_path / name, quality=95)
+        with Image.open(tmp_path / name) as file:
+            exact = np.array(file.resize((300, 300), Image.Resampling.BILINEAR, box)).astype(int)
+        ours = read_image(tmp_path / name, 3, 300, resize).permute(1, 2, 0).numpy()
+        difference = abs(ours - exact)
+        assert difference.mean() <= mean and difference.max() <= most, name

@@ -13,7 +13,7 @@ from PIL import Image
 from torchcnn import evaluate, predict, train
 from torchcnn.data import decode
 from torchcnn.data import folder as image_folder
-from torchcnn.data.augment import crop, resize
+from torchcnn.data.augment import crop
 from torchcnn.data.decode import LazyImages
 from torchcnn.data.folder import FolderOptions, load_folder
 from torchcnn.data.loader import Batches
@@ -46,8 +46,9 @@ def test_a_folder_with_two_parts(tmp_path):
     assert data.train_images.shape == data.test_images.shape == (6, 3, 12, 12)
     assert data.train_images.dtype == torch.uint8
     assert data.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
-    pixels = np.array(Image.open(tmp_path / "d" / "train" / "red" / "1.png"))
-    expected = resize(torch.from_numpy(pixels).permute(2, 0, 1)[None], 12)[0]
+    with Image.open(tmp_path / "d" / "train" / "red" / "1.png") as image:
+        pixels = np.array(image.resize((12, 12), Image.Resampling.BILINEAR))
+    expected = torch.from_numpy(pixels).permute(2, 0, 1)
     assert torch.equal(data.train_images[data.names["train"].index("train/red/1.png")], expected)
 
 

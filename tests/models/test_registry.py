@@ -17,8 +17,8 @@ import torchcnn
 from torchcnn import BatchNorm, create_model, list_models
 from torchcnn.models import MODELS
 from torchcnn.models.densenet import DenseBlock, transition_block
-from torchcnn.models.from_torchvision import TORCHVISION
 from torchcnn.models.googlenet import Inception, InceptionBlk
+from torchcnn.models.imagenet import TORCHVISION
 from torchcnn.models.resnet import Residual, ResnetBlock, resnet_block
 
 KINDS = {

@@ -57,7 +57,7 @@ def test_weights_that_do_not_fit_change_nothing():
     net = create_model("lenet")
     fresh = copy.deepcopy(net.state_dict())
     for other, classes, message in [
-        (create_model("lenet", in_channels=3), (10, 10), r"stage1.0.weight of the weights is "),
+        (create_model("lenet", in_channels=2), (10, 10), r"stage1.0.weight of the weights is "),
         (create_model("lenet", input_size=32), (10, 10), r"head.1.weight of the weights is "),
         (create_model("lenet", num_classes=3), (4, 10), "head.7.weight of the weights is"),
         (create_model("mlp"), (10, 10), "the weights are not those of this network: they lack "),
@@ -202,6 +202,7 @@ def test_fine_tuning_from_a_state_dict_of_torchvision(arch, folder, tmp_path, ca
 def test_a_resumed_run_needs_no_file_and_stays_frozen(finished_run, tmp_path, tenth_of_the_sample):
     shutil.copytree(finished_run, tmp_path / "first")
     flags = ["--init", tmp_path / "first", "--freeze", "stage1", "--normalize", "data"]
+    flags += ["--schedule", "constant"]
     run(*flags, "--epochs", 2, "--out", tmp_path / "whole")
     run(*flags, "--out", tmp_path / "r")
     shutil.rmtree(tmp_path / "first")

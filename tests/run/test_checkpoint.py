@@ -4,16 +4,18 @@ import json
 import os
 import pickle
 import random
+import re
 import shutil
 import zipfile
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
 from comparing import same
 from small_networks import describe, write_checkpoint
 
-from torchcnn import create_model, evaluate, export, predict, train
+from torchcnn import compare, create_model, evaluate, export, predict, train
 from torchcnn.run.checkpoint import (
     FORMAT,
     Checkpoint,
@@ -240,3 +242,17 @@ def test_a_failed_write_keeps_what_was_there(broken, error, tmp_path, monkeypatc
     with pytest.raises(OSError, match=r"cannot write .*last\.pt: .*disk"):
         save_checkpoint(path, replace(WHOLE, images=10))
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_run_that_lies_with_the_tests_is_read_by_all_commands(tmp_path, capsys):
+    """Later versions may write another format; a run in this one goes on, or is refused at once."""
+    run = tmp_path / "run"
+    shutil.copytree(Path(__file__).parent.parent / "stored" / "run", run)
+    stored = json.loads((run / "result.json").read_text())
+    evaluate.main(["--checkpoint", str(run), "--json", "--device", "cpu"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["correct"] == round(1000 * stored["test_acc"]) == 547
+    compare.main([str(run)])
+    assert re.search(r"^softmax_regression .* 0\.5470", capsys.readouterr().out, re.MULTILINE)
+    train.main(["--resume", str(run), "--epochs", "2"])
+    assert [record.epoch for record in load_checkpoint(run / "last.pt").history] == [1, 2]

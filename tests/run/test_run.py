@@ -41,8 +41,9 @@ def events(path):
 
 def test_the_folder_holds_what_the_readme_says(finished_run):
     names = {p.name.split(".vm")[0].split(".1")[0] for p in finished_run.iterdir()}
-    assert names == {"config.json", "result.json", "history.csv", "curves.png", "last.pt",
-                     "best.pt", "events.out.tfevents", "train", "val", "test"}  # fmt: skip
+    assert names == {"config.json", "result.json", "history.csv", "curves.png", "inputs.png",
+                     "last.pt", "best.pt", "events.out.tfevents",
+                     "train", "val", "test"}  # fmt: skip
     config = json.loads((finished_run / "config.json").read_text())
     assert config["arch"] == "lenet" and config["data"] == "sample" and config["batch_size"] == 256
     with Image.open(finished_run / "curves.png") as picture:

@@ -19,8 +19,8 @@ from torchcnn.run.checkpoint import load_checkpoint, load_model
 from torchcnn.training import trainer
 
 ALL = ["--arch", "tf_baseline", "--input-size", "16", "--batch-size", "500", "--augment",
-       "crop,flip,rotate,colour,erase", "--mix", "cutmix", "--accumulate", "2", "--ema", "0.9",
-       "--optimizer", "sgd", "--lr", "0.05",
+       "crop,flip,rotate,color-jitter,erase", "--mix", "cutmix", "--accumulate", "2",
+       "--ema", "0.9", "--optimizer", "sgd", "--lr", "0.05",
        "--momentum", "0.9", "--nesterov", "--schedule", "one-cycle", "--warmup", "5",
        "--label-smoothing", "0.1", "--clip", "1", "--weight-decay", "1e-4", "--epochs", "2",
        "--checkpoint-every", "2", "--device", "cpu", "--data", "sample"]  # fmt: skip

@@ -1,5 +1,6 @@
 """The loop: right numbers, any batches, and none of the tutorials' faults."""
 
+import copy
 import functools
 import math
 import re
@@ -48,6 +49,19 @@ def batches_of(x, y, size):
 
 def sgd(net, lr=0.0):
     return torch.optim.SGD(net.parameters(), lr=lr)
+
+
+def test_the_body_learns_at_a_share_of_the_rate_of_the_head():
+    """SGD moves each weight by its gradient times the rate, and times 0.1 below the head."""
+    net = create_model("lenet").double()
+    before = copy.deepcopy(net)
+    batch = (torch.rand(4, 1, 28, 28, dtype=torch.float64), torch.arange(4))
+    optimizer = make_optimizer(net, "sgd", lr=1.0, body_lr=0.1)
+    list(train_steps(net, [batch], optimizer, options=StepOptions(learning_rates=[0.5])))
+    for (name, now), then in zip(net.named_parameters(), before.parameters(), strict=True):
+        rate = 0.5 if name.startswith("head.") else 0.05
+        torch.testing.assert_close(now, then - rate * now.grad, rtol=1e-12, atol=1e-12)
+    assert optimizer.param_groups[0]["lr"] == 0.5  # the head's, which is logged
 
 
 def test_the_loss_is_the_mean_over_images_not_over_batches():

@@ -1,6 +1,7 @@
 """What a run will do, decided once: what a recipe becomes, and what a resumed run may change."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from comparing import killed
@@ -11,7 +12,7 @@ from torchcnn.run.checkpoint import load_checkpoint
 from torchcnn.run.run import Run
 from torchcnn.training.config import Config
 from torchcnn.training.distributed import World
-from torchcnn.training.plan import fit, make_plan, make_request
+from torchcnn.training.plan import fit, fit_to_few, make_plan, make_request
 from torchcnn.training.recipes import complete
 from torchcnn.training.trainer import Trainer
 
@@ -117,6 +118,31 @@ def test_a_batch_is_at_most_a_tenth_of_few_images(n, world_size, size):
 def test_small_images_are_taken_at_their_own_size(arch, recipe, given, pixels, size):
     config = Config(**complete(arch, recipe, {"arch": arch, "recipe": recipe, **given}))
     assert fit(config, given, pixels, 10_000, 1)[0].input_size == size
+
+
+def test_few_pictures_are_passed_over_until_they_are_learned():
+    """Three hundred steps: 40 images in batches of 4 are 10 steps, so 30 epochs."""
+    config = replace(Config(**RECIPE), batch_size=4)
+    fitted, sources = fit_to_few(config, {}, 40)
+    assert (fitted.epochs, fitted.augment) == (30, ("random-resized-crop", "flip"))
+    assert sources["epochs"] == "fitted: for so few images, in place of the recipe's 1"
+    given = {"epochs": 1, "augment": ()}
+    assert fit_to_few(config, given, 40) == (config, {})
+    assert fit_to_few(config, {}, 4_000)[0].epochs == 1
+
+
+def test_patience_ends_a_run_that_learns_nothing(tmp_path, capsys):
+    """At no learning rate the first epoch stays the best, so that two more are waited for."""
+    path = tmp_path / "r"
+    train.main([*FLAGS, "--lr", "1e-30", "--epochs", "9", "--patience", "2", "--out", str(path)])
+    out = capsys.readouterr().out
+    assert len(rates(path)) == 3 and out.count(", best so far\n") == 1
+    assert "the validation accuracy has not risen for 2 epochs\ntest acc " in out
+    assert "has finished 3 epochs; --patience asks for more" in refused(capsys, "--resume", path)
+    train.main(["--resume", str(path), "--patience", "3"])
+    assert len(rates(path)) == 4
+    error = refused(capsys, *FLAGS, "--patience", "2", "--val-fraction", "0")
+    assert "--patience waits for validation images; --val-fraction 0 has none" in error
 
 
 def test_what_the_images_decided_is_said_and_what_was_given_is_not(tmp_path, capsys):

@@ -71,7 +71,7 @@ def test_the_kinds_of_adam_share_a_rate():
 
 def test_the_default_is_the_sources():
     """LeNet's in the tutorial: Adam, rate 0.001, batches of 256, 5 epochs."""
-    assert Config.recipe == "source" and set(RECIPES) == {"source", "fast", "best"}
+    assert Config.recipe == "source" and set(RECIPES) == {"source", "fast", "best", "finetune"}
     assert source("lenet") == {
         "optimizer": "adam", "lr": 1e-3, "batch_size": 256, "epochs": 5, "input_size": 28,
     }  # fmt: skip

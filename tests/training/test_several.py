@@ -120,7 +120,7 @@ def test_the_same_command_goes_on_where_it_stopped(tmp_path, capsys):
     alone = refused(capsys, *FLAGS, "--arch", "mlp", "--out", "r/seed0")
     assert "already holds a run; --resume continues it" in alone
     (r / "seed1/result.json").unlink()
-    for name in ("result.json", "best.pt", "last.pt", "history.csv", "curves.png"):
+    for name in ("result.json", "best.pt", "last.pt", "history.csv", "curves.png", "inputs.png"):
         (r / "seed2" / name).unlink()
     shutil.rmtree(r / "seed3")
     before = contents(r / "seed0")

@@ -65,20 +65,70 @@ def rotate(images: Tensor, generator: Generator, degrees: float = 15.0) -> Tenso
     return y.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def colour(images: Tensor, generator: Generator, strength: float = 0.3) -> Tensor:
-    """Change brightness, contrast and, for three channels, saturation: (n, c, h, w) uint8.
+def random_resized_crop(images: Tensor, generator: Generator, least: float = 0.35) -> Tensor:
+    """Enlarge a rectangle of each image to its size: (n, c, h, w) uint8.
 
-    Each is multiplied by a number that is drawn from 1 - `strength` to 1 + `strength`.
+    Its area is drawn from `least` to 1 of the image's, and its aspect ratio from 3/4 to 4/3, as in
+    torchvision's `RandomResizedCrop`, where the least area is 0.08. The interpolation is bilinear.
+    """
+    n, aspects = len(images), (math.log(3 / 4), math.log(4 / 3))
+    area = _uniform(images, generator, least, 1).view(n)
+    ratio = _uniform(images, generator, *aspects).view(n).exp()
+    width, height = ((area * r).sqrt().clamp(max=1) for r in (ratio, 1 / ratio))
+    left, top = (
+        (2 * _uniform(images, generator, 0, 1).view(n) - 1) * (1 - side) for side in (width, height)
+    )
+    zero = torch.zeros_like(width)
+    theta = torch.stack([width, zero, left, zero, height, top], 1).view(n, 2, 3)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    y = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+    return y.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def color_jitter(images: Tensor, generator: Generator, strength: float = 0.3) -> Tensor:
+    """Change brightness, contrast and, in colour, saturation and hue: (n, c, h, w) uint8.
+
+    The factors are drawn from 1 - `strength` to 1 + `strength`, the turn of the hue from a sixth of
+    -`strength` to `strength` of the circle. They mean what they do in torchvision's `ColorJitter`,
+    which changes their order at random.
     """
     low, high = 1 - strength, 1 + strength
-    y = images.float() * _uniform(images, generator, low, high)
-    mean = y.mean((1, 2, 3), keepdim=True)
-    y = mean + (y - mean) * _uniform(images, generator, low, high)
-    saturation = _uniform(images, generator, low, high)
-    if images.shape[1] == 3:
-        grey = y.mean(1, keepdim=True)
-        y = grey + (y - grey) * saturation
-    return y.round_().clamp_(0, 255).to(torch.uint8)
+    brightness, contrast, saturation = (_uniform(images, generator, low, high) for _ in range(3))
+    turn = _uniform(images, generator, -strength / 6, strength / 6)
+    return adjust_colors(images, brightness, contrast, saturation, turn)
+
+
+GREY = (0.2989, 0.587, 0.114)  # the share of each colour in the grey that the eye sees
+
+
+def adjust_colors(
+    images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, turn: Tensor
+) -> Tensor:
+    """Apply to each image, in this order, the factors (n, 1, 1, 1): (n, c, h, w) uint8."""
+    x = (images.float() * brightness).clamp(0, 255)
+
+    def grey(x: Tensor) -> Tensor:
+        weights = torch.tensor(GREY, device=x.device).view(3, 1, 1)
+        return (x * weights).sum(1, keepdim=True) if x.shape[1] == 3 else x
+
+    x = torch.lerp(grey(x).mean((1, 2, 3), keepdim=True), x, contrast).clamp(0, 255)
+    if x.shape[1] == 3:
+        x = torch.lerp(grey(x), x, saturation).clamp(0, 255)
+        x = _turn_hue(x, turn)
+    return x.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _turn_hue(x: Tensor, turn: Tensor) -> Tensor:
+    """Turn the hue of HSV by a part of the circle, (n, 1, 1, 1): (n, 3, h, w) in [0, 255]."""
+    value, least = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
+    chroma = value - least
+    r, g, b = ((x - least) / chroma.clamp(min=1e-6)).split(1, 1)
+    hue = torch.where(x[:, 1:2] == value, 2 + b - r, 4 + r - g)
+    hue = torch.where(x[:, :1] == value, g - b, hue) + 6 * turn
+    # Of red, green and blue, each is a trapezoid along the hue: 1 within a sixth of its own.
+    own = torch.tensor([0.0, 2.0, 4.0], device=x.device).view(1, 3, 1, 1)
+    distance = ((hue - own + 3) % 6 - 3).abs()
+    return least + chroma * (2 - distance).clamp(0, 1)
 
 
 def erase(images: Tensor, generator: Generator) -> Tensor:
@@ -142,7 +192,8 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "crop": crop,
     "flip": flip,
     "rotate": rotate,
-    "colour": colour,
+    "color-jitter": color_jitter,
+    "random-resized-crop": random_resized_crop,
     "erase": erase,
 }
 Mix = Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]  # num_classes is bound

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from torchcnn.data import augment
 from torchcnn.data.pixels import prepare
 from torchcnn.system import cores, files_under
 
@@ -93,9 +92,9 @@ def read_image(
     """Read a picture as (channels, h, w) uint8, or as a square of `size` pixels.
 
     With 1 channel the picture is grey, with 3 it is red, green and blue. Transparent pixels are
-    drawn on black, and the orientation that a camera noted is applied. Pictures that are more than
-    three times as large as needed are reduced first, then the interpolation is bilinear with
-    antialiasing, as that of `torchcnn.data.augment.resize`.
+    drawn on black, and the orientation that a camera noted is applied. The interpolation is
+    bilinear with antialiasing, as Pillow's and torchvision's; large pictures are reduced first, see
+    `torchcnn.data.pixels`.
 
     Args:
         resize: "squeeze" changes the aspect ratio; "crop" resizes the shorter side and cuts out the
@@ -114,8 +113,7 @@ def read_image(
 def _read(path: str | Path, channels: int, size: int | None, resize: str) -> Tensor:
     image = open_image(path, lambda file: prepare(file, channels, size, resize))
     pixels = torch.from_numpy(np.array(image)).view(image.height, image.width, channels)
-    pixels = pixels.permute(2, 0, 1).contiguous()
-    return pixels if size is None else augment.resize(pixels[None], size)[0]
+    return pixels.permute(2, 0, 1).contiguous()
 
 
 def open_image(path: str | Path, use: Callable[[Any], Any]) -> Any:

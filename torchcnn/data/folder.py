@@ -1,4 +1,4 @@
-"""Your own pictures: a folder with one folder of pictures for each class."""
+"""Your own pictures: a folder with one folder of pictures for each class, or a list of them."""
 
 import math
 from collections import Counter
@@ -27,18 +27,10 @@ from torchcnn.data.identity import (
     pictures_of,
     readable,
 )
+from torchcnn.data.listing import SPLITS, is_listing, read_listing
 from torchcnn.data.split import is_for_test
 from torchcnn.system import files_under, free_memory
 
-PARTS = {  # what folders of parts are called, in any case
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
 GREY = ("1", "L", "F", "I")  # Pillow's modes of one channel; 16 bits are I;16
 
 
@@ -83,6 +75,8 @@ def load_images(
 def load_folder(root: Path, options: FolderOptions) -> ImageData:
     """Read a folder of pictures: `train/<class>/*` with val and test beside it, or `<class>/*`.
 
+    Or read a list, a CSV file, see `torchcnn.data.listing.read_listing`.
+
     Without parts, a fifth of each class is chosen to test on, by the bytes of the pictures. What is
     hidden, what belongs to the operating system and what is no regular file is passed over. The
     images are grey if all pictures are, else in colour, unless the options say what they are. Their
@@ -94,7 +88,7 @@ def load_folder(root: Path, options: FolderOptions) -> ImageData:
             trained, or a picture cannot be decoded; the message names it.
     """
     passed = Passed()
-    parts = find_parts(root, passed)
+    parts = listed_parts(root) if is_listing(root) else find_parts(root, passed)
     data = decode_parts(root, parts, list(parts["train"]), options)
     counts = {name: len(pictures_of(part)) for name, part in parts.items()}
     note = ", ".join(f"{n:,} to {USE[name]}" for name, n in counts.items())
@@ -140,7 +134,7 @@ def decode_parts(
         val_images=images["val"] if has_val else None,
         val_labels=labels["val"] if has_val else None,
         names={
-            name: [readable(path.relative_to(root).as_posix()) for path in paths[name]]
+            name: [readable(_within(root, path).as_posix()) for path in paths[name]]
             for name in parts
         },
         ids={
@@ -168,7 +162,7 @@ def find_named(root: Path) -> tuple[dict[str, Path], list[str]]:
     named: dict[str, Path] = {}
     others = []
     for name, path in class_folders(root).items():
-        use = PARTS.get(name.lower())
+        use = SPLITS.get(name.lower())
         if not use or not class_folders(path):
             others.append(name)
         elif use in named:
@@ -199,6 +193,28 @@ def find_parts(root: Path, passed: Passed) -> dict[str, Part]:
         if unknown := ", ".join(sorted(part.keys() - parts["train"].keys())):
             raise ValueError(f"{named[name]} holds {unknown}, which {named['train']} does not")
     return parts
+
+
+def listed_parts(path: Path) -> dict[str, Part]:
+    """Find the pictures of a list, as `find_parts` does those of a folder."""
+    parts = read_listing(path)
+    classes = parts.get("", parts.get("train", {}))
+    if "" not in parts and ("train" not in parts or len(parts) == 1):
+        got = ", ".join(parts)
+        raise ValueError(f"{path} has the splits {got}; there must be train, and test or val")
+    if len(classes) < 2:
+        raise ValueError(
+            f"{path} has {len(classes)} label to train on, {', '.join(classes)}; at least 2 are "
+            "needed"
+        )
+    for name, part in parts.items():
+        if unknown := ", ".join(sorted(part.keys() - classes.keys())):
+            raise ValueError(f"{path} has {unknown} in {name}, but not in train")
+    if "" not in parts:
+        return {name: parts[name] for name in USE if name in parts}
+    if alone := [name for name, pictures in classes.items() if len(pictures) < 2]:
+        raise ValueError(f"{path} has one picture of {alone[0]}; at least 2 are needed")
+    return split_classes(classes)
 
 
 def _check_no_parts(root: Path) -> None:
@@ -256,6 +272,12 @@ def _pictures_under(place: Path, passed: Passed) -> list[Path]:
         else:
             found.append(path)
     return sorted(found)
+
+
+def _within(root: Path, path: Path) -> Path:
+    """The path of a picture below the folder, or below that of the list."""
+    folder = root.parent if is_listing(root) else root
+    return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
 def _is_grey(image: Any) -> bool:

@@ -16,6 +16,7 @@ from torchcnn.data.folder import (
     split_classes,
 )
 from torchcnn.data.identity import Part, pictures_of
+from torchcnn.data.listing import is_listing, read_listing
 
 
 def load_judged(
@@ -23,9 +24,9 @@ def load_judged(
 ) -> tuple[str, ImageData]:
     """Read the pictures to judge a network by, as the test images of a data set.
 
-    They are those in `test/<class>/*`, else in `val/<class>/*`. Without these they are all in
-    `<class>/*`, but if it is the folder that the network was trained on: then they are the fifth
-    that was kept to test on. Some of the classes are enough; they are known by their names.
+    They are those in `test/<class>/*`, else in `val/<class>/*`; of a list those with such a split.
+    Without these they are all, but if it is they that the network was trained on: then they are the
+    fifth that was kept to test on. Some of the classes are enough; they are known by their names.
 
     Args:
         classes: those of the network.
@@ -39,11 +40,16 @@ def load_judged(
         ValueError: it holds no pictures, or a class that the network does not know.
     """
     passed = Passed()
-    named, others = find_named(root)
-    passed.folders += others if named else []
-    part = next((name for name in ("test", "val") if name in named), "all")
-    folder = named.get(part) or named.get("train", root)
-    pictures = find_pictures(folder, passed, least=1)
+    if is_listing(root):
+        listed, folder = read_listing(root), root
+        part = next((name for name in ("test", "val") if name in listed), "all")
+        pictures = listed.get(part) or listed.get("") or listed["train"]
+    else:
+        named, others = find_named(root)
+        passed.folders += others if named else []
+        part = next((name for name in ("test", "val") if name in named), "all")
+        folder = named.get(part) or named.get("train", root)
+        pictures = find_pictures(folder, passed, least=1)
     if unknown := [name for name in pictures if name not in classes]:
         raise ValueError(
             f"{folder} holds {', '.join(unknown)}; the network was trained on the classes "

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchcnn.files import printable
+from torchcnn.files import printable, whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,12 +33,8 @@ def drawing(what: str) -> Iterator[None]:
 
 def save_figure(figure: "Figure", path: Path) -> None:
     """Write a figure whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with whole(path) as temporary:
         figure.savefig(temporary, dpi=150, format=path.suffix[1:])
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def shown(name: str) -> str:

@@ -1,9 +1,11 @@
 """Plots of a run: its curves, the confusion matrix, images with predictions, the worst mistakes."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -70,6 +72,27 @@ def plot_images(images: list[Tensor], titles: list[str], heading: str = "") -> F
         axes.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
         axes.set_axis_off()
         axes.set_title(printable(title), fontsize=9, **text_options())
+    return figure
+
+
+def plot_grid(images: list[Tensor], titles: list[str]) -> Figure:
+    """Show images (c, h, w) uint8 of one size in a square, each above its title.
+
+    They are one picture in one pair of axes, which is drawn in a fraction of a second.
+    """
+    columns = math.ceil(math.sqrt(len(images)))
+    rows, (c, h, w) = math.ceil(len(images) / columns), images[0].shape
+    gap, line = max(1, w // 16), max(4, h // 5)
+    grid = torch.full((rows * (h + line), columns * (w + gap), c), 255, dtype=torch.uint8)
+    figure = Figure(figsize=(1.6 * columns, 1.6 * rows * (h + line) / (w + gap)))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    for i, (image, title) in enumerate(zip(images, titles, strict=True)):
+        y, x = i // columns * (h + line), i % columns * (w + gap)
+        grid[y : y + h, x : x + w] = image.permute(1, 2, 0)
+        place = (x + w / 2, y + h + line / 2)
+        axes.text(*place, shown(title), ha="center", va="center", fontsize=8, **text_options())
+    axes.imshow(grid.numpy(), cmap="gray", vmin=0, vmax=255)
     return figure
 
 

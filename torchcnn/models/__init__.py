@@ -20,6 +20,7 @@ from torchcnn.models.googlenet import (
     tf_googlenet,
     tf_inception10,
 )
+from torchcnn.models.imagenet import from_torchvision
 from torchcnn.models.lenet import lenet, tf_lenet5
 from torchcnn.models.mlp import mlp, softmax_regression
 from torchcnn.models.nin import nin, nin_block, tf_nin, tf_nin_dense
@@ -74,4 +75,4 @@ _BLOCKS = (
     "vgg_block",
 )
 _TABLE = ("MODELS", "ModelSpec", "create_model", "find_model", "list_models", "list_pretrained")
-__all__ = ["cifar_resnet", *_TABLE, *_BLOCKS, *MODELS]
+__all__ = ["cifar_resnet", "from_torchvision", *_TABLE, *_BLOCKS, *MODELS]

@@ -1,16 +1,20 @@
 """`create_model`: any network by its name, with new weights or those of the package."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
+from torchcnn.models.imagenet import read_imagenet
 from torchcnn.models.registry import build, find_model
-from torchcnn.models.weights import read_pretrained, start_from
+from torchcnn.models.weights import for_channels, read_pretrained, start_from
 
 
 def create_model(
-    name: str, input_size: int | None = None, pretrained: bool = False, **options: Any
+    name: str,
+    input_size: int | None = None,
+    pretrained: bool | Literal["imagenet"] = False,
+    **options: Any,
 ) -> nn.Module:
     """Build a network by its name: (n, in_channels, h, w) float -> logits (n, num_classes).
 
@@ -20,24 +24,30 @@ def create_model(
             the size, they are built for it. A size that is too small for the network raises an
             error here instead of in the first batch.
         pretrained: Load the weights for Fashion-MNIST that are in this package, see
-            `list_pretrained`. The network has the size, channels, classes and stem with which they
-            were trained, and the attribute `spec` of `load_model`; with another `num_classes`, the
-            last layer is new.
+            `list_pretrained`; with "imagenet", torchvision's weights for ImageNet, from the cache
+            of `torch.hub` or else the internet. The network has the size, channels, classes and
+            stem with which they were trained, and the attribute `spec` of `load_model`. With
+            another `num_classes` the last layer is new; with `in_channels=1` in place of 3 the
+            first convolution sums its kernels, and reads gray images.
         options: Keyword arguments of the network's builder, such as `in_channels`, `num_classes`
             and, if the network has norms, `norm_layer`. The defaults are those of its source.
 
     Raises:
         ValueError: If the name or an option is unknown, a number is below 1, the input size is
             too small, also for a network with such options, or there are no weights for it.
+        OSError: If weights for ImageNet are not in the cache and cannot be downloaded.
     """
     if not pretrained:
         return build(name, input_size, **options)
     find_model(name)  # an unknown name has an error of its own
-    spec, weights = read_pretrained(name)
+    spec, weights = (read_imagenet if pretrained == "imagenet" else read_pretrained)(name)
     given = {"in_channels": spec.in_channels, "num_classes": spec.num_classes}
     given |= ({"small_input": True} if spec.small_input else {}) | options
     size, count = input_size or spec.input_size, given["num_classes"]
     net = build(name, size, **given)
     start_from(net, weights, (spec.num_classes, count))
     classes = spec.classes if count == spec.num_classes else tuple(map(str, range(count)))
-    return replace(spec, input_size=size, classes=classes).attach(net)
+    channels = given["in_channels"]
+    mean, std = (for_channels(values, channels) for values in (spec.mean, spec.std))
+    spec = replace(spec, input_size=size, classes=classes, in_channels=channels)
+    return replace(spec, mean=mean, std=std).attach(net)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from torchcnn.files import check_format, read_archive
-from torchcnn.models.from_torchvision import check_names, from_torchvision
+from torchcnn.models.imagenet import check_names, from_torchvision, read_imagenet
 from torchcnn.models.registry import MODELS
 from torchcnn.models.spec import ModelSpec
 
@@ -34,11 +34,13 @@ class Weights:
     tensors: dict[str, Tensor]
     classes: tuple[str, ...] | None = None  # their names, which a mere state dict does not have
     normalization: Normalization | None = None  # with which they were trained
+    spec: ModelSpec | None = None  # of their network
 
     @classmethod
     def of(cls, spec: ModelSpec, tensors: dict[str, Tensor]) -> "Weights":
         """Return weights of a network that `spec` describes."""
-        return cls(tensors, spec.classes, (spec.mean, spec.std) if spec.is_normalized else None)
+        normalization = (spec.mean, spec.std) if spec.is_normalized else None
+        return cls(tensors, spec.classes, normalization, spec)
 
     @torch.no_grad()
     def load_into(self, net: nn.Module, spec: ModelSpec) -> str:
@@ -71,6 +73,8 @@ class Weights:
                 given = self.tensors[name].index_select(axis, source).to(own[name])
                 place = place.to(given.device)
                 own[name].copy_(fresh[name].index_copy_(axis, place, given))
+            if not both:
+                return f"the head is new, for {shortened(others)}: {', '.join(rows)}"
             said = f"the rows of {len(both)} of {now} classes are found by name"
             return f"{said}{f', new are {shortened(others)}' * bool(others)}: {', '.join(rows)}"
         if new:
@@ -107,6 +111,7 @@ def start_from(
     """
     own = net.state_dict()
     check_names(weights, list(own), "this network")
+    weights = fit_channels(weights, own)
     before, now = num_classes
     new = []
     for name, tensor in own.items():
@@ -122,6 +127,31 @@ def start_from(
         raise ValueError(f"weights for {before} classes have no layer that depends on their number")
     net.load_state_dict(weights | {name: own[name] for name in new})
     return new
+
+
+def fit_channels(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Let the first convolution read gray images where it read colour, or the reverse.
+
+    A gray network has the sum of its kernels over the three channels, and one for colour a third of
+    the kernel in each, so that images with three equal channels give the same outputs.
+    """
+    for name, tensor in own.items():
+        given = weights[name]
+        if tensor.dim() == 4 == given.dim():
+            channels = given.shape[1], tensor.shape[1]
+            if channels == (3, 1):
+                return weights | {name: given.sum(1, keepdim=True)}
+            if channels == (1, 3):
+                return weights | {name: given.expand(-1, 3, -1, -1) / 3}
+            break
+    return weights
+
+
+def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Return a number for each channel: their mean for gray images, the same for each of colour."""
+    if len(values) == channels:
+        return tuple(values)
+    return (sum(values) / len(values),) * channels
 
 
 @torch.no_grad()
@@ -184,14 +214,17 @@ def read_weights(source: str, arch: str, net: nn.Module | None = None) -> Weight
         ValueError: it is damaged, or is not of the network.
     """
     path = Path(source).expanduser()
-    if source in list_pretrained() and not path.exists():
-        return Weights.of(*read_pretrained(source))
+    if source in ("imagenet", *list_pretrained()) and not path.exists():
+        return Weights.of(
+            *(read_imagenet(arch) if source == "imagenet" else read_pretrained(source))
+        )
     if path.is_dir():
         path = path / ("best.pt" if (path / "best.pt").exists() else "last.pt")
     if not path.is_file():
         names = ", ".join(list_pretrained())
         raise FileNotFoundError(
-            f"--init {source}: there is no such run or file; in the package are {names}"
+            f"--init {source}: there is no such run or file; in the package are {names}; "
+            "imagenet takes torchvision's weights"
         )
     if path.suffix == ".safetensors":
         return Weights.of(*read_safetensors(path))
@@ -311,6 +344,14 @@ def freeze(net: nn.Module, names: Sequence[str]) -> None:
         setattr(parts[name], FROZEN, True)  # it may have statistics without parameters
     if not any(p.requires_grad for p in net.parameters()):
         raise ValueError(f"nothing is left to train if {', '.join(names)} are frozen")
+
+
+def head_of(net: nn.Module) -> nn.Module:
+    """Return the last part of a network that has parameters, as its parts are registered."""
+    parts = [part for part in net.children() if any(True for _ in part.parameters())]
+    if not parts:
+        return net
+    return head_of(parts[0]) if len(parts) == 1 else parts[-1]
 
 
 def train_mode(net: nn.Module) -> None:

@@ -1,5 +1,6 @@
 """What a network got right and wrong, as text: tables by class, the confusion matrix."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +20,25 @@ def classes_as_json(confusion: Tensor, classes: list[str]) -> list[dict[str, Any
         }
         for i, name in enumerate(classes)
     ]
+
+
+def confused(
+    confusion: Tensor, classes: Sequence[str], most: int = 3
+) -> list[tuple[str, str, int]]:
+    """Return the pairs of classes that are mistaken most often: true, predicted, how many."""
+    wrong = confusion - confusion.diag().diag()
+    counts, places = wrong.flatten().sort(descending=True, stable=True)
+    return [
+        (classes[place // len(classes)], classes[place % len(classes)], count)
+        for count, place in zip(counts[:3].tolist(), places[:3].tolist(), strict=True)
+        if count
+    ]
+
+
+def confused_text(confusion: Tensor, classes: Sequence[str]) -> str:
+    """Say which classes are mistaken most often, or nothing if none is."""
+    pairs = [f"{n} of {true} as {other}" for true, other, n in confused(confusion, classes)]
+    return f"most often mistaken: {', '.join(pairs)}" if pairs else ""
 
 
 def by_class(confusion: Tensor, classes: list[str]) -> str:

@@ -121,10 +121,16 @@ class Run:
                 writer.writeheader()
                 writer.writerows(rows)
 
-    def log_inputs(self, x: Tensor) -> None:
-        """Show a grid of input images in TensorBoard."""
-        if self.write:
-            self.tensorboard.add_inputs(x)
+    def log_inputs(self, images: list[Tensor], titles: list[str]) -> None:
+        """Show images (c, h, w) uint8 of the first step in `inputs.png` and in TensorBoard."""
+        if not self.write:
+            return
+        with drawing("inputs.png"):
+            from torchcnn.figures.results import plot_grid
+
+            figure = plot_grid(images, titles)
+            save_figure(figure, self.path / "inputs.png")
+            self.tensorboard.add_inputs(figure)
 
     def log_graph(self, net: nn.Module, x: Tensor) -> None:
         """Show the graph of a network, which must be in eval mode, in TensorBoard."""

@@ -65,9 +65,9 @@ class TensorBoard:
         for writer in (self.run, *self.parts.values()):
             writer.flush()
 
-    def add_inputs(self, x: Tensor) -> None:
-        """Show a grid of input images (n, c, h, w)."""
-        self.run.add_images("inputs", x[:32])
+    def add_inputs(self, figure: Any) -> None:
+        """Show the images of the first step."""
+        self.run.add_figure("inputs", figure)
 
     def add_graph(self, net: nn.Module, x: Tensor) -> None:
         """Show the graph of a network, which must be in eval mode."""

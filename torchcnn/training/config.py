@@ -9,6 +9,7 @@ from torchcnn import cli
 from torchcnn.cli import option
 from torchcnn.data.augment import AUGMENTATIONS, MIXES
 from torchcnn.data.datasets import DATASETS
+from torchcnn.data.listing import is_listing
 from torchcnn.training.optim import OPTIMIZERS
 from torchcnn.training.recipes import RECIPES
 from torchcnn.training.schedule import SCHEDULES
@@ -17,12 +18,12 @@ ON_OFF = argparse.BooleanOptionalAction
 
 
 def data_name(text: str) -> str:
-    """Parse the name of a data set, or of a folder of images, whose path becomes absolute."""
+    """Parse the name of a data set, or a path of images of your own, which becomes absolute."""
     if text in DATASETS:
         return text
     path = Path(cli.path(text)).expanduser()
-    if not path.is_dir() and not path.is_absolute():
-        allowed = f"{', '.join(DATASETS)}, or a folder of images"
+    if not path.is_dir() and not path.is_absolute() and not is_listing(path):
+        allowed = f"{', '.join(DATASETS)}, a folder of images or a .csv file"
         raise argparse.ArgumentTypeError(f"got {text}, allowed is {allowed}")
     return str(path.absolute())
 
@@ -52,8 +53,8 @@ class Config:
         type=archs,
     )
     data: str = option(
-        f"the images: {', '.join(DATASETS)}, or a folder with train/<class>/* and test/<class>/*, "
-        "or <class>/* alone",
+        f"the images: {', '.join(DATASETS)}, a folder with train/<class>/* and test/<class>/*, or "
+        "<class>/* alone, or a .csv file with the columns path, label and, if need be, split",
         default="auto",
         type=data_name,
     )
@@ -61,7 +62,8 @@ class Config:
     device: str = option("auto, cpu, cuda, cuda:1 or mps", default="auto")
     recipe: str = option(
         "where flags that are not given come from: the recipe of the network's source, one that "
-        "takes less time, or one that takes longer and reaches more",
+        "takes less time, one that takes longer and reaches more, or one that goes on from --init, "
+        "which is then the default",
         default="source",
         choices=tuple(RECIPES),
     )
@@ -124,6 +126,11 @@ class Config:
         "torch's layers or those written by hand, which are several times slower",
         default="torch",
         choices=("torch", "scratch"),
+    )
+    body_lr: float = option(
+        "the learning rate of all but the head, the last part of the network, as a share of --lr",
+        default=1.0,
+        type=cli.positive,
     )
     momentum: float = option("momentum, for sgd", default=0.0, type=cli.fraction)
     nesterov: bool = option("Nesterov momentum", default=False, action=ON_OFF)
@@ -203,6 +210,11 @@ class Config:
         "every epoch",
         default=0.1,
         type=cli.fraction,
+    )
+    patience: int = option(
+        "end the run when the validation accuracy has not risen for so many epochs",
+        default=0,
+        type=cli.count,
     )
     checkpoint_every: int = option(
         "also write last.pt every so many steps; 0: only after epochs", default=0, type=cli.count

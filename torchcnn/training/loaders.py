@@ -1,6 +1,7 @@
 """From a data set to the batches of a run: to train on, to validate on, to test on."""
 
 import functools
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -13,8 +14,9 @@ from torchcnn.data.decode import LazyImages, decode_all
 from torchcnn.data.folder import FolderOptions, load_images
 from torchcnn.data.loader import Batches
 from torchcnn.data.split import hold_out
+from torchcnn.files import table
 from torchcnn.models.spec import ModelSpec
-from torchcnn.models.weights import IMAGENET, Normalization, Weights
+from torchcnn.models.weights import IMAGENET, Normalization, Weights, for_channels
 from torchcnn.training.config import Config
 from torchcnn.training.distributed import World
 
@@ -36,6 +38,37 @@ class Parts(NamedTuple):
             for part in ("test", "val")
             if part in self.ids
         }
+
+
+MAX_ROWS = 40  # with more classes, their counts are not printed one by one
+
+
+def describe_parts(parts: Parts, classes: Sequence[str]) -> str:
+    """Say how many images of each class there are, and what of it makes results uncertain."""
+    found = {"train": parts.train, "val": parts.val, "test": parts.test}
+    counts = {
+        name: torch.bincount(part[1].cpu(), minlength=len(classes)).tolist()
+        for name, part in found.items()
+        if part
+    }
+    rows = [["class", *counts]]
+    columns = list(counts.values())
+    if len(classes) <= MAX_ROWS:
+        numbers = zip(*columns, strict=True)
+        rows += [[c, *map(str, n)] for c, n in zip(classes, numbers, strict=True)]
+    rows.append([f"all {len(classes)}", *(str(sum(column)) for column in columns)])
+    lines, trained = [table(rows, left={0})], counts["train"]
+    most, least = max(trained), min(trained)
+    if most >= 10 * least:
+        many, few = (classes[trained.index(n)] for n in (most, least))
+        lines.append(f"note: of {many} there are {most} images to train on, of {few} {least}")
+    n = sum(counts.get("val", ()))
+    if 0 < n < 100:
+        lines.append(
+            f"note: the best epoch is chosen by {n} validation images, whose accuracy moves in "
+            f"steps of {1 / n:.2f}; a larger --val-fraction makes it more certain"
+        )
+    return "\n".join(lines)
 
 
 class Loaders(NamedTuple):
@@ -97,6 +130,9 @@ def pick_normalization(
         ValueError: there is a number for each of other channels.
     """
     found = weights.normalization if weights and name == "auto" else None
+    if found:  # of a network that may take other channels, see `fit_channels`
+        mean, std = (for_channels(values, images.shape[1]) for values in found)
+        found = mean, std
     if name == "imagenet":
         found = IMAGENET
     elif name == "data":

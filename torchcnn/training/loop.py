@@ -92,7 +92,7 @@ def train_steps(
         if rates:
             rate = next(rates)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("scale", 1.0)
         x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
         optimizer.zero_grad()
         losses, correct = [], []

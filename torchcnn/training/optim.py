@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchcnn.models.weights import head_of
+
 # An optimizer is given those of the flags lr, weight_decay, momentum and nesterov that it takes.
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,  # adds weight decay to the gradient, as sgd does
@@ -22,33 +24,39 @@ def make_optimizer(
     net: nn.Module,
     name: str,
     lr: float,
-    weight_decay: float = 0.0,
-    momentum: float = 0.0,
-    nesterov: bool = False,
+    body_lr: float = 1.0,
+    **options: Any,
 ) -> torch.optim.Optimizer:
     """Return the optimizer of this name for all parameters of a network.
 
     It is fused: one kernel updates all weights, with the same results, which saves most for
     networks of many small layers.
 
+    Args:
+        body_lr: the learning rate of all but the head, as a share of `lr`.
+        options: weight_decay, momentum and nesterov; what the optimizer does not have must be 0.
+
     Raises:
         ValueError: momentum for an optimizer that has none, or Nesterov's form without momentum.
     """
     kind = OPTIMIZERS[name]
     known = inspect.signature(kind).parameters
-    for flag, value in (("momentum", momentum), ("nesterov", nesterov)):
+    momentum = options.get("momentum")
+    for flag, value in options.items():
         if value and flag not in known:
             raise ValueError(f"--{flag} is not for the optimizer {name}")
-    if nesterov and not momentum:
+    if options.get("nesterov") and not momentum:
         raise ValueError("--nesterov needs a --momentum above 0")
-    options: dict[str, Any] = {
-        "weight_decay": weight_decay,
-        "momentum": momentum,
-        "nesterov": nesterov,
-        "fused": True,
-    }
     options = {option: value for option, value in options.items() if option in known}
-    optimizer = kind(net.parameters(), lr=lr, **options)
+    options["fused"] = True
+    groups: Any = net.parameters()
+    if body_lr != 1:
+        head = {id(p) for p in head_of(net).parameters()}
+        groups = [
+            {"params": [p for p in net.parameters() if (id(p) in head) == is_head], "scale": scale}
+            for is_head, scale in ((True, 1.0), (False, body_lr))
+        ]
+    optimizer = kind(groups, lr=lr, **options)
     if isinstance(optimizer, torch.optim.SGD) and momentum:
         # Fused SGD would leave unwritten memory in it if a first float16 step overflows.
         for p in net.parameters():

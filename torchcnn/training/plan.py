@@ -7,6 +7,7 @@ device. A resumed run has the plan with which it was begun, except for what may 
 
 import inspect
 import math
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from torchcnn.files import read_dataclass
 from torchcnn.models.registry import MODELS, find_model
 from torchcnn.models.spec import ModelSpec
 from torchcnn.models.weights import read_weights
-from torchcnn.run.checkpoint import Checkpoint, load_checkpoint
+from torchcnn.run.checkpoint import Checkpoint, EpochRecord, best_epoch, load_checkpoint
 from torchcnn.run.run import RUNS, check_best, check_out
 from torchcnn.system import is_elastic
 from torchcnn.training.config import Config
@@ -30,6 +31,7 @@ from torchcnn.training.distributed import World, device_of_rank
 from torchcnn.training.loaders import (
     Loaders,
     Parts,
+    describe_parts,
     make_loaders,
     pick_normalization,
     read_images,
@@ -40,9 +42,18 @@ from torchcnn.training.schedule import SCHEDULES
 from torchcnn.training.speed import choose_precision
 from torchcnn.training.state import TrainState
 
-MAY_CHANGE = {"resume", "epochs", "device", "root", "checkpoint_every"}  # when a run is resumed
+MAY_CHANGE = {
+    "resume",
+    "epochs",
+    "patience",
+    "device",
+    "root",
+    "checkpoint_every",
+}  # when a run is resumed
 AGAIN = {"data": "auto", "schedule": "stay", "amp": "auto", "channels_last": "auto"}  # no change
 Datasets = dict[Any, ImageData]  # those that were read, by their name and the size of the images
+FEW = 2_000  # pictures of your own to train and to validate on; with fewer, recipes are fitted
+STEPS = 300  # at least, of a run on few images
 OF_REGISTERED = {"arch", "recipe", "small_input", "norm", "model_kwargs"}
 
 
@@ -140,16 +151,28 @@ def make_plan(request: Request, world: World, datasets: Datasets | None = None) 
         channels = find_model(config.arch).input[0]
         check_batches(config, make_spec(config, channels, tuple("0123456789")), world.world_size)
     weights = read_weights(config.init, config.arch, net) if config.init and not resumed else None
-    dataset = read_once(request, world, {} if datasets is None else datasets)
+    sources = dict(request.sources)
+    if weights and weights.spec and config.recipe == "finetune":
+        config, fitted = fit_to_weights(config, request.flags, weights.spec)
+        sources |= fitted
+    dataset = read_once(
+        replace(request, config=config), world, {} if datasets is None else datasets
+    )
     check_dataset(config, dataset, resumed, device, world)
+    few = bool(dataset.ids) and len(dataset.train_labels) < FEW
+    if few and not resumed and "val_fraction" not in request.flags:
+        config = replace(config, val_fraction=0.2)
+        sources["val_fraction"] = "fitted: for so few images, in place of 0.1"
     parts = split(config, dataset)
     n = len(parts.train[1])
-    sources = dict(request.sources)
     if resumed:
         spec = resumed.spec
     else:
         pixels = dataset.train_images.shape[-1]
         config, fitted = fit(config, request.flags, pixels, n, world.world_size)
+        if few or config.recipe == "finetune":
+            config, more = fit_to_few(config, request.flags, n)
+            fitted |= more
         spec = make_spec(config, dataset.train_images.shape[1], dataset.classes, net)
         found = pick_normalization(config.normalize, weights, parts.train[0])
         if found:
@@ -195,9 +218,12 @@ def begin(flags: dict[str, Any], net: nn.Module | None = None) -> tuple[Config, 
         if registered := flags.keys() & OF_REGISTERED:
             raise ValueError(f"{', '.join(sorted(registered))} cannot be given with a module")
         flags = flags | {"arch": type(net).__name__}
-    arch, recipe = flags.get("arch", Config.arch), flags.get("recipe", Config.recipe)
+    arch = flags.get("arch", Config.arch)
+    recipe = flags.get("recipe", "finetune" if "init" in flags else Config.recipe)
     values = complete(arch if net is None else None, recipe, flags)
-    config = Config(**values)
+    config = Config(**{"recipe": recipe} | values)
+    if config.patience and not config.val_fraction:
+        raise ValueError("--patience waits for validation images; --val-fraction 0 has none")
     if config.schedule == "stay":
         raise ValueError(f"--schedule stay is for --resume; allowed are {', '.join(SCHEDULES)}")
     sources = {f.name: "default" for f in fields(Config)}
@@ -228,6 +254,36 @@ def fit(
         if value != recipes:
             fitted[name] = f"fitted: {why}, in place of the recipe's {recipes}"
     return replace(config, input_size=size, batch_size=batch), fitted
+
+
+def fit_to_weights(
+    config: Config, flags: dict[str, Any], spec: ModelSpec
+) -> tuple[Config, dict[str, str]]:
+    """Take images as the network of the weights did; also say which values were changed."""
+    own = {name: getattr(spec, name) for name in ("input_size", "resize", "small_input")}
+    fitted = {
+        name: value
+        for name, value in own.items()
+        if name not in flags and value != getattr(config, name)
+    }
+    why = "fitted: as the weights were trained"
+    return replace(config, **fitted), dict.fromkeys(fitted, why)
+
+
+def fit_to_few(config: Config, flags: dict[str, Any], n: int) -> tuple[Config, dict[str, str]]:
+    """Pass over few images more often, and vary them; also say which values were changed."""
+    values: dict[str, Any] = {"epochs": max(config.epochs, -(-STEPS * config.batch_size // n))}
+    if not config.augment:
+        values["augment"] = ("random-resized-crop", "flip")
+    fitted = {
+        name: value
+        for name, value in values.items()
+        if name not in flags and value != getattr(config, name)
+    }
+    sources = {name: "fitted: for so few images" for name in fitted}
+    if "epochs" in fitted:
+        sources["epochs"] += f", in place of the recipe's {config.epochs}"
+    return replace(config, **fitted), sources
 
 
 def fit_input_size(config: Config, pixels: int) -> int:
@@ -315,9 +371,19 @@ def resume(
     done, begun = len(checkpoint.history), checkpoint.progress is not None
     if begun and done >= config.epochs:
         raise ValueError(f"{path} has begun epoch {done + 1}, got --epochs {config.epochs}")
-    if done > config.epochs or (done == config.epochs and (path / "result.json").exists()):
-        raise ValueError(f"{path} has finished {done} epochs; --epochs asks for more")
+    if done > config.epochs or (
+        is_over(checkpoint.history, config) and (path / "result.json").exists()
+    ):
+        more = "--epochs" if done >= config.epochs else "--patience"
+        raise ValueError(f"{path} has finished {done} epochs; {more} asks for more")
     return config, checkpoint.sources | dict.fromkeys(changed, "given")
+
+
+def is_over(history: Sequence[EpochRecord], config: Config) -> bool:
+    """Whether a run has made all its epochs, or as many as its patience allows."""
+    best = best_epoch(history)
+    waited = len(history) - best if best else 0
+    return len(history) >= config.epochs or bool(config.patience and waited >= config.patience)
 
 
 def read_config(path: Path, checkpoint: Checkpoint) -> Config:
@@ -355,8 +421,8 @@ def changes(path: Path, stored: Config, flags: dict[str, Any]) -> dict[str, Any]
         if flags[name] not in (before, again) and not moved:
             raise ValueError(
                 f"{path} was run with {cli.flag(name)} {before}, got {flags[name]}; a resumed run "
-                "may change --epochs, --device, --root and --checkpoint-every, take a folder that "
-                "was moved as --data, and keep its learning rate by --schedule stay"
+                "may change --epochs, --patience, --device, --root and --checkpoint-every, take a "
+                "folder that was moved as --data, and keep its learning rate by --schedule stay"
             )
     changed = {name: flags[name] for name in flags.keys() & MAY_CHANGE - {"resume"}}
     if is_folder and flags.get("data", "auto") != "auto":
@@ -487,6 +553,8 @@ def print_plan(plan: Plan, world_size: int) -> None:
         note = "" if source in ("given", "default") else f"({source})"
         if value != "":
             print(f"{name:<16} {value} {note}".rstrip(), flush=True)
+    if plan.dataset.ids:  # pictures of your own
+        print(describe_parts(plan.parts, plan.spec.classes), flush=True)
     for part, count in plan.parts.copies().items():
         if count:
             images = {"test": "test images", "val": "validation images"}[part]

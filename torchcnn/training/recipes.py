@@ -1,5 +1,6 @@
 """How each network is trained: as its source does, `fast`, which reaches about as much or more in
-less time, or `best`, which takes `fast`'s way for longer, on images that are flipped at random.
+less time, `best`, which takes `fast`'s way for longer, on images that are flipped at random, or
+`finetune`, which goes on from the weights of another training.
 
 `fast` takes images of 28 or 32 pixels, with the stem for small images, where it is not said below;
 batches of 64 to 256; and one cycle of the learning rate (arXiv:1708.07120). Networks with batch
@@ -125,7 +126,28 @@ def best(arch: str) -> Flags:
     return fast(arch) | {"epochs": epochs, "augment": ("flip",)} | TABLE[arch].best
 
 
-RECIPES = {"source": source, "fast": fast, "best": best}
+def finetune(arch: str) -> Flags:
+    """Return the recipe that goes on from weights: the head learns faster than the body.
+
+    The size of the images and the stem are those with which the weights were trained, and few
+    images are passed over more often, see `torchcnn.training.plan`.
+    """
+    size = {"input_size": source(arch)["input_size"]}
+    return size | {"batch_size": 64, "epochs": 5} | FINETUNE
+
+
+FINETUNE: Flags = {
+    "optimizer": "adamw",
+    "lr": 1e-3,
+    "body_lr": 0.1,
+    "weight_decay": 0.01,
+    "schedule": "one-cycle",
+    "augment": ("random-resized-crop", "flip"),
+    "clip": 1.0,
+    "amp": "auto",
+    "channels_last": "auto",
+}
+RECIPES = {"source": source, "fast": fast, "best": best, "finetune": finetune}
 
 
 def complete(arch: str | None, recipe: str, given: Flags) -> Flags:
@@ -138,7 +160,7 @@ def complete(arch: str | None, recipe: str, given: Flags) -> Flags:
         ValueError: SGD is given in place of a kind of Adam, or the reverse, without a rate: that of
             the recipe is tens of times too low or too high.
     """
-    flags = OWN if arch is None else RECIPES[recipe](arch)
+    flags = RECIPES[recipe](arch) if arch else OWN | (FINETUNE if recipe == "finetune" else {})
     own, optimizer = flags["optimizer"], given.get("optimizer", flags["optimizer"])
     if optimizer != own:
         if "lr" not in given and "sgd" in (optimizer, own):

@@ -75,6 +75,7 @@ class TrainState:
             weight_decay=config.weight_decay,
             momentum=config.momentum,
             nesterov=config.nesterov,
+            body_lr=config.body_lr,
         )
         return cls(net, optimizer, scaler, ema)
 

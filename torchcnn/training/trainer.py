@@ -1,8 +1,10 @@
 """The trainer: epoch after epoch it trains, evaluates, logs and saves; at the end it tests."""
 
+import copy
 import hashlib
 import math
 import re
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +17,13 @@ from torch import Tensor, nn
 
 from torchcnn.data.loader import Batches, mix_seed
 from torchcnn.models.spec import ModelSpec
-from torchcnn.run.checkpoint import Checkpoint, EpochProgress, EpochRecord, load_checkpoint
+from torchcnn.run.checkpoint import (
+    Checkpoint,
+    EpochProgress,
+    EpochRecord,
+    load_checkpoint,
+)
+from torchcnn.run.report import confused_text
 from torchcnn.run.run import Run
 from torchcnn.training.device import seed_generators
 from torchcnn.training.distributed import World, gather_steps, with_signal
@@ -32,11 +40,13 @@ from torchcnn.training.loop import (
     progress_bar,
     train_steps,
 )
-from torchcnn.training.plan import Plan
+from torchcnn.training.plan import Plan, is_over
 from torchcnn.training.schedule import learning_rate
 from torchcnn.training.signals import Stopped, StopRequest
 from torchcnn.training.speed import GraphedNetwork, autocast, can_be_graphed, compile_network
 from torchcnn.training.statistics import LAG, estimate_statistics, lag
+
+INPUTS = 25  # in the picture of them
 
 
 class TrainResult(NamedTuple):
@@ -80,7 +90,8 @@ class Trainer:
             self.save()
         self._prepare_net()
         with self.stop:
-            for epoch in range(len(self.run.history) + 1, self.config.epochs + 1):
+            while not is_over(self.run.history, self.config):
+                epoch = len(self.run.history) + 1
                 began = time.perf_counter()
                 result = self.train_epoch(epoch, progress)
                 progress = None
@@ -91,7 +102,7 @@ class Trainer:
                 self.save()
                 seconds = time.perf_counter() - began
                 line = epoch_line(epoch, result, record.split, record.eval_acc, seconds)
-                print(line, flush=True)
+                print(line + ", best so far" * (self.run.best_epoch() == epoch), flush=True)
                 if signum := self.world.all_reduce_max(self.stop.signum):
                     raise Stopped(signum)
 
@@ -195,23 +206,42 @@ class Trainer:
         result |= {"decided": self.plan.decided, "digests": self.plan.dataset.digests}
         result["seconds"] = sum(record.seconds for record in self.run.history)  # of training
         self.run.write_result(result)
-        share = lag(self.state.net, self.run.history[:epoch], self.config.accumulate)
+        hint = "" if self.loaders.test else "; there are no test images"
+        self._say(
+            f"{split} acc {acc:.4f}, loss {loss:.4f} ({name}, epoch {epoch}){hint}", confusion
+        )
+        self.run.log_result(confusion, list(self.plan.spec.classes), result)
+        test_acc, test_loss = result.get("test_acc"), result.get("test_loss")
+        return TrainResult(self.run.history, test_acc, test_loss, epoch, name, self.run.path)
+
+    def _say(self, tested: str, confusion: Tensor) -> None:
+        """Say what the run reached, what makes it uncertain, and what can be looked at next."""
+        history, path = self.run.history, self.run.path
+        share = lag(self.state.net, history[: self.run.best_epoch()], self.config.accumulate)
         if share > LAG and self.config.recipe == "source":
             print(
                 f"{share:.1%} of the norms' moving statistics is still what they began with, so "
                 "that the accuracy may be far too low; more epochs help, and the recipes fast and "
                 "best evaluate without it"
             )
-        hint = "" if self.loaders.test else "; there are no test images"
-        tested = f"{split} acc {acc:.4f}, loss {loss:.4f} ({name}, epoch {epoch}){hint}"
-        print(f"{tested}; the run is in {self.run.path}", flush=True)
-        self.run.log_result(confusion, list(self.plan.spec.classes), result)
-        test_acc, test_loss = result.get("test_acc"), result.get("test_loss")
-        return TrainResult(self.run.history, test_acc, test_loss, epoch, name, self.run.path)
+        if len(history) < self.config.epochs:
+            print(f"the validation accuracy has not risen for {self.config.patience} epochs")
+        print(f"{tested}; the run is in {path}", flush=True)
+        if said := confused_text(confusion, self.plan.spec.classes):
+            print(said, flush=True)
+        if names := self.plan.dataset.names.get("test"):  # pictures of your own
+            data = Path(self.plan.dataset.name)
+            picture = (data.parent if data.is_file() else data) / names[0]
+            for command, rest in (
+                ("evaluate", ["--out", str(path / "judged")]),
+                ("explain", [str(picture), "--out", str(path / "inside")]),
+            ):
+                words = ["--checkpoint", str(path), *rest]
+                print(f"python -m torchcnn.{command} {shlex.join(words)}", flush=True)
 
     def _prepare_net(self) -> None:
         x = next(iter(self.loaders.val))[0]
-        self.run.log_inputs(self.loaders.val.unnormalize(x))
+        self._show_inputs()
         with eval_mode(self.state.net):
             self.run.log_graph(self.state.net, x[:1])
         self.net = self.world.data_parallel(self.state.net, x[:1])
@@ -222,6 +252,18 @@ class Trainer:
         elif can_be_graphed(self.config, self.loaders.train):
             shape = (self.config.batch_size, *x.shape[1:])
             self.net = GraphedNetwork(self.state.net, shape, self.config.amp)
+
+    def _show_inputs(self) -> None:
+        """Draw the first images, as the network sees them, with their classes."""
+        first, images, titles = copy.copy(self.loaders.train), [], []
+        first.epoch, first.start = 0, 0
+        for x, y in first:
+            labels = y if y.dim() == 1 else y.argmax(1)  # of mixed images
+            titles += [self.plan.spec.classes[i] for i in labels.tolist()]
+            images += list((255 * first.unnormalize(x)).round().to("cpu", torch.uint8))
+            if len(images) >= INPUTS:
+                break
+        self.run.log_inputs(images[:INPUTS], titles[:INPUTS])
 
     def _settle_statistics(self, result: EpochResult) -> None:
         """Make the norms' moving statistics fit to be evaluated, and equal on all ranks.
