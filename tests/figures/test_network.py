@@ -7,6 +7,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
+from small_networks import ONE_OF_EACH
 from torch import nn
 
 import torchcnn
@@ -148,7 +149,13 @@ def test_a_network_is_drawn_by_its_stages(arch, titles):
     )
 
 
-@pytest.mark.parametrize("arch", torchcnn.list_models())
+@pytest.mark.parametrize(
+    "arch",
+    [
+        pytest.param(arch, marks=() if arch in ONE_OF_EACH else pytest.mark.slow)
+        for arch in torchcnn.list_models()
+    ],
+)
 def test_every_network_can_be_drawn(arch):
     """At most 40 inches wide, and as high as a few screens."""
     with torch.device("meta"):
