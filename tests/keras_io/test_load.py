@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torchcnn import create_model, scratch
+from torchcnn import create_model, list_models, scratch
 from torchcnn.keras_io import load_keras_weights, save_keras_weights, to_keras
 
 keras = pytest.importorskip("keras", reason="Keras is not installed: pip install .[keras]")
@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:activations and poolings were not compared:UserWarning"),
 ]
-LINEAGE = sorted(NETWORKS)
+LINEAGE = sorted(["mlp", *(name for name in list_models() if name.startswith("tf_"))])
 
 
 def use(dtype):

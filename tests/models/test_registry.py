@@ -9,7 +9,7 @@ import re
 import pytest
 import torch
 import torchvision
-from small_networks import HEAVY, ONE_OF_EACH, WHOLE_REGISTRY, small
+from small_networks import HEAVY, ONE_OF_EACH, SIZES, WHOLE_REGISTRY, small
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -195,6 +195,25 @@ def test_parameters_and_shapes_equal_the_table(name):
                           {row.split(":")[0] for row in table})  # fmt: skip
     assert branches_sorted(found) == branches_sorted(table)
     assert MODELS[name].input == (channels, size, size)
+
+
+def test_the_facts_of_every_network_are_known():
+    """Those that the table does not have are torchvision's, see below, or the paper's for CIFAR."""
+    cifar = {"resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet34"}
+    assert set(MODELS) == FACTS.keys() | cifar | set(TORCHVISION)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("tf_")])
+def test_the_keras_lineage_begins_as_keras_does(name):
+    """Glorot uniform: weights up to sqrt(6 / (fan in + fan out)), and biases of 0."""
+    net = create_model(name, input_size=SIZES.get(name, 32))
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            field = module.weight[0, 0].numel()
+            bound = (6 / ((module.weight.shape[0] + module.weight.shape[1]) * field)) ** 0.5
+            largest = float(module.weight.detach().abs().max())
+            assert 0.9 * bound < largest <= bound * (1 + 1e-6)
+            assert module.bias is None or not module.bias.any()
 
 
 @pytest.mark.parametrize("name", [*TORCHVISION, "resnet34"])
