@@ -160,7 +160,8 @@ def make_plan(request: Request, world: World, datasets: Datasets | None = None) 
     )
     check_dataset(config, dataset, resumed, device, world)
     few = bool(dataset.ids) and len(dataset.train_labels) < FEW
-    if few and not resumed and "val_fraction" not in request.flags:
+    own_val = dataset.val_images is not None
+    if few and not own_val and not resumed and "val_fraction" not in request.flags:
         config = replace(config, val_fraction=0.2)
         sources["val_fraction"] = "fitted: for so few images, in place of 0.1"
     parts = split(config, dataset)
