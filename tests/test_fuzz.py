@@ -61,7 +61,7 @@ VALUES = {  # flag: values that may be right, and values that never are
     "--batch-size": (["1", "2", "7", "64", "999999999"], ["-1", "2.5"]),
     "--lr": (["0.1", "1e-3", "1e30"], ["nan", "0"]),
     "--input-size": (["16", "28", "33", "4"], ["2147483647", "0"]),
-    "--resize": (["crop", "squeeze"], ["fit"]),
+    "--resize": (["crop", "crop-232", "squeeze"], ["fit"]),
     "--augment": ([*AUGMENTATIONS, "crop,flip"], ["spin"]),
     "--mix": (["mixup", "cutmix", "off"], ["blend"]),
     "--ema": (["0.9", "0"], ["1"]),

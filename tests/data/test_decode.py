@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps, TiffImagePlugin
 from torchvision import transforms
+from torchvision.transforms import functional
 
 from torchcnn.data.decode import extensions, find_pictures, read_image
 
@@ -313,9 +314,20 @@ def test_what_would_start_another_program_is_no_picture(tmp_path):
     assert not extensions() & {".eps", ".ps", ".wmf", ".h5", ".mpg"}
 
 
+@pytest.mark.parametrize(("width", "height"), [(500, 375), (301, 400), (260, 260)])
+def test_a_crop_within_the_picture_is_that_of_torchvision(width, height, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    picture = Image.fromarray(pixels).resize((width, height), box=(0, 0, width // 4, height // 4))
+    picture.save(tmp_path / "a.png")
+    for edge in (232, 256):
+        theirs = functional.center_crop(functional.resize(picture, edge), 224)
+        ours = read_image(tmp_path / "a.png", 3, 224, f"crop-{edge}").int()
+        assert (ours - functional.pil_to_tensor(theirs).int()).abs().max() <= 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("end", ["", "raise SystemExit(3)", "1 / 0"])
-def test_a_process_that_ends_in_a_pass_does_not_wait_for_its_workers(end, tmp_path):
+def test_a_process_that_ends_in_a_pass_does_not_wait_for_its_threads(end, tmp_path):
     for i in range(64):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{i}.png")
     code = f"""

@@ -86,7 +86,7 @@ def test_imagenet_is_in_the_cache_or_a_line_says_what_belongs_there(cache):
         torch.testing.assert_close(net(x), y, rtol=1e-4, atol=1e-5)
     spec = net.spec
     assert spec.classes[:2] == ("tench", "goldfish") and spec.num_classes == 1000
-    assert (spec.input_size, spec.resize) == (224, "crop")
+    assert (spec.input_size, spec.resize) == (224, "crop-256")
     assert spec.mean == (0.485, 0.456, 0.406) and spec.std == (0.229, 0.224, 0.225)
     few = create_model("resnet18", pretrained="imagenet", num_classes=3).eval()
     with torch.no_grad():

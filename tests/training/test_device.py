@@ -65,10 +65,10 @@ PROCESS = """
 import gc, logging, os, random, resource, signal, socket, sys, threading, warnings
 import matplotlib, numpy, torch
 from torch import nn
-from torch.utils.data import DataLoader
+from pathlib import Path
+from torchcnn.data.decode import LazyImages, decode_batches
 from torchcnn.evaluate import Config, evaluate
 from torchcnn.train import train
-from torchcnn.training.signals import stops_at_once
 
 class Net(nn.Sequential):
     def __init__(self, act=None):
@@ -150,9 +150,9 @@ check("a signal", lambda net: train(net=net, deterministic=True, out=f"{out}/d",
       "Stopped", Net(lambda y: os.kill(os.getpid(), signal.SIGTERM) or y))
 check("evaluate", lambda _: evaluate(Config(checkpoint=f"{out}/b", device="cpu", json=True)))
 def decode(_):
-    with stops_at_once():
-        list(DataLoader([1, 2], num_workers=1, generator=torch.Generator()))
-check("workers", decode)
+    images = LazyImages([Path(out, "b", "curves.png")] * 9, 3, 8, "squeeze")
+    next(decode_batches(images, torch.arange(9).split(1), False))
+check("a pass that is left", decode)
 """
 
 

@@ -1,23 +1,18 @@
 """Pictures on disk, decoded: any that Pillow can read, one by one or in batches while training."""
 
-import atexit
 import functools
-import multiprocessing
-import signal
 import warnings
-import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import repeat
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from torchcnn.data.pixels import prepare
 from torchcnn.system import cores, files_under
@@ -41,11 +36,12 @@ def pillow_quiet() -> Iterator[None]:
 
 @functools.cache
 def formats() -> tuple[str, ...]:
-    """The names of the formats that are read, as Pillow has them."""
+    """The names of the formats that are read, as Pillow has them, in the order to try them."""
     from PIL import Image
 
     Image.init()
-    return tuple(sorted(set(Image.OPEN) - NOT_DECODED))
+    usual = "JPEG", "PNG"
+    return *usual, *sorted(set(Image.OPEN) - NOT_DECODED - set(usual))
 
 
 @functools.cache
@@ -98,7 +94,8 @@ def read_image(
 
     Args:
         resize: "squeeze" changes the aspect ratio; "crop" resizes the shorter side and cuts out the
-            centre, as torchvision's `Resize` and `CenterCrop` do.
+            centre, as torchvision's `Resize` and `CenterCrop` do. "crop-232" and "crop-256" make
+            the shorter side 232/224 or 256/224 of the size, as torchvision evaluates its networks.
 
     Raises:
         ValueError: another number of channels, or a file that is no picture, or one whose range of
@@ -134,7 +131,7 @@ def open_image(path: str | Path, use: Callable[[Any], Any]) -> Any:
         raise ValueError(f"{path} cannot be decoded as a picture ({error})") from error
 
 
-class LazyImages(Dataset[Tensor]):
+class LazyImages:
     """Pictures that stay on disk, with the interface of an (n, channels, size, size) uint8 tensor.
 
     An integer index returns a decoded picture; a tensor of indices or a slice returns those
@@ -157,13 +154,6 @@ class LazyImages(Dataset[Tensor]):
         paths = [self.paths[i] for i in chosen]
         return LazyImages(paths, self.channels, self.size, self.resize)
 
-    def __getitems__(self, indices: list[int]) -> Tensor | Exception:
-        """A batch, for `DataLoader`; errors are returned, because workers wrap what they raise."""
-        try:
-            return torch.stack([self[i] for i in indices])
-        except (ValueError, OSError) as error:
-            return error
-
 
 @pillow_quiet()
 def decode_all(images: LazyImages) -> Tensor:
@@ -183,51 +173,21 @@ def decode_all(images: LazyImages) -> Tensor:
 def decode_batches(
     images: LazyImages, batches: Sequence[Tensor], pin_memory: bool
 ) -> Iterator[Tensor]:
-    """Decode the pictures of each batch of indices in worker processes, a few batches ahead.
+    """Decode the pictures of each batch of indices in threads, a few batches ahead.
 
     Raises:
         ValueError, FileNotFoundError: as `read_image` does.
     """
-    loader = DataLoader(
-        images,
-        batch_sampler=[batch.tolist() for batch in batches],
-        collate_fn=_identity,
-        generator=torch.Generator(),  # the default one would draw a number that dropout needs
-        num_workers=cores(),
-        pin_memory=pin_memory,
-        worker_init_fn=_ignore_signals,
-    )
-    others = multiprocessing.active_children()
-    passing = iter(loader)
-    _workers.update(worker for worker in multiprocessing.active_children() if worker not in others)
-    for batch in passing:
-        if isinstance(batch, Exception):
-            raise batch
-        yield batch
-
-
-def _ignore_signals(_: int) -> None:
-    """Leave signals, which the whole group of processes gets, to the main process."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-
-
-_workers: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
-
-
-@atexit.register
-def _kill_workers() -> None:
-    """End the workers of a pass that was not over; at its end Python would wait for them for ever.
-
-    It asks them by a signal that they ignore.
-    """
-    alive = [worker for worker in _workers if worker.is_alive()]
-    if alive and hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise an error
-    for worker in alive:
-        worker.kill()
-
-
-def _identity(batch: Any) -> Any:
-    return batch
+    options = images.channels, images.size, images.resize
+    ahead = 2 + 2 * cores() // max(map(len, batches), default=1)
+    decoding: deque[list[Future[Tensor]]] = deque()
+    with pillow_quiet(), ThreadPoolExecutor(cores()) as pool:
+        try:
+            for batch in [*batches, *[None] * ahead]:
+                chosen = () if batch is None else (images.paths[i] for i in batch.tolist())
+                decoding.append([pool.submit(_read, path, *options) for path in chosen])
+                if len(decoding) > ahead:
+                    decoded = torch.stack([picture.result() for picture in decoding.popleft()])
+                    yield decoded.pin_memory() if pin_memory else decoded
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -52,7 +52,7 @@ class FolderOptions:
     """How the pictures of a folder become images."""
 
     size: int  # pixels a side
-    resize: str = "squeeze"  # or "crop", see `read_image`
+    resize: str = "squeeze"  # or "crop" and others, see `read_image`
     channels: int | None = None  # 1 or 3; if not given, 1 if all pictures are grey, else 3
     max_bytes: float = math.inf  # that decoded images may take; else they are decoded in every pass
 

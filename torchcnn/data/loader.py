@@ -1,8 +1,7 @@
 """Batches for the training loop, from a data set that lives on the device as uint8.
 
 A batch is made by indexing, resizing if a size is given, augmentation, a division by 255, and a
-normalization if one is given. There are no worker processes, but to decode pictures that do not fit
-into memory, and no copy of the data set in float.
+normalization if one is given. There are no worker processes, and no copy of the data set in float.
 """
 
 import math

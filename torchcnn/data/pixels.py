@@ -50,9 +50,10 @@ def _resize(image: Any, size: int, resize: str) -> Any:
 
     w, h = image.size
     box = (0.0, 0.0, float(w), float(h))
-    if resize == "crop" and w != h:
-        # The whole picture would become this large.
-        resized = size * w // min(w, h), size * h // min(w, h)
+    if resize != "squeeze":
+        # The whole picture would become this large: "crop-256" is a shorter side of 256 for 224.
+        shorter = round(size * int(resize[5:] or 224) / 224)
+        resized = shorter * w // min(w, h), shorter * h // min(w, h)
         starts = [round((side - size) / 2) for side in resized]
         scales = w / resized[0], h / resized[1]
         left, top, right, bottom = (

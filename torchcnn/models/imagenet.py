@@ -109,7 +109,7 @@ def read_imagenet(arch: str) -> tuple[ModelSpec, dict[str, Tensor]]:
         input_size=preset.crop_size[0],
         mean=tuple(preset.mean),
         std=tuple(preset.std),
-        resize="crop",
+        resize=f"crop-{preset.resize_size[0]}",
     )
     return spec, tensors
 

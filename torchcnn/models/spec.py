@@ -13,6 +13,8 @@ from torchcnn.files import read_dataclass
 from torchcnn.layers import BatchNorm, KerasBatchNorm2d
 from torchcnn.models.registry import build, find_model
 
+RESIZES = ("squeeze", "crop", "crop-232", "crop-256")  # see `torchcnn.data.decode.read_image`
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
@@ -111,7 +113,7 @@ class ModelSpec:
             or not all(isinstance(x, float) and abs(x) < 1e30 for x in numbers)
             or not all(x > 0 for x in spec.std)
             or spec.norm not in ("torch", "scratch")
-            or spec.resize not in ("squeeze", "crop")
+            or spec.resize not in RESIZES
         ):
             raise ValueError(f"{what} is damaged: its classes, mean, std, norm or resize")
         return spec

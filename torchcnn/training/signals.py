@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch.utils.data._utils import signal_handling as workers
-
 SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
@@ -19,9 +17,6 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
         self.exit_code = 128 + signum
-
-
-CHILD = getattr(signal, "SIGCHLD", None)  # a process that was started has ended
 
 
 def handle(handler: Callable[[int, Any], None]) -> dict[int, Any]:
@@ -46,15 +41,11 @@ def stops_at_once() -> Iterator[None]:
         raise Stopped(signum)
 
     before = handle(stop)
-    watched = workers._SIGCHLD_handler_set  # torch watches the workers of a DataLoader
-    if before and CHILD and (old := signal.getsignal(CHILD)) is not None:
-        before[CHILD] = old
     try:
         yield
     finally:
         for s, handler in before.items():
             signal.signal(s, handler)
-        workers._SIGCHLD_handler_set = watched
 
 
 class StopRequest:
