@@ -6,12 +6,13 @@ from functools import partial
 
 import pytest
 import torch
+from matplotlib.collections import PolyCollection
 from PIL import Image
 from torch import nn
 
 from torchcnn import train
 from torchcnn.compare import main
-from torchcnn.run.comparison import find_runs, group, read_run
+from torchcnn.run.comparison import find_runs, group, plot_rows, read_run
 
 SETTINGS = {"arch": "lenet", "lr": 0.1, "epochs": 2, "val_fraction": 0.1, "data": "sample",
             "recipe": "source", "root": "data", "device": "cpu", "out": "x", "resume": "",
@@ -94,7 +95,7 @@ def test_a_table_markdown_json_and_a_picture(tmp_path, capsys):
     assert lines[-2:] == [
         "for all of them data=sample recipe=source", f"{tmp_path / 'c.png'} is drawn"]  # fmt: skip
     with Image.open(tmp_path / "c.png") as picture:
-        assert picture.size == (1650, 600)
+        assert picture.size[0] == 1650
     main([str(tmp_path), "--markdown"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[3] == "| lenet | 2 | 2 | 1,234 | 0.6250 ± 0.1768 (test) | 3.0 | val_fraction=0.1 |"
@@ -103,6 +104,28 @@ def test_a_table_markdown_json_and_a_picture(tmp_path, capsys):
     assert rows[1]["accuracy"] == [0.5, 0.75] and rows[1]["seeds"] == [0, 1]
     assert rows[0]["mean"] == 0.7 and rows[0]["std"] is None
     assert [row["split"] for row in rows] == ["val", "test"]
+
+
+def test_the_picture_names_what_tells_rows_apart_and_stays_between_0_and_1(tmp_path):
+    """Three of four rows are of one network; accuracies of 1 and 0.5 deviate by 0.35."""
+    write_run(tmp_path / "mlp", 0.9, arch="mlp", lr=0.5)
+    for seed, accuracy in enumerate((0.6, 1.0)):
+        write_run(tmp_path / f"a{seed}", accuracy, seed)
+        write_run(tmp_path / f"b{seed}", accuracy - 0.1, seed, epochs=1)
+    write_run(tmp_path / "c", 0.2, lr=0.01, momentum=0.9)
+    figure = plot_rows(group([read_run(path) for path in find_runs([str(tmp_path)])[0]]))
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "mlp, 0.900",
+        "lenet lr=0.1 epochs=2, 0.800 ± 0.283",
+        "lenet lr=0.1 epochs=1, 0.700 ± 0.283",
+        "lenet lr=0.01 momentum=0.9 epochs=2, 0.200",
+    ]
+    loss, accuracy = figure.axes
+    (band,) = (x for x in accuracy.collections if isinstance(x, PolyCollection))
+    heights = band.get_paths()[0].vertices[:, 1]  # 0.7 ± 0.283 and 0.75 ± 0.283
+    assert heights.max() == 1 and heights.min() == pytest.approx(0.7 - 0.08**0.5)
+    assert len(loss.containers) == 1 and len(accuracy.containers) == 1 + 4  # error bars
 
 
 @pytest.mark.parametrize("split", ["test", "val"])

@@ -9,6 +9,7 @@ from comparing import killed
 from torchcnn import cli, train
 from torchcnn.benchmark.__main__ import Config as BenchmarkConfig
 from torchcnn.run.checkpoint import load_checkpoint
+from torchcnn.run.comparison import read_run
 from torchcnn.run.run import Run
 from torchcnn.training.config import Config
 from torchcnn.training.distributed import World
@@ -138,6 +139,7 @@ def test_patience_ends_a_run_that_learns_nothing(tmp_path, capsys):
     out = capsys.readouterr().out
     assert len(rates(path)) == 3 and out.count(", best so far\n") == 1
     assert "the validation accuracy has not risen for 2 epochs\ntest acc " in out
+    assert read_run(path).split == "test"  # a finished run as others
     assert "has finished 3 epochs; --patience asks for more" in refused(capsys, "--resume", path)
     train.main(["--resume", str(path), "--patience", "3"])
     assert len(rates(path)) == 4

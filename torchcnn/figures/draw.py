@@ -13,6 +13,8 @@ from torchcnn.files import printable, whole
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Colours that tell apart for all readers (Okabe and Ito 2008), the strongest first.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # A font for each script that class names may have; what none of them has is an empty box.
 FONTS = ["DejaVu Sans", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "SimHei", "Arial Unicode MS"]
 

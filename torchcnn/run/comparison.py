@@ -3,12 +3,14 @@
 import csv
 import hashlib
 import json
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torchcnn.figures.draw import COLOURS
 from torchcnn.run.tensorboard import NO_HYPERPARAMETERS
 from torchcnn.system import files_under
 
@@ -81,6 +83,10 @@ class Row:
     @property
     def name(self) -> str:
         return str(self.runs[0].config["arch"])
+
+    def settings(self) -> dict[str, Any]:
+        """In what it may differ from the other rows of the same network."""
+        return self.differs | {"epochs": max(len(run.history) for run in self.runs)}
 
     def accuracies(self) -> list[float]:
         return [run.accuracy for run in self.runs]
@@ -191,7 +197,9 @@ def read_run(path: Path) -> FinishedRun:
             ]
         run = FinishedRun(path, config, result, rows)
         curves = [(epoch[f"{eval_split(config)}_acc"], epoch["train_loss"]) for epoch in rows]
-        assert len(curves) == config["epochs"] and 0 <= run.accuracy <= 1 and run.seconds >= 0
+        least = 1 if config.get("patience") else config["epochs"]
+        assert least <= len(curves) <= config["epochs"]
+        assert 0 <= run.accuracy <= 1 and run.seconds >= 0
         assert isinstance(config["arch"], str) and isinstance(config["seed"], int)
         assert isinstance(result["parameters"], int) and run.setting() and run.data
     except (OSError, ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
@@ -233,34 +241,82 @@ def as_markdown(rows: Sequence[Row]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
+def labels(rows: Sequence[Row]) -> list[str]:
+    """Return a short name for each row: the network, and what tells it from others of the name."""
+    found = []
+    for row in rows:
+        others = [other.settings() for other in rows if other.name == row.name]
+        telling = {
+            name: value
+            for name, value in row.settings().items()
+            if any(settings.get(name) != value for settings in others)
+        }
+        label = " ".join(filter(None, (row.name, describe(telling))))
+        found.append(label if len(label) <= 40 else label[:39] + "…")
+    return found
+
+
 def plot_rows(rows: Sequence[Row]) -> "Figure":
-    """Plot a curve for each row: the mean over its runs, with a band of the standard deviation."""
+    """Plot curves for each row: the mean over its runs, with a band of the standard deviation.
+
+    A single epoch is a point with an error bar, and the accuracy that a table has is a diamond at
+    the end.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    loss_axes, accuracy_axes = figure.subplots(1, 2)
-    for i, row in enumerate(rows):
+    columns, longest = 3, max(len(run.history) for row in rows for run in row.runs)
+    figure = Figure(figsize=(11, 4.2 + 0.25 * -(-len(rows) // columns)), layout="constrained")
+    loss_axes, accuracy_axes = both = figure.subplots(1, 2)
+    for i, (row, label) in enumerate(zip(rows, labels(rows), strict=True)):
         split = eval_split(row.runs[0].config)
-        label = " ".join(filter(None, (row.name, describe(row.differs))))
-        for axes, key in ((loss_axes, "train_loss"), (accuracy_axes, f"{split}_acc")):
-            columns = list(zip(*([epoch[key] for epoch in r.history] for r in row.runs)))  # noqa: B905
-            epochs = range(1, len(columns) + 1)
-            means = [statistics.mean(values) for values in columns]
-            axes.plot(epochs, means, "o-", color=f"C{i}", markersize=3, label=label)
-            if len(row.runs) > 1:
-                spreads = [statistics.stdev(values) for values in columns]
-                low, high = (
-                    [m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1)
-                )
-                axes.fill_between(epochs, low, high, color=f"C{i}", alpha=0.2, linewidth=0)
-    splits = {eval_split(row.runs[0].config) for row in rows}
-    loss_axes.set(xlabel="epoch", ylabel="training loss")
-    accuracy_axes.set(xlabel="epoch", ylabel=f"{' / '.join(sorted(splits))} accuracy")
-    longest = max(len(run.history) for row in rows for run in row.runs)
-    for axes in (loss_axes, accuracy_axes):
-        axes.set_xlim(0.5, longest + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)]}
+        style |= {"linestyle": ("-", "--", ":", "-.")[i // len(COLOURS) % 4]}
+        mean, std = row.mean_and_std()
+        plot_mean(loss_axes, row, "train_loss", style)
+        plot_mean(accuracy_axes, row, f"{split}_acc", style)
+        # Rows beside each other, so that no error bar hides another.
+        end = longest + 0.5 + 0.04 * longest * (i + 1)
+        label += f", {mean:.3f}" + (f" ± {std:.3f}" if std is not None else "")
+        accuracy_axes.errorbar(end, mean, std, fmt="D", markersize=5, capsize=3, label=label,
+                               color=style["color"])  # fmt: skip
+    splits = sorted({eval_split(row.runs[0].config) for row in rows})
+    tested = sorted({row.runs[0].split for row in rows})
+    loss_axes.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
+    accuracy_axes.set(xlabel="epoch", ylabel=f"{' / '.join(splits)} accuracy")
+    low, high = accuracy_axes.get_ylim()
+    accuracy_axes.set_ylim(max(low, 0), min(high, 1))
+    accuracy_axes.axvline(longest + 0.5, color="0.8", linewidth=1)
+    accuracy_axes.text(longest + 0.55, accuracy_axes.get_ylim()[1], " / ".join(tested), va="top")
+    loss_axes.set_xlim(0.5, longest + 0.5)
+    accuracy_axes.set_xlim(0.5, longest + 0.5 + 0.04 * longest * (len(rows) + 1))
+    for axes in both:
+        ticks = MaxNLocator(integer=True).tick_values(1, longest)
+        axes.set_xticks([tick for tick in ticks if 1 <= tick <= longest])
         axes.grid(alpha=0.3)
-    accuracy_axes.legend(fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*accuracy_axes.get_legend_handles_labels(), loc="outside lower center",
+                  ncols=columns, frameon=False)  # fmt: skip
     return figure
+
+
+def plot_mean(axes: Any, row: Row, key: str, style: dict[str, Any]) -> None:
+    """Plot a column of the histories of a row: its mean, and a band of its standard deviation."""
+    longest = max(len(run.history) for run in row.runs)
+    columns = [[run.history[i][key] for run in row.runs if i < len(run.history)]
+               for i in range(longest)]  # fmt: skip
+    epochs, means = range(1, longest + 1), [statistics.mean(values) for values in columns]
+    spreads = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in columns]
+    if longest == 1:
+        axes.errorbar(
+            epochs, means, spreads, fmt="o", markersize=5, capsize=3, color=style["color"]
+        )
+        return
+    axes.plot(epochs, means, "o", markersize=3, **style)
+    if len(row.runs) > 1:
+        low, high = (
+            [m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1)
+        )
+        bounds = {"acc": (0, 1), "loss": (0, math.inf)}[key.rpartition("_")[2]]
+        low, high = ([min(max(x, bounds[0]), bounds[1]) for x in edge] for edge in (low, high))
+        axes.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
