@@ -117,7 +117,7 @@ def meta_steps(mix=None, optimizer="sgd", layer=None):
         OPTIMIZERS[optimizer](net.parameters(), lr=0.1, weight_decay=0.1, **settings),
         options=StepOptions(
             learning_rates=[0.1] * 4,
-            label_smoothing=0.1,
+            loss=functools.partial(F.cross_entropy, label_smoothing=0.1),
             clip=1.0,
             accumulation_steps=2,
             ema=MovingAverage(net, 0.9),

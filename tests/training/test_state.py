@@ -86,7 +86,7 @@ def test_label_smoothing_gives_all_classes_a_share_of_the_target():
     log_p = logits.log_softmax(1)
     expected = -(0.7 * log_p[range(6), labels] + 0.3 * log_p.mean(1)).mean()
     net, optimizer = identity()
-    options = StepOptions(label_smoothing=0.3)
+    options = StepOptions(loss=functools.partial(F.cross_entropy, label_smoothing=0.3))
     (step,) = train_steps(net, [(logits, labels)], optimizer, options=options)
     torch.testing.assert_close(step.loss, expected)
 

@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,10 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from torchcnn.models.weights import train_mode
 from torchcnn.training.ema import MovingAverage
+
+with warnings.catch_warnings():  # a notebook without ipywidgets has no bar, and is not warned
+    warnings.simplefilter("ignore")
+    from tqdm.auto import tqdm
 
 Batch = tuple[Tensor, Tensor]
 Network = nn.Module | Callable[[Tensor], Tensor]
@@ -30,7 +34,7 @@ class StepOptions:
 
     Args:
         learning_rates: the learning rate of each step; None leaves the optimizer's as it is.
-        label_smoothing: the share of the target that is spread over all classes.
+        loss: of logits and labels, () each; by default the cross-entropy, the mean over the batch.
         clip: the largest norm of all gradients together.
         accumulation_steps: into how many parts a batch is cut, whose gradients are added: less
             memory, the same step, except for layers that look at the whole batch, as batch norm.
@@ -40,7 +44,7 @@ class StepOptions:
     """
 
     learning_rates: Iterable[float] | None = None
-    label_smoothing: float = 0.0
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
     clip: float = math.inf
     accumulation_steps: int = 1
     autocast: AbstractContextManager[Any] = NO_AUTOCAST
@@ -78,7 +82,7 @@ def train_steps(
     device: torch.device | str | None = None,
     options: StepOptions = PLAIN,
 ) -> Iterator[Step]:
-    """Train on one batch after another with cross-entropy, and yield each step; see `train_epoch`.
+    """Train on one batch after another, and yield each step; see `train_epoch`.
 
     To log another number of every step, put it into `logged`: a tensor () on the device, detached.
     Its mean over the steps, and over the ranks, is logged after the epoch.
@@ -101,7 +105,7 @@ def train_steps(
             # Ranks average the sum of their gradients, once, with those of the last part.
             with options.autocast, no_sync() if i < len(cut) else nullcontext():
                 y_hat = net(x_part)
-                loss = F.cross_entropy(y_hat, y_part, label_smoothing=options.label_smoothing)
+                loss = options.loss(y_hat, y_part)
             if parts > 1:
                 loss = loss * (len(y_part) / len(y))
             scaler.scale(loss).backward()
@@ -142,12 +146,29 @@ def train_epoch(
 
 
 def progress_bar(
-    steps: Iterator[Step], train_iter: Iterable[Batch], done: int = 0, hidden: bool = False
-) -> Iterable[Step]:
-    """Show a progress bar if stderr is a terminal; `done` steps were made before."""
+    steps: Iterator[Step],
+    train_iter: Iterable[Batch],
+    title: str = "",
+    done: int = 0,
+    hidden: bool = False,
+) -> Iterator[Step]:
+    """Show a progress bar in a terminal and in a notebook; `done` steps were made before.
+
+    Once a second it reads the loss and the accuracy of the steps of that second from the device.
+    """
     n = len(train_iter) if isinstance(train_iter, Sized) else None
     off = None if sys.stderr and not hidden else True  # None: unless stderr is a terminal
-    return _Bar(steps, total=n, initial=done, disable=off, leave=False, unit="batch", miniters=1)
+    bar = _Bar(steps, title, n, initial=done, disable=off, leave=False, unit="batch", miniters=1)
+    recent, shown = [], time.perf_counter()
+    for step in bar:
+        yield step
+        recent.append(step)
+        if not bar.disable and time.perf_counter() > shown + 1:
+            loss = float(torch.stack([step.loss for step in recent]).mean())
+            correct = int(torch.stack([step.correct for step in recent]).sum())
+            acc = correct / sum(step.images for step in recent)
+            bar.set_postfix_str(f"loss {loss:.3f}, acc {acc:.3f}", refresh=False)
+            recent, shown = [], time.perf_counter()
 
 
 class _Bar(tqdm):

@@ -9,10 +9,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchcnn.data.loader import Batches, mix_seed
@@ -158,7 +160,8 @@ class Trainer:
         taken: Iterator[Step] = iter(())
         if done < len(loader):  # with more ranks than before, an epoch may have a step less
             taken = train_steps(self.net, loader, self.state.optimizer, self.device, options)
-        bar = progress_bar(taken, loader, done, hidden=not self.world.is_main)
+        title = f"epoch {epoch}/{self.config.epochs}"
+        bar = progress_bar(taken, loader, title, done, hidden=not self.world.is_main)
         signalled = with_signal(bar, self.stop, self.world)
         for i, (step, signum) in enumerate(signalled, start=done + 1):
             new.append(step)
@@ -287,7 +290,7 @@ class Trainer:
                 learning_rate(config.schedule, config.lr, past + i, total, config.warmup)
                 for i in range(done, steps)
             ],
-            label_smoothing=config.label_smoothing,
+            loss=partial(F.cross_entropy, label_smoothing=config.label_smoothing),
             clip=config.clip or math.inf,
             accumulation_steps=config.accumulate,
             autocast=autocast(config.amp, self.device),
