@@ -20,7 +20,7 @@ SUFFIX = ".torchcnn"  # of the event files, to tell them from those that others 
 LOOK = ".explain"  # those of a look inside, which are not replaced with the run
 SUB_RUNS = ("train", "val", "test")
 # They say where and how far a run goes, not how a network is trained.
-NO_HYPERPARAMETERS = {"root", "device", "out", "resume", "checkpoint_every"}
+NO_HYPERPARAMETERS = {"root", "device", "out", "resume", "checkpoint_every", "verbose"}
 # What the chosen weights reach, as tags of the run itself; the sub-runs have that of every epoch.
 CHOSEN = {
     f"chosen/{part} {name}": f"{part}_{short}"

@@ -10,6 +10,7 @@ from torchcnn.cli import option
 from torchcnn.data.augment import AUGMENTATIONS, MIXES
 from torchcnn.data.datasets import DATASETS
 from torchcnn.data.listing import is_listing
+from torchcnn.models.spec import RESIZES
 from torchcnn.training.optim import OPTIMIZERS
 from torchcnn.training.recipes import RECIPES
 from torchcnn.training.schedule import SCHEDULES
@@ -82,9 +83,10 @@ class Config:
     )
     resize: str = option(
         "how pictures of a folder become squares: squeeze them, or crop the centre after the "
-        "shorter side is resized",
+        "shorter side is resized to as many pixels or, as torchvision evaluates its networks, to "
+        "232/224 or 256/224 of them",
         default="squeeze",
-        choices=("squeeze", "crop"),
+        choices=RESIZES,
     )
     small_input: bool = option(
         "a stem for images of about 30 pixels, for networks that have one",
@@ -236,4 +238,9 @@ class Config:
         "and --checkpoint-every may change, and --data if the folder was moved",
         default="",
         type=cli.path,
+    )
+    verbose: bool = option(
+        "print every setting, not only what was given, decided or changed",
+        default=False,
+        action="store_true",
     )

@@ -49,11 +49,14 @@ MAY_CHANGE = {
     "device",
     "root",
     "checkpoint_every",
+    "verbose",
 }  # when a run is resumed
 AGAIN = {"data": "auto", "schedule": "stay", "amp": "auto", "channels_last": "auto"}  # no change
 Datasets = dict[Any, ImageData]  # those that were read, by their name and the size of the images
 FEW = 2_000  # pictures of your own to train and to validate on; with fewer, recipes are fitted
 STEPS = 300  # at least, of a run on few images
+ALWAYS = ("arch", "data", "recipe", "device")  # are printed, whatever was given
+SHOWN_OF_RECIPE = ("optimizer", "lr", "batch_size", "epochs", "input_size")
 OF_REGISTERED = {"arch", "recipe", "small_input", "norm", "model_kwargs"}
 
 
@@ -539,21 +542,27 @@ def check_own_module(net: nn.Module, shape: tuple[int, ...], num_classes: int) -
 
 
 def print_plan(plan: Plan, world_size: int) -> None:
-    """Print every flag, and where it comes from if it was not given."""
-    for name, value in asdict(plan.config).items():
-        source = plan.sources[name].removeprefix("fitted: ").removeprefix("decided: ")
+    """Print what was given, decided or changed, and where it comes from; if verbose, every flag."""
+    config, sources = plan.config, plan.sources
+    for name, value in asdict(config).items():
+        kind, _, note = sources[name].partition(": ")
         if name == "data":
-            source = plan.dataset.note
-        if name == "normalize" and plan.spec.is_normalized:
+            note = plan.dataset.note
+        elif name == "recipe":
+            rest = (n for n in SHOWN_OF_RECIPE if sources[n] == f"{value} recipe")
+            note = ", ".join(f"{n} {getattr(config, n)}" for n in rest)
+        elif name == "normalize" and plan.spec.is_normalized:
             mean, std = (" ".join(f"{x:.3g}" for x in v) for v in (plan.spec.mean, plan.spec.std))
-            source = f"mean {mean}, std {std}"
+            note = f"mean {mean}, std {std}"
+        elif config.verbose and kind not in ("given", "default", "fitted", "decided"):
+            note = kind
         if isinstance(value, tuple):
             value = ",".join(value)
         elif isinstance(value, dict):
             value = " ".join(f"{key}={v}" for key, v in value.items())
-        note = "" if source in ("given", "default") else f"({source})"
-        if value != "":
-            print(f"{name:<16} {value} {note}".rstrip(), flush=True)
+        told = config.verbose or name in ALWAYS or kind in ("given", "fitted", "decided")
+        if told and value != "":
+            print(f"{name:<16} {value} {f'({note})' if note else ''}".rstrip(), flush=True)
     if plan.dataset.ids:  # pictures of your own
         print(describe_parts(plan.parts, plan.spec.classes), flush=True)
     for part, count in plan.parts.copies().items():
