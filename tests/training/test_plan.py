@@ -124,12 +124,13 @@ def test_small_images_are_taken_at_their_own_size(arch, recipe, given, pixels, s
 def test_few_pictures_are_passed_over_until_they_are_learned():
     """Three hundred steps: 40 images in batches of 4 are 10 steps, so 30 epochs."""
     config = replace(Config(**RECIPE), batch_size=4)
-    fitted, sources = fit_to_few(config, {}, 40)
+    fitted, sources = fit_to_few(config, {}, 40, vary=True)
     assert (fitted.epochs, fitted.augment) == (30, ("random-resized-crop", "flip"))
     assert sources["epochs"] == "fitted: for so few images, in place of the recipe's 1"
     given = {"epochs": 1, "augment": ()}
-    assert fit_to_few(config, given, 40) == (config, {})
-    assert fit_to_few(config, {}, 4_000)[0].epochs == 1
+    assert fit_to_few(config, given, 40, vary=True) == (config, {})
+    assert fit_to_few(config, {}, 4_000, vary=False) == (config, {})
+    assert fit_to_few(config, {}, 40, vary=False)[0].augment == ()
 
 
 def test_patience_ends_a_run_that_learns_nothing(tmp_path, capsys):

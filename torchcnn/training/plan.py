@@ -174,8 +174,9 @@ def make_plan(request: Request, world: World, datasets: Datasets | None = None) 
     else:
         pixels = dataset.train_images.shape[-1]
         config, fitted = fit(config, request.flags, pixels, n, world.world_size)
-        if few or config.recipe == "finetune":
-            config, more = fit_to_few(config, request.flags, n)
+        if few or config.recipe != "source":
+            vary = few or config.recipe == "finetune"
+            config, more = fit_to_few(config, request.flags, n, vary)
             fitted |= more
         spec = make_spec(config, dataset.train_images.shape[1], dataset.classes, net)
         found = pick_normalization(config.normalize, weights, parts.train[0])
@@ -274,10 +275,16 @@ def fit_to_weights(
     return replace(config, **fitted), dict.fromkeys(fitted, why)
 
 
-def fit_to_few(config: Config, flags: dict[str, Any], n: int) -> tuple[Config, dict[str, str]]:
-    """Pass over few images more often, and vary them; also say which values were changed."""
+def fit_to_few(
+    config: Config, flags: dict[str, Any], n: int, vary: bool
+) -> tuple[Config, dict[str, str]]:
+    """Pass over few images until `STEPS` are made; also say which values were changed.
+
+    Args:
+        vary: crop and flip them at random, if nothing else varies them.
+    """
     values: dict[str, Any] = {"epochs": max(config.epochs, -(-STEPS * config.batch_size // n))}
-    if not config.augment:
+    if vary and not config.augment:
         values["augment"] = ("random-resized-crop", "flip")
     fitted = {
         name: value
