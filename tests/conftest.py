@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 # The workers of pytest-xdist share the cores; torch reads this when it is imported.
@@ -11,6 +12,7 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) - 1:
 
 import pytest
 import torch
+from filelock import FileLock  # torch brings it
 from matplotlib.figure import Figure
 
 from torchcnn import train
@@ -82,8 +84,26 @@ def idx_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """A function that lets one of all workers write a file or folder, and returns its path."""
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent
+
+    def write_once(name: str, write: Callable[[Path], None]) -> Path:
+        path = place / "once" / name
+        path.parent.mkdir(exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not (written := path.with_suffix(".written")).exists():
+                write(path)
+                written.touch()
+        return path
+
+    return write_once
+
+
+@pytest.fixture(scope="session")
+def finished_run(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
     """LeNet, three epochs on the sample, by the command."""
-    path = tmp_path_factory.mktemp("runs") / "lenet"
-    train.main(["--data", "sample", "--epochs", "3", "--device", "cpu", "--out", str(path)])
-    return path
+    flags = ["--data", "sample", "--epochs", "3", "--device", "cpu", "--out"]
+    return once("lenet", lambda path: train.main([*flags, str(path)]))

@@ -14,13 +14,11 @@ from torchcnn.run.checkpoint import load_model
 from torchcnn.run.report import by_class, confused_text, confusion_text
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run, and what the command printed last."""
-    folder = tmp_path_factory.mktemp("runs") / "r"
-    train.main(["--arch", "lenet", "--data", "sample", "--epochs", "2", "--out", str(folder),
-                "--device", "cpu", "--input-size", "20"])  # fmt: skip
-    return folder
+@pytest.fixture(scope="session")
+def run(once):
+    flags = ["--arch", "lenet", "--data", "sample", "--epochs", "2", "--device", "cpu"]
+    flags += ["--input-size", "20", "--out"]
+    return once("evaluated", lambda folder: train.main([*flags, str(folder)]))
 
 
 def width(path):

@@ -126,7 +126,7 @@ def stops_after(world: World, at: int) -> list[int]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with join(torch.device("cpu")) as world:
+    with join() as world:
         results = {name: train(name.rstrip("+"), "+" in name, world) for name in sys.argv[1:]}
         results["accumulated"] = train("mlp", False, world, parts=4, batch=110, n=450)
         results["buffers"] = {

@@ -74,33 +74,32 @@ def train(*, net: nn.Module | None = None, **flags: Any) -> TrainResult:
 def _train(
     flags: dict[str, Any], net: nn.Module | None = None, datasets: Datasets | None = None
 ) -> TrainResult:
-    request = make_request(flags, net)
-    with surroundings(request) as world:
-        plan = make_plan(request, world, datasets)  # whatever can fail, fails here
-        with open_run(plan, world) as run:  # from here on the folder exists and is locked
-            return Trainer(plan, run, world).train()
+    with stops_at_once(), join() as world:
+        request = make_request(flags, net, world)
+        with surroundings(request):
+            plan = make_plan(request, world, datasets)  # whatever can fail, fails here
+            with open_run(plan, world) as run:  # from here on the folder exists and is locked
+                return Trainer(plan, run, world).train()
 
 
 @contextmanager
-def surroundings(request: Request) -> Iterator[World]:
-    """Set up the device, the signals and the ranks for a run; afterwards all is as it was."""
+def surroundings(request: Request) -> Iterator[None]:
+    """Set up the device for a run; afterwards all is as it was."""
     with (
         device_settings(request.device, request.config.deterministic),
         own_random_numbers(request.device),
         left_as_it_was(request.net),
-        stops_at_once(),
-        join(request.device) as world,
     ):
-        yield world
+        yield
 
 
 def open_run(plan: Plan, world: World) -> Run:
     """Make the folder of a new run, or take that of one that is resumed, on all ranks."""
     config, resumed = plan.config, plan.resumed
     out = config.out
-    if world.is_main and not resumed:
-        out = str(make_folder(out, f"{config.arch}-{Path(config.data).name}-seed{config.seed}"))
-    out = world.broadcast_text(out)
+    if not resumed:
+        name = f"{config.arch}-{Path(config.data).name}-seed{config.seed}"
+        out = world.from_main(lambda: str(make_folder(config.out, name)))
     history = resumed.history if resumed else None
     run = Run(Path(out), asdict(config) | {"out": out}, plan.split, history, world.is_main)
     print_plan(plan, world.world_size)
@@ -136,9 +135,9 @@ def train_all(flags: dict[str, Any]) -> None:
     runs = [what_is_left(run) for run in list_runs(flags)]
     for run in runs:
         if not run.finished:
-            request = make_request(run.flags)
-            with redirect_stdout(StringIO()), surroundings(request) as world:
-                make_plan(request, world, datasets)  # what is printed is printed again
+            request = make_request(run.flags, None, World())
+            with redirect_stdout(StringIO()), surroundings(request):
+                make_plan(request, World(), datasets)  # what is printed is printed again
     results: dict[str, list[FinishedRun]] = {run.arch: [] for run in runs}
     failed = []
     for i, run in enumerate(runs, start=1):

@@ -39,7 +39,7 @@ WAYS: dict[str, dict[str, Any]] = {
 def of_classes(data: ImageData, first: int, count: int = 0, seed: int = 0) -> ImageData:
     """Five classes from `first` on: of each `count` of the first 50,000 images, drawn by the seed.
 
-    The images to test on are the last 10,000 training images.
+    The images to test on are the last 5,000 training images.
     """
     chosen = []
     for label in range(first, first + 5):
@@ -47,7 +47,7 @@ def of_classes(data: ImageData, first: int, count: int = 0, seed: int = 0) -> Im
         order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed))
         chosen.append(found[order][: count or None])
     kept = torch.cat(chosen)
-    held_out = five(data.train_images[50_000:], data.train_labels[50_000:], first)
+    held_out = five(data.train_images[-5_000:], data.train_labels[-5_000:], first)
     return replace(
         data,
         classes=data.classes[first : first + 5],

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -42,13 +43,16 @@ def environment():
                     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def two():
-    script = Path(two_ranks.__file__)
-    done = subprocess.run(torchrun(script, *NETWORKS, "lenet"), capture_output=True, text=True,
-                          env=environment(), timeout=120)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+@pytest.fixture(scope="session")
+def two(once):
+    def run(path):
+        script = Path(two_ranks.__file__)
+        done = subprocess.run(torchrun(script, *NETWORKS, "lenet"), capture_output=True, text=True,
+                              env=environment(), timeout=120)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        path.write_text(done.stdout)
+
+    return json.loads(once("two", run).read_text())
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -316,3 +320,44 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(whole, tmp_path):
     subprocess.run(torchrun("-m", "torchcnn.train", "--resume", folder, ranks=3), check=True,
                    env=environment(), capture_output=True, timeout=120)  # fmt: skip
     check_same(whole, folder)
+
+
+def two_machines(tmp_path, *flags, kill=False):
+    """Let an agent of each of two machines train, in a folder of its own; perhaps kill all."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    agents = []
+    for node in (0, 1):
+        place = tmp_path / f"machine{node}"
+        place.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2",
+                   f"--node_rank={node}", "--master_addr=127.0.0.1",
+                   f"--master_port={port}"]  # fmt: skip
+        agents.append(
+            subprocess.Popen([*command, "-m", "torchcnn.train", *flags], cwd=place, text=True,
+                             env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        )  # fmt: skip
+    for line in agents[0].stdout:
+        if kill and line.startswith("epoch 1,"):
+            time.sleep(0.3)
+            for pid in [pid for agent in agents for pid in (*children(agent), agent.pid)]:
+                os.kill(pid, signal.SIGKILL)
+    assert [agent.communicate(timeout=100) and agent.returncode for agent in agents] == (
+        [-signal.SIGKILL] * 2 if kill else [0] * 2
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
+def test_two_machines_train_and_resume_what_the_first_one_has(tmp_path):
+    """To the bits of a run that nothing befell; the second machine never has a run."""
+    flags = [*FLAGS[2:], "--batch-size", "100"]
+    two_machines(tmp_path, *flags, "--out", "whole")
+    two_machines(tmp_path, *flags, "--out", "r", kill=True)
+    machine = tmp_path / "machine0"
+    assert not (machine / "r" / "result.json").exists()
+    two_machines(tmp_path, "--resume", "r")
+    check_same(machine / "whole", machine / "r")
+    two_machines(tmp_path, *flags, "--init", "whole", "--epochs", "1", "--out", "other")
+    assert (machine / "other" / "result.json").exists()
+    assert not list((tmp_path / "machine1").iterdir())

@@ -26,12 +26,10 @@ ALL = ["--arch", "tf_baseline", "--input-size", "16", "--batch-size", "500", "--
        "--checkpoint-every", "2", "--device", "cpu", "--data", "sample"]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+@pytest.fixture(scope="session")
+def whole(once):
     """The uninterrupted run: dropout, augmentation, moving average, schedule, momentum."""
-    folder = tmp_path_factory.mktemp("whole") / "r"
-    train.main([*ALL, "--out", str(folder)])
-    return folder
+    return once("whole", lambda folder: train.main([*ALL, "--out", str(folder)]))
 
 
 def exit_code(*argv):

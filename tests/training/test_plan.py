@@ -37,7 +37,7 @@ def test_a_plan_has_all_that_a_run_needs_and_writes_nothing(tmp_path, monkeypatc
     """No "auto" is left, every value has a source, and the trainer follows it."""
     monkeypatch.chdir(tmp_path)
     flags = {"arch": "mlp", "recipe": "fast", "data": "sample", "device": "cpu", "epochs": 1}
-    plan = make_plan(make_request(flags), World())
+    plan = make_plan(make_request(flags, None, World()), World())
     assert "auto" not in (plan.config.amp, plan.config.channels_last, plan.config.data)
     assert plan.sources.keys() == vars(plan.config).keys()
     assert plan.sources["epochs"] == "given" and plan.sources["lr"] == "fast recipe"

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torchcnn.system import world_size
 from torchcnn.training.loop import Step, eval_mode, logged_columns
 from torchcnn.training.signals import Stopped, StopRequest
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -80,12 +83,13 @@ class World:
             for tensor in (*parameters, *net.buffers()):
                 dist.broadcast(tensor.data, 0)
 
-    def broadcast_text(self, text: str) -> str:
-        """Give all ranks the main one's text."""
-        texts = [text]
-        if self.world_size > 1:
-            dist.broadcast_object_list(texts, 0, device=torch.device("cpu"))
-        return texts[0]
+    def from_main(self, make: Callable[[], T]) -> T:
+        """Let the main rank make something, such as what it reads from a file, for all ranks."""
+        if self.world_size == 1:
+            return make()
+        made: list[Any] = [make() if self.is_main else None]
+        dist.broadcast_object_list(made, 0, device=torch.device("cpu"))
+        return made[0]
 
     def data_parallel(self, net: nn.Module, x: Tensor) -> nn.Module:
         """Wrap a network, so that `backward` averages all ranks' gradients; `x` is any input."""
@@ -193,7 +197,7 @@ _joined: list[bool] = []  # whether this process has joined the others: it can o
 
 
 @contextmanager
-def join(device: torch.device) -> Iterator[World]:
+def join() -> Iterator[World]:
     """Join the ranks that torchrun started, if it started this process; only rank 0 prints."""
     if world_size() == 1:
         yield World()
@@ -202,7 +206,7 @@ def join(device: torch.device) -> Iterator[World]:
         raise ValueError("torchrun started this process for one call of train()")
     _joined.append(True)
     with ExitStack() as stack:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         world = World(dist.get_rank(), world_size())
         if not world.is_main:
             stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))

@@ -121,18 +121,16 @@ class Request:
         return self.resumed.spec.in_channels if self.resumed else None
 
 
-def make_request(flags: dict[str, Any], net: nn.Module | None = None) -> Request:
+def make_request(flags: dict[str, Any], net: nn.Module | None, world: World) -> Request:
     """Complete the flags of a run, new or resumed; nothing is written.
+
+    A run that is resumed is read by the main rank, which may be on another machine.
 
     Raises:
         ValueError, OSError: the run cannot be, in one line.
     """
-    path, resumed = run_to_resume(flags), None
-    if path:
-        resumed = load_checkpoint(path / "last.pt")
-        config, sources = resume(path, resumed, flags, net)
-    else:
-        config, sources = begin(flags, net)
+    begun = world.from_main(lambda: read_run_to_resume(flags, net))
+    config, sources, resumed = begun or (*begin(flags, net), None)
     device = cli.pick_device(device_of_rank(config.device))
     return Request(flags, net, config, sources, resumed, device)
 
@@ -153,7 +151,9 @@ def make_plan(request: Request, world: World, datasets: Datasets | None = None) 
     if net is None:  # what can be known before a data set is read, and perhaps downloaded
         channels = find_model(config.arch).input[0]
         check_batches(config, make_spec(config, channels, tuple("0123456789")), world.world_size)
-    weights = read_weights(config.init, config.arch, net) if config.init and not resumed else None
+    weights = None
+    if config.init and not resumed:
+        weights = world.from_main(lambda: read_weights(config.init, config.arch, net))
     sources = dict(request.sources)
     if weights and weights.spec and config.recipe == "finetune":
         config, fitted = fit_to_weights(config, request.flags, weights.spec)
@@ -357,6 +357,17 @@ def run_to_resume(flags: dict[str, Any]) -> Path | None:
         return out
     path = Path(flags["resume"]).expanduser() if "resume" in flags else None
     return path.parent if path and path.name == "last.pt" else path
+
+
+def read_run_to_resume(
+    flags: dict[str, Any], net: nn.Module | None
+) -> tuple[Config, dict[str, str], Checkpoint] | None:
+    """Read the run that is to be resumed, if one is: its configuration and its checkpoint."""
+    path = run_to_resume(flags)
+    if not path:
+        return None
+    checkpoint = load_checkpoint(path / "last.pt")
+    return *resume(path, checkpoint, flags, net), checkpoint
 
 
 def resume(
@@ -567,8 +578,8 @@ def print_plan(plan: Plan, world_size: int) -> None:
             value = ",".join(value)
         elif isinstance(value, dict):
             value = " ".join(f"{key}={v}" for key, v in value.items())
-        told = config.verbose or name in ALWAYS or kind in ("given", "fitted", "decided")
-        if told and value != "":
+        told = note or name in ALWAYS or kind in ("given", "fitted", "decided")
+        if value != "" and (told or config.verbose):
             print(f"{name:<16} {value} {f'({note})' if note else ''}".rstrip(), flush=True)
     if plan.dataset.ids:  # pictures of your own
         print(describe_parts(plan.parts, plan.spec.classes), flush=True)
