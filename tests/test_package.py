@@ -95,6 +95,8 @@ def test_functions_are_short(path):
 MIRRORS = {
     "loader.__init__",  # Batches takes what torch's DataLoader does
     "loop.train_ch5",  # the tutorials' arguments
+    "d2l.train_ch3",
+    "d2l.semilogy",
 }
 
 
