@@ -1,12 +1,18 @@
-"""The notebooks run from the first cell to the last, and are committed with their outputs."""
+"""The notebooks run from the first cell to the last, and are committed with their outputs.
 
+Those in Chinese are the English ones but for their text.
+"""
+
+import re
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+CHINESE = sorted(FOLDER.glob("zh/*.ipynb"))
 TRAIN = ("lenet", "alexnet", "vgg", "nin", "googlenet", "resnet", "densenet")
 # Run before the first cell: what is committed was trained on all 5,000 images, for minutes.
 FEWER_IMAGES = """
@@ -24,9 +30,11 @@ QUICK = ("convolution",)  # in the default suite
     "path",
     [
         pytest.param(
-            path, id=path.stem, marks=pytest.mark.slow if path.stem[3:] not in QUICK else ()
+            path,
+            id=str(path.relative_to(FOLDER).with_suffix("")),
+            marks=pytest.mark.slow if path.stem[3:] not in QUICK else (),
         )
-        for path in NOTEBOOKS
+        for path in NOTEBOOKS + CHINESE[:2]  # the others have code that runs, see below
     ],
 )
 # The kernel's client warns of its own socket and event loop.
@@ -52,3 +60,15 @@ def test_there_is_a_notebook_of_every_family_and_of_what_is_written_by_hand():
         "quickstart", *TRAIN, "regression", "perceptron", "convolution", "batch_norm",
         KERAS, "inside",
     ]  # fmt: skip
+    assert [path.name for path in CHINESE] == [path.name for path in NOTEBOOKS[:8]]
+
+
+@pytest.mark.parametrize("path", CHINESE, ids=lambda path: path.stem)
+def test_a_notebook_in_chinese_has_the_code_and_the_outputs_of_the_english_one(path):
+    ours, english = (nbformat.read(p, as_version=4).cells for p in (path, FOLDER / path.name))
+    for cell, twin in zip(ours, english, strict=True):
+        if twin.cell_type == "code":
+            assert cell == twin
+        else:
+            assert cell.cell_type == "markdown" and re.search("[一-龥]", cell.source)
+            assert not re.search("[^\x00-\xff]\n[^\x00-\xff]", cell.source)  # it would be a space

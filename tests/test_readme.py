@@ -95,6 +95,11 @@ def test_both_name_the_same_commands_networks_and_numbers():
         assert found[0] == found[1]
 
 
+def test_no_line_breaks_between_chinese_characters():
+    """It would be shown as a space."""
+    assert not re.search("[^\x00-\xff]\n[^\x00-\xff]", TEXTS["README.zh.md"])
+
+
 @pytest.mark.parametrize("name", READMES)
 def test_the_table_is_that_of_the_networks(name):
     rows = re.findall(r"^\| \[`(\w+)`\]\((\S+)\) \| (.*) \| (\S+) \| ([\d,]+) \|",
