@@ -118,7 +118,7 @@ def test_another_class_may_be_asked_for_or_all(tmp_path, figures):
     assert abs(sum(shares) - 100) < 0.2
     main([*call, "--classes", "9"])
     order = sorted(range(3), key=lambda i: -shares[i])
-    assert titles(figures["a-attention.png"]) == ["the photo", *(alone[i] for i in order)]
+    assert titles(figures["a-attention.png"]) == ["the picture", *(alone[i] for i in order)]
 
 
 def test_a_stage_may_be_asked_for(tmp_path, figures):
@@ -225,7 +225,7 @@ def test_the_picture_of_the_features_has_the_strongest_first():
 def test_the_picture_of_the_attention_has_the_numbers():
     photo, heat = torch.zeros(1, 4, 4, dtype=torch.uint8), torch.tensor([[-1.5, 4.0], [0.0, 4.0]])
     figure = plot_attention(photo, {"t": heat, "nothing": heat * 0}, "a\nb")
-    assert heading(figure) == ["a", "b"] and titles(figure) == ["the photo", "t", "nothing"]
+    assert heading(figure) == ["a", "b"] and titles(figure) == ["the picture", "t", "nothing"]
     ticks = [[label.get_text() for label in axes.get_xticklabels()] for axes in figure.axes]
     assert ["−1.5", "0", "4"] in ticks
 
@@ -234,12 +234,17 @@ def test_a_heat_map_is_transparent_where_nothing_counts():
     """On a gray of 100, from left to right: against the class, nothing, a little for it, most."""
     photo = torch.full((3, 8, 40), 100, dtype=torch.uint8)
     heat = torch.tensor([[-4.0, -4, 0, 0, 0, 0, 1, 1, 4, 4]])
-    pixels = heat_map(photo, heat)[:, 4].int()
-    against, nothing, little, most = (pixels[:, i].tolist() for i in (1, 14, 27, 38))
+    shown = heat_map(photo, heat)
+    assert shown.shape == (3, 64, 320)  # a small photo is enlarged
+    against, nothing, little, most = (shown[:, 32, 8 * i].tolist() for i in (1, 14, 27, 38))
     assert nothing == [100, 100, 100]
     assert against[2] > against[0] and min(most[:2]) > most[2] + 50  # blue, and yellow
     assert 0 < max(abs(x - 100) for x in little) < 50 < max(abs(x - 100) for x in most)
     assert torch.equal(heat_map(photo, heat * 1e-6), heat_map(photo, heat))  # by its own range
+    high = heat_map(photo, heat + 9)  # from 5 to 13: 5 is transparent
+    assert (
+        high[:, 32, 8].tolist() == [100, 100, 100] and (high[:, 32, 304] == shown[:, 32, 304]).all()
+    )
 
 
 def test_the_map_lies_where_the_network_saw(tmp_path, figures):

@@ -17,6 +17,7 @@ from torchcnn.files import printable
 from torchcnn.models.attention import enlarge, is_map, strongest
 
 CHANNELS = 8  # that are shown of each stage
+SMOOTH = 300  # pixels of the longer side that a heat map has at least
 OUTSIDE = 0.3  # brightness of what the network did not see
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
@@ -124,14 +125,15 @@ def plot_attention(
     See `heat_map`. The bar below each map has its numbers.
     """
     h, w = photo.shape[1:]
-    count, gap, top, bottom = 1 + len(heats), 0.25, 0.9, 0.55  # in inches
+    lines = heading.splitlines()
+    count, gap, bottom, top = 1 + len(heats), 0.25, 0.55, 0.42 + 0.23 * len(lines)  # in inches
     high = min(4.2, 16 / count * h / w)  # of a picture
     wide = max(high * w / h, 1.8)
-    text = max(inches(line, 11) for line in heading.splitlines())
+    text = max(inches(line, 11) for line in lines)
     figure = Figure(figsize=(max(count * (wide + gap), text + gap) + gap, top + high + bottom))
-    _heading(figure, *heading.split("\n"))
+    _heading(figure, *lines)
     pictures = {title: heat_map(photo, heat, box) for title, heat in heats.items()}
-    for i, (title, picture) in enumerate([("the photo", photo), *pictures.items()]):
+    for i, (title, picture) in enumerate([("the picture", photo), *pictures.items()]):
         left = gap + i * (wide + gap)
         axes = _axes(figure, left, bottom, wide, high)
         axes.imshow(picture.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
@@ -154,26 +156,32 @@ def plot_attention_sheet(tiles: Sequence[Tile], heading: str, columns: int = 0) 
 
 
 def heat_map(photo: Tensor, heat: Tensor, box: Box | None = None) -> Tensor:
-    """Lay a map (h', w') over a photo (c, h, w) uint8 in gray: (3, h, w) uint8.
+    """Lay a map (h', w') over a photo (c, h, w) uint8 in gray: (3, n·h, n·w) uint8.
 
     What speaks for the class glows from purple to yellow, what speaks against it is blue, and the
-    less it counts, in proportion to the largest value, the more is seen of the photo. What lies
-    outside of the box that the network saw is dim.
+    less it counts, the more is seen of the photo. What lies outside of the box that the network saw
+    is dim. Each pixel of a small photo becomes n × n ones, so that the map is smooth.
     """
-    h, w = photo.shape[1:]
-    left, top, right, bottom = map(round, box or (0, 0, w, h))
-    gray = photo.float().mean(0).div(255)
+    times = math.ceil(SMOOTH / max(photo.shape[1:]))
+    gray = photo.float().mean(0).div(255).repeat_interleave(times, 0).repeat_interleave(times, 1)
+    h, w = gray.shape
+    left, top, right, bottom = (round(times * x) for x in box) if box else (0, 0, w, h)
     shown = (gray * OUTSIDE)[..., None].repeat(1, 1, 3)
-    large = enlarge(heat.float().cpu(), (bottom - top, right - left))
-    colours = torch.from_numpy(evidence(large.numpy(), float(large.abs().max()) or 1.0))
+    large = enlarge(heat.float().cpu(), (bottom - top, right - left)).numpy()
+    colours = torch.from_numpy(evidence(large, float(heat.min()), float(heat.max())))
     inside, alpha = gray[top:bottom, left:right, None], colours[..., 3:]
     shown[top:bottom, left:right] = inside * (1 - alpha) + colours[..., :3] * alpha
     return (shown * 255).round().byte().permute(2, 0, 1)
 
 
-def evidence(values: np.ndarray, scale: float) -> np.ndarray:
-    """Return the colour and opacity of values between -scale and scale, (..., 4)."""
-    return colour_table()[np.rint((values / scale + 1) * 255).astype(int)]
+def evidence(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return the colour and opacity of values between the least and the largest, (..., 4).
+
+    0 is transparent, or the value next to it, if all have one sign.
+    """
+    nothing = min(max(0.0, low), high)
+    scale = max(high - nothing, nothing - low) or 1.0
+    return colour_table()[np.rint(((values - nothing) / scale).clip(-1, 1) * 255 + 255).astype(int)]
 
 
 @functools.cache
@@ -189,16 +197,16 @@ def colour_table() -> np.ndarray:
 
 def _bar(axes: Any, heat: Tensor, names: Sequence[str] = ()) -> None:
     """Draw the colours of a map from its least to its largest value, over gray as on a photo."""
-    low, high = min(float(heat.min()), 0.0), max(float(heat.max()), 0.0)
+    low, high = float(heat.min()), float(heat.max())
     axes.set(xticks=[], yticks=[])
     if low == high:
         return
-    colours = evidence(np.linspace(low, high, 256)[None], max(-low, high))
+    colours = evidence(np.linspace(low, high, 256)[None], low, high)
     alpha = colours[..., 3:]
     over_gray = 0.5 * (1 - alpha) + colours[..., :3] * alpha
     axes.imshow(over_gray, aspect="auto", extent=(low, high, 0, 1))
-    inner = 0.15 * (high - low) < min(-low, high)  # whether there is room for a 0
-    ticks = [low, 0.0, high] if inner else [low, high]
+    has_room = 0.15 * (high - low) < min(-low, high)
+    ticks = [low, 0.0, high] if has_room else [low, high]
     axes.set_xticks(ticks, names or [f"{x:.3g}".replace("-", "−") for x in ticks], size=8)
     axes.get_xticklabels()[0].set_ha("left")
     axes.get_xticklabels()[-1].set_ha("right")
