@@ -26,6 +26,10 @@ def width(path):
         return picture.width
 
 
+def texts(sheet):
+    return [text.get_text() for text in sheet.axes[0].texts]
+
+
 def fails(main, arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main([str(a) for a in arguments])
@@ -136,9 +140,32 @@ def test_predict_a_folder_and_one_bad_file_ends_nothing(run, tmp_path, capsys):
 def test_mistakes_are_named(run):
     images = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
     logits, labels = torch.eye(3)[[1, 1, 0]], torch.tensor([0, 1, 2])
-    figure = plot_mistakes(images, logits, labels, ["a", "b", "c"], ["x/1.png", "2.png", "3.png"])
-    titles = [axes.get_title().split("\n") for axes in figure.axes]
-    assert [title[1:] for title in titles] == [["(a)", "1.png"], ["(c)", "3.png"]]
+    names = ["x/1.png", "2.png", "3.png"]
+    figure = plot_mistakes(images, logits, labels, ["a", "b", "c"], names)
+    assert texts(figure) == [
+        "2 mistakes in 3 images, the surest first", "b 58%", "true: a", "1.png", "a 58%", "true: c",
+        "3.png"]  # fmt: skip
+    none = plot_mistakes(images[1:2], logits[1:2], labels[1:2], ["a", "b", "c"])
+    assert texts(none) == ["no mistakes: 1 of 1 images are right"] and none.get_figheight() < 1
+
+
+def test_answers_are_right_or_wrong_if_a_folder_says_so(run, tmp_path, monkeypatch, capsys):
+    """The top answer is bold, and below a wrong one is the class that the folder names."""
+    data, drawn = load_data("sample"), []
+    monkeypatch.setattr(predict, "save_figure", lambda figure, path: drawn.append(figure))
+    for folder in ("any", *data.classes):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(data.test_images[0, 0].numpy()).save(tmp_path / folder / "1.png")
+    predict.main(["--checkpoint", str(run), str(tmp_path), "--out", "a.png", "--top", "1"])
+    best = capsys.readouterr().out.split(": ")[1].rsplit(" ", 1)[0]
+    lines = iter(texts(drawn[0]))
+    for folder in sorted(("any", *data.classes)):
+        mark = "" if folder == "any" else "✓ " if folder == best else "✗ "
+        assert next(lines).startswith(f"{mark}{best} ")
+        assert mark != "✗ " or next(lines) == f"true: {folder}"
+        assert next(lines) == "1.png"
+    bold = [text.get_text() for text in drawn[0].axes[0].texts if text.get_weight() == "bold"]
+    assert len(bold) == 11 and all(f"{best} " in text for text in bold)
 
 
 def test_which_network_is_meant(run, capsys):

@@ -1,6 +1,6 @@
 """What `predict` and `explain` are given: pictures, and the network that sees them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,6 +43,12 @@ class PicturesAndNetwork:
         net, checkpoint = open_checkpoint(self.checkpoint)
         path = checkpoint_file(Path(self.checkpoint).expanduser())
         return net, f"{path}, epoch {len(checkpoint.history)}"
+
+
+def true_class(file: str, classes: Sequence[str]) -> str | None:
+    """Return the class that the folder of a picture names, if its name is one: photos/cat/1.jpg."""
+    folder = Path(file).expanduser().absolute().parent.name
+    return folder if folder in classes else None
 
 
 def try_each(things: Iterable[Any], use: Callable[[Any], R]) -> tuple[list[R], list[str]]:

@@ -14,7 +14,7 @@ from torchcnn import cli
 from torchcnn.cli import option
 from torchcnn.data.decode import find_pictures, read_image
 from torchcnn.figures.draw import drawing, save_figure
-from torchcnn.pictures import PicturesAndNetwork, try_each
+from torchcnn.pictures import PicturesAndNetwork, true_class, try_each
 
 PROG = "python -m torchcnn.predict"
 
@@ -58,7 +58,7 @@ def predict(config: Config) -> None:
         for answer in answers:
             print(f"{answer.file}: " + ", ".join(f"{name} {p:.4f}" for name, p in answer.top))
     if config.out and answers:
-        draw(answers, Path(config.out).expanduser())
+        draw(answers, net.spec.classes, Path(config.out).expanduser())
     cli.refuse(PROG, unread)
     print(f"by {note}", file=sys.stderr)
 
@@ -86,16 +86,21 @@ def as_json(answer: Answer) -> dict[str, Any]:
     }
 
 
-def draw(answers: Sequence[Answer], out: Path) -> None:
-    """Draw the pictures, each under its file's name and its classes."""
-    titles = [
-        "\n".join([Path(answer.file).name, *(f"{name} {p:.0%}" for name, p in answer.top)])
-        for answer in answers
-    ]
+def draw(answers: Sequence[Answer], classes: Sequence[str], out: Path) -> None:
+    """Draw the pictures, each above its classes, the true one if its folder names it, its name."""
     with drawing(str(out)):
-        from torchcnn.figures.results import plot_images
+        from torchcnn.figures.tiles import Tile, plot_tiles
 
-        save_figure(plot_images([answer.image for answer in answers], titles), out)
+        tiles = []
+        for answer in answers:
+            lines = [f"{name} {p:.0%}" for name, p in answer.top]
+            truth = true_class(answer.file, classes)
+            wrong = truth is not None and truth != answer.top[0][0]
+            if truth is not None:
+                lines[0] = f"{'✗' if wrong else '✓'} {lines[0]}"
+            lines += [f"true: {truth}"] * wrong + [Path(answer.file).name]
+            tiles.append(Tile(answer.image, lines, wrong))
+        save_figure(plot_tiles(tiles), out)
 
 
 if __name__ == "__main__":

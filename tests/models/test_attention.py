@@ -131,7 +131,23 @@ def test_grad_cam_by_finite_differences():
             slope = (net.head(moved) - net.head(features))[0, 2] / step
         weights.append(slope / features[0, 0].numel())
     expected = (torch.stack(weights).view(-1, 1, 1) * features[0]).sum(0).clamp(min=0)
-    torch.testing.assert_close(attention(net, x, 2).heat, expected, rtol=1e-4, atol=1e-8)
+    seen = attention(net, x, 2, layer="stage2")
+    assert seen.layer == "stage2" and seen.method == GRAD_CAM
+    torch.testing.assert_close(seen.heat, expected, rtol=1e-4, atol=1e-8)
+
+
+def test_grad_cam_takes_the_last_layer_with_seven_pixels_a_side_or_one_that_is_named():
+    """LeNet's second stage has 8×8 pixels until it is pooled; of smaller images, none has seven."""
+    net = create_model("lenet").eval()
+    seen = attention(net, torch.randn(1, 1, 28, 28))
+    assert (seen.layer, seen.heat.shape) == ("stage2.2", (8, 8))
+    named = attention(net, torch.randn(1, 1, 28, 28), layer="stage1")
+    assert (named.layer, named.method, named.heat.shape) == ("stage1", GRAD_CAM, (12, 12))
+    small_one = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 2))
+    assert attention(small_one, torch.randn(1, 1, 6, 6)).layer == "0"  # 4×4, before 2×2
+    for layer in ("stage3", "head", "head.1", ""):
+        with pytest.raises(ValueError, match=r"allowed are stage1, stage2$"):
+            attention(net, torch.randn(1, 1, 28, 28), layer=layer)
 
 
 class OwnForward(nn.Sequential):
@@ -269,6 +285,10 @@ def test_first_weights():
 
 
 def test_enlarged_maps_keep_their_place():
-    """Two pixels become four: without align_corners their centres are at 0.5 and 2.5."""
+    """Two pixels become four, whose centres are at -0.25, 0.25, 0.75 and 1.25 of theirs.
+
+    Keys's cubic kernel for a = -0.75 is 0.26171875 at 0.75, -0.03515625 at 1.75, and negative at
+    1.25: 4 · (0.26171875 - 0.03515625) = 0.90625, and what would be below 0 is 0.
+    """
     large = enlarge(torch.tensor([[0.0, 4.0]]), (1, 4))
-    assert large.tolist() == [[0.0, 1.0, 3.0, 4.0]]
+    assert large.tolist() == [[0.0, 0.90625, 3.09375, 4.0]]

@@ -47,7 +47,16 @@ def test_the_folder_holds_what_the_readme_says(finished_run):
     config = json.loads((finished_run / "config.json").read_text())
     assert config["arch"] == "lenet" and config["data"] == "sample" and config["batch_size"] == 256
     with Image.open(finished_run / "curves.png") as picture:
-        assert picture.size == (1350, 525)
+        assert picture.size == (1350, 570)
+
+
+def test_the_curves_have_the_accuracy_of_the_result_as_title(tmp_path):
+    run = Run(tmp_path, {"arch": "lenet", "data": "my/photos"}, "val", write=False)
+    assert run.title() == "lenet on photos"
+    run.write_result({"test_acc": 0.5, "val_acc": 0.6})
+    assert run.title() == "lenet on photos, test accuracy 0.5000"
+    run.write_result({"val_acc": 0.6})
+    assert run.title() == "lenet on photos, validation accuracy 0.6000"
 
 
 def test_history_events_and_checkpoint_agree(finished_run):

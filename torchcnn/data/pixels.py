@@ -48,19 +48,23 @@ def _resize(image: Any, size: int, resize: str) -> Any:
     """Resize a picture to a square, or its middle; only what is needed is computed."""
     from PIL import Image
 
-    w, h = image.size
-    box = (0.0, 0.0, float(w), float(h))
-    if resize != "squeeze":
-        # The whole picture would become this large: "crop-256" is a shorter side of 256 for 224.
-        shorter = round(size * int(resize[5:] or 224) / 224)
-        resized = shorter * w // min(w, h), shorter * h // min(w, h)
-        starts = [round((side - size) / 2) for side in resized]
-        scales = w / resized[0], h / resized[1]
-        left, top, right, bottom = (
-            (start + end) * s for end in (0, size) for start, s in zip(starts, scales, strict=True)
-        )
-        box = left, top, right, bottom
+    box = square_in(image.size, size, resize)
     return image.resize((size, size), Image.Resampling.BILINEAR, box, reducing_gap=ENOUGH)
+
+
+def square_in(
+    picture: tuple[int, int], size: int, resize: str
+) -> tuple[float, float, float, float]:
+    """Return what of a picture (width, height) becomes the square: (left, top, right, bottom)."""
+    w, h = picture
+    if resize == "squeeze":
+        return 0.0, 0.0, float(w), float(h)
+    # The whole picture would become this large: "crop-256" is a shorter side of 256 for 224.
+    shorter = round(size * int(resize[5:] or 224) / 224)
+    resized = shorter * w // min(w, h), shorter * h // min(w, h)
+    left, top = (round((side - size) / 2) for side in resized)
+    scales = w / resized[0], h / resized[1]
+    return left * scales[0], top * scales[1], (left + size) * scales[0], (top + size) * scales[1]
 
 
 def _transparent_value(file: Any) -> Any:

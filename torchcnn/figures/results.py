@@ -1,99 +1,137 @@
-"""Plots of a run: its curves, the confusion matrix, images with predictions, the worst mistakes."""
+"""Plots of a run: its curves, the confusion matrix, the worst mistakes."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from torchcnn.figures.draw import shown, text_options
+from torchcnn.figures.draw import COLOURS, inches, shown, text_options
+from torchcnn.figures.tiles import Tile, plot_tiles
 from torchcnn.files import printable
 
 MAX_LABELS = 40  # with more classes, the axes of a confusion matrix show numbers
 MAX_MISTAKES = 25  # in the picture of them
 MAX_COUNTS = 20  # with more classes, its cells show no counts
+OUTLIER = 3.0  # times what nine tenths of the values are below
 
 
-def plot_curves(history: list[dict[str, Any]], split: str) -> Figure:
+def plot_curves(
+    history: list[dict[str, Any]], split: str, title: str = "", best: int | None = None
+) -> Figure:
     """Plot loss and accuracy by epoch, on the training images and on `split` ("val" or "test").
 
-    `history` has a dict for each epoch, with train_loss, train_acc and those of the split.
+    A few values far from all others do not set the limits: a triangle at the edge has the number.
+
+    Args:
+        history: a dict for each epoch, with train_loss, train_acc and those of the split.
+        best: the epoch whose weights are those of the run.
     """
-    figure = Figure(figsize=(9, 3.5))
-    epochs = [record["epoch"] for record in history]
-    labels = {"loss": "loss", "acc": "accuracy"}
+    figure = Figure(figsize=(9, 3.8))
     # A layout engine draws everything twice; every run waits for this plot.
-    margins = {"left": 0.08, "right": 0.985, "bottom": 0.14, "top": 0.91, "wspace": 0.2}
+    margins = {"left": 0.07, "right": 0.985, "bottom": 0.13, "top": 0.83, "wspace": 0.16}
     both = figure.subplots(1, 2, gridspec_kw=margins)
-    for axes, (kind, label) in zip(both, labels.items(), strict=True):
-        for part in ("train", split):
-            axes.plot(epochs, [record[f"{part}_{kind}"] for record in history], "o-", label=part)
-        axes.set(xlabel="epoch", title=label)  # beside numbers of any length
-        axes.set_xlim(0.5, len(epochs) + 0.5)  # so that a single epoch has a whole number too
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.suptitle(printable(title), size=11, weight="bold", y=0.97, **text_options(title))
+    for axes, (kind, label) in zip(both, {"loss": "loss", "acc": "accuracy"}.items(), strict=True):
+        parts = {part: [row[f"{part}_{kind}"] for row in history] for part in ("train", split)}
+        pooled = [value for values in parts.values() for value in values]
+        if kind == "loss":
+            limits = -math.inf, usual_limit(pooled)
+        else:  # an accuracy is as far from the others as its error is
+            limits = 1 - usual_limit([1 - value for value in pooled]), math.inf
+        for i, (part, values) in enumerate(parts.items()):
+            _plot_within(axes, np.array(values, dtype=float), limits, "os"[i], COLOURS[i], part)
+        if best is not None:
+            axes.axvline(best, color="0.4", linestyle=":", label=f"best epoch: {best}", zorder=1)
+        axes.set_title(label, size=10)
+        axes.set_xlabel("epoch")
+        axes.set_xlim(0.5, len(history) + 0.5)  # so that a single epoch has a whole number too
+        ticks = MaxNLocator(integer=True).tick_values(1, len(history))
+        axes.set_xticks([tick for tick in ticks if tick in range(1, len(history) + 1)])
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=9)
     return figure
+
+
+def usual_limit(values: Sequence[float]) -> float:
+    """Return what all values are below but outliers, at most a tenth of them; infinity if all are.
+
+    Outliers are more than three times as large as nine tenths of the values.
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    limit = OUTLIER * float(np.quantile(finite, 0.9)) if finite else 0.0
+    return limit if 0 < limit < max(values) else math.inf
+
+
+def _plot_within(
+    axes: Any, values: np.ndarray, limits: tuple[float, float], marker: str, color: str, label: str
+) -> None:
+    """Plot a curve by epoch, and of what lies beyond the limits a triangle with the number."""
+    epochs = np.arange(1, len(values) + 1)
+    within = values.clip(*limits)
+    axes.plot(
+        epochs,
+        within,
+        f"{marker}-",
+        color=color,
+        label=label,
+        markersize=3 if len(values) > 1 else 7,
+    )
+    beyond = np.flatnonzero(within != values)
+    beyond = beyond[~np.isnan(values[beyond])]
+    if len(beyond):
+        up = bool(values[beyond[0]] > within[beyond[0]])
+        axes.plot(epochs[beyond], within[beyond], "^" if up else "v", color=color, markersize=7)
+        far = beyond[values[beyond].argmax() if up else values[beyond].argmin()]
+        axes.annotate(f"{values[far]:.3g}", (epochs[far], within[far]), (6, 0), color=color, size=8,
+                      textcoords="offset points", va="center")  # fmt: skip
 
 
 def plot_confusion(confusion: Tensor, classes: list[str]) -> Figure:
-    """Plot a confusion matrix (k, k): true classes are rows, predicted classes are columns."""
-    shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
-    k = len(classes)
-    size = min(max(4.0, 0.6 * k), 12.0)
-    figure = Figure(figsize=(size + 1, size), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-    if k <= MAX_LABELS:
-        names = [shown(name) for name in classes]
-        axes.set_xticks(range(k), names, rotation=45, ha="right", **text_options())
-        axes.set_yticks(range(k), names, **text_options())
+    """Plot a confusion matrix (k, k): true classes are rows, predicted classes are columns.
+
+    The colour of a cell is its share of the row, which is in the cell, below the count.
+    """
+    shares = (confusion / confusion.sum(1, keepdim=True).clamp(min=1)).tolist()
+    k, right, total = len(classes), int(confusion.diag().sum()), int(confusion.sum())
+    names = [shown(name) for name in classes] if k <= MAX_LABELS else []
+    cell = min(0.62, 9 / k)  # all in inches, since a layout engine draws everything twice
+    side = max(cell * k, 2.4)
+    label = max((inches(name, 9) for name in names), default=0.3)
+    left, below, above = label + 0.5, 0.72 * label + 0.6, 0.5
+    width, height = left + side + 1.1, below + side + above
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((left / width, below / height, side / width, side / height))
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    bar = figure.add_axes(
+        ((left + side + 0.15) / width, below / height, 0.12 / width, side / height)
+    )
+    figure.colorbar(image, cax=bar, format="{x:.0%}", label="share of the true class")
+    if names:
+        options = {"size": 9} | text_options(*names)
+        axes.set_xticks(range(k), names, rotation=45, ha="right", rotation_mode="anchor", **options)
+        axes.set_yticks(range(k), names, **options)
     axes.set(xlabel="predicted", ylabel="true")
+    axes.set_title(
+        f"accuracy {right / max(total, 1):.4f}: {right:,} of {total:,}", size=11, weight="bold"
+    )
     for i in range(k if k <= MAX_COUNTS else 0):
         for j in range(k):
-            shade = "white" if shares[i, j] > 0.5 else "black"
-            count = str(int(confusion[i, j]))
-            text = axes.text(j, i, count, ha="center", va="center", fontsize=8, color=shade)
-            text.set_in_layout(False)  # inside the axes: not to be measured, which takes as long
+            count = int(confusion[i, j])
+            shade = "white" if shares[i][j] > 0.5 else "black" if count else "0.75"
+            text = f"{count:,}\n{percent(shares[i][j])}" if count else "0"
+            axes.text(j, i, text, ha="center", va="center", size=7.5, color=shade)
     return figure
 
 
-def plot_images(images: list[Tensor], titles: list[str], heading: str = "") -> Figure:
-    """Show images (c, h, w) uint8, five in a row, each under its title."""
-    rows = -(-len(images) // 5) or 1
-    figure = Figure(figsize=(10, 2.2 * rows + 0.3), layout="constrained")
-    figure.suptitle(heading)
-    for place, (image, title) in enumerate(zip(images, titles, strict=True), start=1):
-        axes = figure.add_subplot(rows, 5, place)
-        axes.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
-        axes.set_axis_off()
-        axes.set_title(printable(title), fontsize=9, **text_options())
-    return figure
-
-
-def plot_grid(images: list[Tensor], titles: list[str]) -> Figure:
-    """Show images (c, h, w) uint8 of one size in a square, each above its title.
-
-    They are one picture in one pair of axes, which is drawn in a fraction of a second.
-    """
-    columns = math.ceil(math.sqrt(len(images)))
-    rows, (c, h, w) = math.ceil(len(images) / columns), images[0].shape
-    gap, line = max(1, w // 16), max(4, h // 5)
-    grid = torch.full((rows * (h + line), columns * (w + gap), c), 255, dtype=torch.uint8)
-    figure = Figure(figsize=(1.6 * columns, 1.6 * rows * (h + line) / (w + gap)))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_axis_off()
-    for i, (image, title) in enumerate(zip(images, titles, strict=True)):
-        y, x = i // columns * (h + line), i % columns * (w + gap)
-        grid[y : y + h, x : x + w] = image.permute(1, 2, 0)
-        place = (x + w / 2, y + h + line / 2)
-        axes.text(*place, shown(title), ha="center", va="center", fontsize=8, **text_options())
-    axes.imshow(grid.numpy(), cmap="gray", vmin=0, vmax=255)
-    return figure
+def percent(share: float) -> str:
+    """A share without decimals; only nothing is 0%, and only all is 100%."""
+    return "<1%" if 0 < share < 0.005 else ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
 
 
 def plot_mistakes(
@@ -111,10 +149,12 @@ def plot_mistakes(
     wrong = (predicted != labels).nonzero()[:, 0]
     order = probability[wrong].argsort(descending=True, stable=True)
     worst = wrong[order][:MAX_MISTAKES].tolist()
-    titles = [
-        f"{classes[predicted[i]]} {probability[i]:.0%}\n({classes[labels[i]]})"
-        + (f"\n{Path(names[i]).name}" if names else "")
-        for i in worst
-    ]
-    heading = f"the surest {len(worst)} of {len(wrong):,} mistakes: predicted (true)"
-    return plot_images([images[i] for i in worst], titles, heading)
+    tiles = []
+    for i in worst:
+        lines = [f"{classes[predicted[i]]} {probability[i]:.0%}", f"true: {classes[labels[i]]}"]
+        tiles.append(Tile(images[i], lines + ([Path(names[i]).name] if names else [])))
+    if not worst:
+        return plot_tiles([], f"no mistakes: {len(labels):,} of {len(labels):,} images are right")
+    surest = f", the surest {len(worst)}" if len(worst) < len(wrong) else ", the surest first"
+    count = f"{len(wrong):,} mistake{'s' * (len(wrong) > 1)} in {len(labels):,} images"
+    return plot_tiles(tiles, count + (surest if len(wrong) > 1 else ""))

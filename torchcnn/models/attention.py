@@ -24,6 +24,7 @@ from torchcnn.layers import FlattenLayer, GlobalAvgPool2d, as_defined
 CAM, GRAD_CAM, GRADIENT = "class activation map", "Grad-CAM", "gradient × input"
 # Layers that return their input in eval mode.
 PASSING = (nn.Identity, nn.modules.dropout._DropoutNd)
+FINE = 7  # pixels that a side of a map has at least, if the network has such maps
 
 Call = tuple[nn.Module, Tensor]  # a layer that was called, and what it returned
 
@@ -35,9 +36,12 @@ class Attention(NamedTuple):
     logits: Tensor  # (num_classes,)
     target: int  # the class
     method: str  # CAM, GRAD_CAM or GRADIENT
+    layer: str  # the name of the layer that returned the feature maps; empty for GRADIENT
 
 
-def attention(net: nn.Module, x: Tensor, target: int | None = None) -> Attention:
+def attention(
+    net: nn.Module, x: Tensor, target: int | None = None, layer: str | None = None
+) -> Attention:
     """Return where a network looks in an image: (1, c, h, w) -> a map (h', w').
 
     The network computes in eval mode, and afterwards is as it was. The map is:
@@ -45,22 +49,27 @@ def attention(net: nn.Module, x: Tensor, target: int | None = None) -> Attention
     - The class activation map, sum_c w_kc f_c(x, y), where f is the last feature map, of more than
       one pixel, and w_k are the weights of class k. Its mean plus the bias of the class is the
       logit exactly. If no linear layer follows the mean, as in NiN, it is the channel of the class.
-    - Grad-CAM: relu(sum_c a_c f_c(x, y)), where f is the last feature map of more than one pixel,
-      and a_c is the mean over the pixels of the gradient of the logit with respect to f_c.
+    - Grad-CAM: relu(sum_c a_c f_c(x, y)), where a_c is the mean over the pixels of the gradient of
+      the logit with respect to f_c. Here f is the last feature map of at least 7 pixels a side: the
+      very last ones of many networks have so few that they hardly say where.
     - If the network has no convolution, the gradient of the logit times the input, summed over the
       channels. For a linear network, its sum plus the bias of the class is the logit.
 
     Args:
         target: The number of the class; the most probable one if it is None.
+        layer: The name of a stage or layer, as `stage_outputs` or `torchcnn.summary` has it: the
+            map then is Grad-CAM of what it returns.
 
     Raises:
         ValueError: If `x` is not one image, if the network does not return a vector of logits for
-            it, or if there is no class of this number.
+            it, if there is no class of this number, or if the layer returns no feature maps.
     """
     if x.dim() != 4 or len(x) != 1:
         raise ValueError(f"attention takes one image (1, c, h, w), got {tuple(x.shape)}")
     x = x.detach().requires_grad_()  # so that there are gradients if all parameters are frozen
-    with torch.enable_grad(), _watched(net, _parts(net)) as calls:
+    names = {module: name for name, module in net.named_modules()}
+    parts = _parts(net) if layer is None else [m for m, name in names.items() if name == layer]
+    with torch.enable_grad(), _watched(net, parts) as calls:
         logits = net(x)
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 1:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -69,17 +78,38 @@ def attention(net: nn.Module, x: Tensor, target: int | None = None) -> Attention
         target = int(logits.argmax())
     if not 0 <= target < logits.shape[1]:
         raise ValueError(f"there are the classes 0 to {logits.shape[1] - 1}, got {target}")
-    heat, method = _heat(net, x, calls, logits[0, target], target)
-    return Attention(heat.detach(), logits[0].detach(), target, method)
+    maps = [i for i, (_, y) in enumerate(calls) if is_map(y)]
+    if layer is not None:
+        if not maps:
+            stages = [name for name, y in stage_outputs(net, x).items() if is_map(y)]
+            raise ValueError(f"no feature maps of layer {layer}, allowed are {', '.join(stages)}")
+        heat, method = _grad_cam(logits[0, target], calls[maps[-1]][1]), GRAD_CAM
+    else:
+        heat, method, module = _heat(net, x, calls, maps, logits[0, target], target)
+        layer = names[module] if module else ""
+    return Attention(heat.detach(), logits[0].detach(), target, method, layer)
+
+
+def is_map(y: Tensor) -> bool:
+    """Whether a layer's output is feature maps, of more than one pixel."""
+    return y.dim() == 4 and y[0, 0].numel() > 1
 
 
 def _heat(
-    net: nn.Module, x: Tensor, calls: Sequence[Call], logit: Tensor, target: int
-) -> tuple[Tensor, str]:
-    """Return the map (h, w) and the method by which it was computed. See `attention`."""
-    maps = [i for i, (_, y) in enumerate(calls) if y.dim() == 4 and y[0, 0].numel() > 1]
+    net: nn.Module,
+    x: Tensor,
+    calls: Sequence[Call],
+    maps: Sequence[int],
+    logit: Tensor,
+    target: int,
+) -> tuple[Tensor, str, nn.Module | None]:
+    """Return the map (h, w), the method by which it was computed, and the layer. See `attention`.
+
+    Args:
+        maps: The numbers of those calls that return feature maps.
+    """
     if maps:
-        features = calls[maps[-1]][1]
+        last, features = calls[maps[-1]]
         after = [layer for layer, _ in calls[maps[-1] + 1 :]]
         if _is_plain(net) and (found := _class_weights(after, features, target)):
             weights, bias = found
@@ -88,13 +118,19 @@ def _heat(
             terms = weights.abs() @ features[0].abs().mean((1, 2)) + bias.abs()
             rounding = math.sqrt(torch.finfo(logit.dtype).eps) * terms
             if (heat.mean() + bias - logit).abs() <= rounding:
-                return heat, CAM
+                return heat, CAM, last
         if any(isinstance(module, _ConvNd) for module in net.modules()):
-            (gradient,) = torch.autograd.grad(logit, features)
-            weights = gradient[0].mean((1, 2))
-            return torch.einsum("c,chw->hw", weights, features[0]).relu(), GRAD_CAM
+            sides = {i: min(calls[i][1].shape[2:]) for i in maps}
+            fine = [i for i in maps if sides[i] >= min(FINE, max(sides.values()))]
+            layer, features = calls[fine[-1]]
+            return _grad_cam(logit, features), GRAD_CAM, layer
     (gradient,) = torch.autograd.grad(logit, x)
-    return (gradient * x)[0].sum(0), GRADIENT
+    return (gradient * x)[0].sum(0), GRADIENT, None
+
+
+def _grad_cam(logit: Tensor, features: Tensor) -> Tensor:
+    (gradient,) = torch.autograd.grad(logit, features)
+    return torch.einsum("c,chw->hw", gradient[0].mean((1, 2)), features[0]).relu()
 
 
 def _class_weights(
@@ -211,6 +247,9 @@ def first_weights(net: nn.Module, image: tuple[int, int, int]) -> Tensor | None:
 
 
 def enlarge(heat: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize a map to the picture's (h, w), bilinearly: the corners are those of the pixels."""
-    resized = F.interpolate(heat[None, None], size, mode="bilinear", align_corners=False)
-    return resized[0, 0]
+    """Resize a map to the picture's (h, w), bicubically: the corners are those of the pixels.
+
+    No value is beyond those of the map.
+    """
+    resized = F.interpolate(heat[None, None], size, mode="bicubic", align_corners=False)
+    return resized[0, 0].clamp(heat.min(), heat.max())

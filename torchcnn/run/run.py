@@ -59,6 +59,8 @@ class Run:
     ) -> None:
         self.path, self.split, self.write = path, split, write
         self.history = list(history or [])
+        self.config = config
+        self.result: dict[str, Any] = {}
         if not write:
             return
         self.unlock = lock(path, self)
@@ -85,11 +87,18 @@ class Run:
                     from torchcnn.figures.results import plot_curves
 
                     rows = [record.row() for record in self.history]
-                    save_figure(plot_curves(rows, self.split), self.path / "curves.png")
+                    figure = plot_curves(rows, self.split, self.title(), self.best_epoch())
+                    save_figure(figure, self.path / "curves.png")
             with drawing("TensorBoard's events"):
                 self.tensorboard.close()
         finally:
             self.unlock()
+
+    def title(self) -> str:
+        """Return the network, the data and, if the run has ended, its accuracy."""
+        scores = {"test": self.result.get("test_acc"), "validation": self.result.get("val_acc")}
+        said = [f"{part} accuracy {x:.4f}" for part, x in scores.items() if x is not None]
+        return ", ".join([f"{self.config['arch']} on {Path(self.config['data']).name}", *said[:1]])
 
     def best_epoch(self) -> int | None:
         return best_epoch(self.history)
@@ -126,9 +135,10 @@ class Run:
         if not self.write:
             return
         with drawing("inputs.png"):
-            from torchcnn.figures.results import plot_grid
+            from torchcnn.figures.tiles import Tile, plot_tiles
 
-            figure = plot_grid(images, titles)
+            tiles = [Tile(image, [title]) for image, title in zip(images, titles, strict=True)]
+            figure = plot_tiles(tiles)
             save_figure(figure, self.path / "inputs.png")
             self.tensorboard.add_inputs(figure)
 
@@ -139,6 +149,7 @@ class Run:
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write what the test images said to `result.json`."""
+        self.result = result
         if self.write:
             write_json(self.path / "result.json", result)
 
