@@ -142,9 +142,11 @@ def test_an_accuracy_is_that_of_the_network_in_its_row(name):
 def test_the_reference_says_what_was_trained():
     """Its table is that of accuracy.json, and pixels and parameters are what the command takes."""
     text = (REFERENCE / "README.md").read_text(encoding="utf-8")
-    rows = [line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("| `")]
-    for cells, row in zip(rows, MEASURED, strict=True):
-        command = cells.pop().strip("`")
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    for line, row in zip(lines, MEASURED, strict=True):
+        *cells, more, _ = (cell.strip() for cell in line.removeprefix("|").split("|"))
+        command = f"--arch {row['arch']} --recipe {row['recipe']} {more.replace('`', '')}"
+        assert row["seeds"] == list(range(row["n"]))
         spread = f" ± {row['std']:.4f}" if row["n"] > 1 else ""
         (channels, pixels, _), parameters = row["input"], row["parameters"]
         assert cells == [
