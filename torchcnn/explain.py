@@ -1,5 +1,7 @@
 """A look inside a trained network: `python -m torchcnn.explain --checkpoint RUN FILES… --out D`."""
 
+from __future__ import annotations
+
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -8,35 +10,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import Tensor
-
 from torchcnn import cli
 from torchcnn.cli import option
-from torchcnn.data.decode import find_pictures, read_image
 from torchcnn.figures.draw import save_figure
-from torchcnn.figures.inside import plot_attention, plot_features, plot_filters
 from torchcnn.files import check_writable
-from torchcnn.models.attention import (
-    CAM,
-    GRAD_CAM,
-    GRADIENT,
-    Attention,
-    attention,
-    first_weights,
-    stage_outputs,
-)
 from torchcnn.pictures import PicturesAndNetwork, try_each
-from torchcnn.run.tensorboard import writing_events
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from torchcnn.models.attention import Attention
 
 PROG = "python -m torchcnn.explain"
-SAID = {
-    CAM: "class activation map: what each place adds to the logit",
-    GRAD_CAM: "Grad-CAM: where the last feature maps speak for the class",
-    GRADIENT: "gradient × input, since the network has no convolutions",
-}
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -78,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def explain(config: Config) -> None:
     """Look at all pictures that can be read; those that cannot are an error at the end."""
+    from torchcnn.data.decode import find_pictures
+    from torchcnn.run.tensorboard import writing_events
+
     out = Path(config.out).expanduser()
     check_writable(out)
     net, note = config.open_network()
@@ -135,6 +124,9 @@ def look(net: Any, file: str, name: str, target: int | None) -> Look:
     Raises:
         ValueError, FileNotFoundError: it cannot be read, or the network returns no finite numbers.
     """
+    from torchcnn.data.decode import read_image
+    from torchcnn.models.attention import attention
+
     spec, path = net.spec, Path(file).expanduser()
     image = read_image(path, spec.in_channels, spec.input_size, spec.resize)
     found = attention(net, spec.prepare(image), target)
@@ -143,8 +135,11 @@ def look(net: Any, file: str, name: str, target: int | None) -> Look:
     return Look(file, name, image, found)
 
 
-def plan(net: Any, looks: Sequence[Look]) -> dict[str, Callable[[], "Figure"]]:
+def plan(net: Any, looks: Sequence[Look]) -> dict[str, Callable[[], Figure]]:
     """Return what draws each figure, by its file's name; say which ones there cannot be."""
+    from torchcnn.figures.inside import plot_filters
+    from torchcnn.models.attention import first_weights, stage_outputs
+
     figures: dict[str, Callable[[], Figure]] = {}
     weights = first_weights(net, net.spec.shape)
     if weights is None:
@@ -161,19 +156,30 @@ def plan(net: Any, looks: Sequence[Look]) -> dict[str, Callable[[], "Figure"]]:
     return figures
 
 
-def draw_features(net: Any, seen: Look) -> "Figure":
+def draw_features(net: Any, seen: Look) -> Figure:
     """Draw a picture's feature maps; they are computed only now, because they are large."""
+    from torchcnn.figures.inside import plot_features
+    from torchcnn.models.attention import stage_outputs
+
     outputs = stage_outputs(net, net.spec.prepare(seen.image))
     return plot_features(outputs, Path(seen.file).name)
 
 
-def draw_attention(net: Any, seen: Look) -> "Figure":
+def draw_attention(net: Any, seen: Look) -> Figure:
     """Draw where the network looks in a picture, under the class and its probability."""
+    from torchcnn.figures.inside import plot_attention
+    from torchcnn.models.attention import CAM, GRAD_CAM, GRADIENT
+
+    said = {
+        CAM: "class activation map: what each place adds to the logit",
+        GRAD_CAM: "Grad-CAM: where the last feature maps speak for the class",
+        GRADIENT: "gradient × input, since the network has no convolutions",
+    }
     found = seen.attention
     probability = float(found.logits.softmax(0)[found.target])
     answer = f"{Path(seen.file).name}: {net.spec.classes[found.target]} {probability:.1%}"
     nothing = "" if found.heat.any() else " (0 everywhere)"
-    return plot_attention(seen.image, found.heat, f"{answer}\n{SAID[found.method]}{nothing}")
+    return plot_attention(seen.image, found.heat, f"{answer}\n{said[found.method]}{nothing}")
 
 
 if __name__ == "__main__":
