@@ -38,7 +38,8 @@ def test_only_what_was_given_comes_back():
         (["--lr", "inf"], "got inf, allowed is a number above 0, to 1e30"),
         (["--batch-size", "100000000000"], "got 100000000000, allowed is a whole number from 1"),
         (["--seed", "-1"], "got -1, allowed is a whole number from 0"),
-        (["--batch", "3"], "unrecognized arguments: --batch 3"),
+        (["--bs=3"], "there is no flag --bs; did you mean --batch-size?"),
+        (["--batch", "3"], "there is no flag --batch; did you mean --batch-size?"),
     ],
 )
 def test_a_bad_flag_is_one_line_and_exit_code_2(argv, message, capsys):
@@ -46,6 +47,30 @@ def test_a_bad_flag_is_one_line_and_exit_code_2(argv, message, capsys):
         cli.parse(Config, "prog", argv)
     error = capsys.readouterr().err
     assert caught.value.code == 2 and error.count("\n") == 1 and message in error
+
+
+@dataclass(kw_only=True)
+class Grouped:
+    """What it does.
+
+    Examples:
+      prog --size 3
+    """
+
+    kind: str = cli.option("a kind", default="small", choices=("small", "large"), group="first")
+    size: int = cli.option("a size", default=1, type=cli.at_least_one)
+    lr: float = cli.option("a rate", default=0.5, type=cli.positive, group="second")
+
+
+def test_flags_are_in_groups_and_examples_at_the_end(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        cli.parse(Grouped, "prog", ["--help"])
+    about, options, first, second, examples = capsys.readouterr().out.split("\n\n")[1:]
+    assert about == "What it does." and options.startswith("options:")
+    assert first.startswith("first:\n  --kind {small,large}") and "--size N" in first
+    assert second.startswith("second:\n  --lr X")
+    assert examples == "examples:\n  prog --size 3\n"
 
 
 def test_help_shows_what_it_does_and_the_defaults(monkeypatch, capsys):

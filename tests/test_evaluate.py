@@ -172,7 +172,7 @@ def test_which_network_is_meant(run, capsys):
     both = ["--checkpoint", str(run), "--arch", "lenet", "x.png"]
     for arguments in (["x.png"], both):
         assert "either --checkpoint or --arch" in fails(predict.main, arguments, capsys)
-    assert "vgg16 has no pretrained weights; there are" in fails(
+    assert "--arch: got vgg16, allowed are densenet, lenet, " in fails(
         predict.main, ["--arch", "vgg16", "x.png"], capsys
     )
 

@@ -11,8 +11,9 @@ from PIL import Image
 from small_networks import describe, write_checkpoint
 
 from torchcnn import explain
-from torchcnn.explain import SAID, main
+from torchcnn.explain import main
 from torchcnn.figures.inside import heat_map, plot_attention, plot_features, plot_filters
+from torchcnn.looks import SAID
 from torchcnn.models.attention import CAM, GRAD_CAM
 
 CLASSES = ["cat", "dog", "$x^2$"]
@@ -288,8 +289,10 @@ def test_what_is_refused_leaves_nothing(tmp_path, capsys):
     refused(capsys, "required: FILE", *run, *to)
     refused(capsys, "either --checkpoint or --arch", picture, *to)
     refused(capsys, "either --checkpoint or --arch", *run, "--arch", "lenet", picture, *to)
-    refused(capsys, "vgg16 has no pretrained weights; there are", "--arch", "vgg16", picture, *to)
-    refused(capsys, "unknown network 'x'", "--arch", "x", picture, *to)
+    refused(
+        capsys, "--arch: got vgg16, allowed are densenet, lenet, ", "--arch", "vgg16", picture, *to
+    )
+    refused(capsys, "--arch: got x, allowed are densenet, lenet, ", "--arch", "x", picture, *to)
     refused(capsys, "there is no checkpoint", "--checkpoint", tmp_path / "b", picture, *to)
     refused(capsys, "there is no picture", *run, tmp_path / "b.png", *to)
     refused(capsys, "cannot be decoded as a picture", *run, tmp_path / "bad.png", *to)

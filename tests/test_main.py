@@ -31,7 +31,13 @@ def test_another_word_is_refused(capsys):
         main(["fit"])
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1
-    assert error.startswith("torchcnn: got fit, allowed is train, evaluate, ")
+    assert error.startswith("torchcnn: there is no command fit; allowed is train, evaluate, ")
+
+
+def test_a_misspelled_word_is_asked_for(capsys):
+    with pytest.raises(SystemExit):
+        main(["trian"])
+    assert capsys.readouterr().err == "torchcnn: there is no command trian; did you mean train?\n"
 
 
 def test_the_module_and_the_console_script_are_the_same():

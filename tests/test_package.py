@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import importlib
 import json
 import subprocess
 import sys
@@ -12,19 +13,27 @@ import pytest
 import torchcnn
 
 PACKAGE = Path(torchcnn.__file__).parent
-BASE = {"scratch", "files", "system", "cli"}
+BASE = {"scratch", "files", "system", "cli", "names"}
 ROOMS = {  # whom each may import, beside itself; commands may import all of them
     **{name: set() for name in BASE},
+    "cli": {"names"},
     "layers": {"scratch"},
-    "data": {"system"},
-    "models": {"layers", "files"},
+    "data": {"files", "system"},
+    "models": {"layers", "files", "names"},
     "figures": {"models", "files"},
     "keras_io": {"layers", "models"},
     "formats": {"keras_io", "models"},
     "run": {"figures", "files", "models", "system"},
-    "pictures": {"cli", "models", "run"},  # the flags that two commands share
+    "pictures": {"cli", "files", "models", "run"},  # the flags that two commands share
+    "looks": {"data", "figures", "models", "pictures"},
     "training": {*BASE, "layers", "data", "models", "run"},
-    "train": {"cli", "files", "run", "system", "training"},  # a command, and a function of Python's
+    "train": {
+        "cli",
+        "models",
+        "run",
+        "system",
+        "training",
+    },  # a command, and a function of Python's
     "benchmark": {*BASE, "data", "models", "keras_io", "training"},
 }
 FLOORS = 7
@@ -155,6 +164,46 @@ def test_importing_is_light():
     parts = {name.split(".")[0] for name in json.loads(out.stdout)}
     assert "torchcnn" in parts
     assert not parts & {"torchvision", "matplotlib", "tensorboard", "PIL", "keras", "tensorflow"}
+
+
+QUICK = """
+import contextlib, io, sys
+from torchcnn.__main__ import COMMANDS, main
+for argv in (["--help"], ["--version"], ["trian"], ["models"], ["models", "lenett"],
+             *([name, "--help"] for name in COMMANDS), *([name, "--hepl"] for name in COMMANDS),
+             ["train", "--arch", "lenett"], ["train", "--data", "nosuch"],
+             ["train", "--optimizer", "adm"], ["export", "--to", "onx"]):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.suppress(SystemExit):
+            main(argv)
+    assert "torch" not in sys.modules, argv
+"""
+
+
+def test_help_and_errors_of_spelling_need_no_torch():
+    done = subprocess.run([sys.executable, "-c", QUICK], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "package", [torchcnn, torchcnn.models], ids=lambda package: package.__name__
+)
+def test_names_are_those_that_type_checkers_see(package):
+    """Each is imported on first use from where the block `if TYPE_CHECKING` says."""
+    tree = ast.parse(Path(package.__file__).read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {alias.name: line.module for line in block.body for alias in line.names}
+    for name, module in seen.items():
+        assert getattr(package, name) is getattr(importlib.import_module(module), name)
+    assert seen.keys() <= set(package.__all__) <= set(dir(package))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        package.nothing  # noqa: B018
+
+
+def test_a_network_is_not_the_file_of_its_name():
+    """Python binds an imported file to its name in the package."""
+    code = "import torchcnn.models.lenet, torchcnn; assert callable(torchcnn.models.lenet)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_public_names():

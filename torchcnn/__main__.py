@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torchcnn
 from torchcnn.files import table
+from torchcnn.names import did_you_mean
 
 COMMANDS = {
     "train": "train a network on images",
@@ -32,8 +33,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         places = {"models": "models.__main__", "benchmark": "benchmark.__main__"}
         importlib.import_module(f"torchcnn.{places.get(name, name)}").main(argv[1:])
     else:
-        allowed = f"{', '.join(COMMANDS)}, --help or --version"
-        print(f"torchcnn: got {name}, allowed is {allowed}", file=sys.stderr)
+        allowed = f"allowed is {', '.join(COMMANDS)}, --help or --version"
+        hint = did_you_mean(name, [*COMMANDS, "--help", "--version"]) or allowed
+        print(f"torchcnn: there is no command {name}; {hint}", file=sys.stderr)
         sys.exit(2)
 
 

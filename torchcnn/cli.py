@@ -2,6 +2,8 @@
 
 import argparse
 import ast
+import inspect
+import itertools
 import os
 import re
 import sys
@@ -9,13 +11,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import torch
+from torchcnn.names import did_you_mean
+
+if TYPE_CHECKING:
+    import torch
 
 
-def option(help: str, default: Any = MISSING, **settings: Any) -> Any:
-    """A field of a command's configuration; `settings` are those of argparse's `add_argument`."""
+def option(help: str, default: Any = MISSING, choices: Sequence[str] = (), **settings: Any) -> Any:
+    """A field of a command's configuration; `settings` are those of argparse's `add_argument`.
+
+    With `group="data"` it is the first of a group of flags, which `--help` shows under this title.
+    """
+    if choices:
+        settings |= {"type": one_of(choices), "metavar": f"{{{','.join(choices)}}}"}
     metadata = {"help": help, **settings}
     if default == {}:  # which dataclasses do not take, lest one be changed for all
         return field(default_factory=dict, metadata=metadata)
@@ -54,6 +64,19 @@ def seeds(text: str) -> int | tuple[int, ...]:
     if len(set(numbers)) < len(numbers):
         raise argparse.ArgumentTypeError(f"got {text}, allowed are different seeds")
     return numbers[0] if len(numbers) == 1 else tuple(numbers)
+
+
+def one_of(choices: Sequence[str]) -> Callable[[str], str]:
+    """Return a parser of one of a few words, whose error says which they are, or which is meant."""
+
+    def parse_choice(text: str) -> str:
+        if text not in choices:
+            hint = did_you_mean(text, choices)
+            allowed = f"allowed are {', '.join(choices)}" + f"; {hint}" * bool(hint)
+            raise argparse.ArgumentTypeError(f"got {text}, {allowed}")
+        return text
+
+    return parse_choice
 
 
 def names(allowed: Iterable[str] = ()) -> Callable[[str], tuple[str, ...]]:
@@ -125,7 +148,15 @@ OUTSIDE = {
 }
 
 
+METAVARS = {"int": "N", "float": "X"}  # what `--help` shows for a value of this type
+
+
 class _Parser(argparse.ArgumentParser):
+    examples = ""  # whose lines stay as they are
+
+    def format_help(self) -> str:
+        return super().format_help() + self.examples
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (--help tells more)\n")
 
@@ -133,21 +164,47 @@ class _Parser(argparse.ArgumentParser):
 def parse(config_class: type, prog: str, argv: Sequence[str] | None) -> dict[str, Any]:
     """Parse the command line into a dict of the flags that were given, by field name.
 
-    A flag that was not given is not in the dict.
+    A flag that was not given is not in the dict. What follows "Examples:" in the class's docstring
+    is the end of `--help`.
     """
+    about, _, examples = inspect.cleandoc(config_class.__doc__ or "").partition("\nExamples:\n")
+    by_title = groups(config_class)
     parser = _Parser(
         prog=prog,
-        description=config_class.__doc__,
+        usage=f"{prog} [flags]" if len(by_title) > 1 else None,
+        description=about,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    for f in fields(config_class):
-        settings = dict(f.metadata)
-        if f.default is not MISSING and f.default:
-            settings["help"] += f" (default: {f.default})"
-        positional = settings.pop("positional", False)
-        parser.add_argument(f.name if positional else flag(f.name), **settings)
+    parser.examples = f"\nexamples:\n{examples}\n" if examples else ""
+    known = ["--help"]
+    for title, group in by_title.items():
+        place = parser.add_argument_group(title) if title else parser
+        for f in group:
+            settings = {name: x for name, x in f.metadata.items() if name != "group"}
+            if f.default is not MISSING and f.default:
+                settings["help"] += f" (default: {f.default})"
+            if (kind := str(getattr(f.type, "__name__", f.type))) in METAVARS:
+                settings.setdefault("metavar", METAVARS[kind])
+            positional = settings.pop("positional", False)
+            action = place.add_argument(f.name if positional else flag(f.name), **settings)
+            known += action.option_strings
+    argv = sys.argv[1:] if argv is None else argv
+    for word in itertools.takewhile(lambda word: word != "--", argv):
+        if word.startswith("--") and (name := word.partition("=")[0]) not in known:
+            hint = did_you_mean(name, known)
+            parser.error(f"there is no flag {name}" + f"; {hint}" * bool(hint))
     return vars(parser.parse_args(argv))
+
+
+def groups(config_class: type) -> dict[str, list[Field]]:
+    """Return the flags of a command by the titles of their groups; "" is that of no group."""
+    found: dict[str, list[Field]] = {}
+    title = ""
+    for f in fields(config_class):
+        title = f.metadata.get("group", title)
+        found.setdefault(title, []).append(f)
+    return found
 
 
 def flag(name: str) -> str:
@@ -171,10 +228,8 @@ def read_value(f: Field, value: Any) -> Any:
         result = convert(value if isinstance(value, dict) else str(value))
     except argparse.ArgumentTypeError as error:
         raise ValueError(f"{flag(f.name)}: {error}") from error
-    choices = f.metadata.get("choices", (True, False) if f.type is bool else (result,))
-    if result not in choices:
-        allowed = ", ".join(map(str, choices))
-        raise ValueError(f"{flag(f.name)}: got {value!r}, allowed are {allowed}")
+    if result is None:
+        raise ValueError(f"{flag(f.name)}: got {value!r}, allowed are True, False")
     return result
 
 
@@ -193,12 +248,14 @@ def read_keywords(config_class: type, keywords: dict[str, Any]) -> dict[str, Any
     return {name: read_value(known[name], value) for name, value in keywords.items()}
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str) -> "torch.device":
     """Return the device of this name; `auto` is cuda, else mps, else cpu.
 
     Raises:
         ValueError: this machine has no such device; the message says which there are.
     """
+    import torch  # which takes seconds, and `--help` needs none of it
+
     cuda = []
     if torch.cuda.is_available():
         cuda = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]

@@ -5,22 +5,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torchcnn import cli
 from torchcnn.cli import option
 from torchcnn.figures.draw import drawing, save_figure
 from torchcnn.files import table
-from torchcnn.run.comparison import (
-    COLUMNS,
-    FinishedRun,
-    as_markdown,
-    cells,
-    describe,
-    find_runs,
-    group,
-    plot_rows,
-    read_run,
-)
+
+if TYPE_CHECKING:
+    from torchcnn.run.comparison import FinishedRun
 
 PROG = "python -m torchcnn.compare"
 
@@ -60,6 +53,16 @@ def compare(config: Config) -> None:
         raise ValueError(f"--out draws a .png, got {config.out}")
     if config.json and config.markdown:
         raise ValueError("got --json and --markdown, allowed is one of them")
+    from torchcnn.run.comparison import (
+        COLUMNS,
+        as_markdown,
+        cells,
+        describe,
+        find_runs,
+        group,
+        plot_rows,
+    )
+
     finished, unfinished = find_runs(config.runs)
     for path in unfinished:
         print(f"note: {path} is not finished, and left out", file=sys.stderr)
@@ -90,12 +93,14 @@ def compare(config: Config) -> None:
         raise ValueError(f"left out: {'; '.join(damaged)}")
 
 
-def read_runs(paths: Sequence[Path]) -> tuple[list[FinishedRun], list[str]]:
+def read_runs(paths: Sequence[Path]) -> "tuple[list[FinishedRun], list[str]]":
     """Read finished runs; also return what is wrong with those that are damaged.
 
     Raises:
         ValueError: all of them are.
     """
+    from torchcnn.run.comparison import read_run
+
     runs, damaged = [], []
     for path in paths:
         try:

@@ -1,32 +1,29 @@
 """How good a trained network is: `python -m torchcnn.evaluate --checkpoint RUN/best.pt`."""
 
+from __future__ import annotations
+
 import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-import torch.nn.functional as F
+from typing import TYPE_CHECKING, Any
 
 from torchcnn import cli
 from torchcnn.cli import option
-from torchcnn.data.datasets import DATASETS, ImageData
-from torchcnn.data.folder import FolderOptions, load_images
 from torchcnn.data.identity import copies_text
-from torchcnn.data.judged import load_judged
-from torchcnn.data.loader import Batches
 from torchcnn.figures.draw import drawing, save_figure
-from torchcnn.files import read_dataclass
-from torchcnn.run.checkpoint import Checkpoint, checkpoint_file, open_checkpoint
-from torchcnn.run.report import by_class, classes_as_json, confused, confused_text, confusion_text
+from torchcnn.files import checkpoint_file, read_dataclass
+from torchcnn.names import DATASETS
 from torchcnn.system import free_memory, keep_freed_memory
 from torchcnn.training.config import Config as TrainConfig
 from torchcnn.training.config import data_name
-from torchcnn.training.device import device_settings
-from torchcnn.training.loop import accuracy, confusion_matrix, predict_logits
-from torchcnn.training.speed import autocast
+
+if TYPE_CHECKING:
+    import torch
+
+    from torchcnn.data.datasets import ImageData
+    from torchcnn.run.checkpoint import Checkpoint
 
 PROG = "python -m torchcnn.evaluate"
 
@@ -68,6 +65,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def evaluate(config: Config) -> None:
+    import torch.nn.functional as F
+
+    from torchcnn.data.loader import Batches
+    from torchcnn.run import report
+    from torchcnn.run.checkpoint import open_checkpoint
+    from torchcnn.training.device import device_settings
+    from torchcnn.training.loop import accuracy, confusion_matrix, predict_logits
+    from torchcnn.training.speed import autocast
+
     device = cli.pick_device(config.device)
     net, checkpoint = open_checkpoint(config.checkpoint)
     spec, classes = checkpoint.spec, list(checkpoint.spec.classes)
@@ -85,13 +91,13 @@ def evaluate(config: Config) -> None:
             device=device,
             normalization=(spec.mean, spec.std) if spec.is_normalized else None,
         )
-        same_device = torch.device(run.device).type == device.type
+        same_device = run.device.split(":")[0] == device.type
         with autocast(run.amp if same_device else "off", device):  # as the run itself evaluated
             logits, labels = (t.cpu() for t in predict_logits(net.to(device), batches))
     confusion = confusion_matrix(logits, labels)
     path = Path(config.checkpoint).expanduser()
     about = {
-        "checkpoint": str(checkpoint_file(path) if path.is_dir() else path),
+        "checkpoint": str(checkpoint_file(path)),
         "epoch": len(checkpoint.history),
         "data": data.name,
         "part": part,
@@ -102,23 +108,13 @@ def evaluate(config: Config) -> None:
         "loss": float(F.cross_entropy(logits.double(), labels)),
         "confused": [
             {"class": true, "predicted": other, "images": n}
-            for true, other, n in confused(confusion, classes)
+            for true, other, n in report.confused(confusion, classes)
         ],
     }
     if config.top:
         found = logits.topk(min(config.top, len(classes))).indices == labels[:, None]
         about[f"top_{config.top}"] = int(found.sum()) / len(labels)
-    if config.json:
-        tables = {"classes": classes_as_json(confusion, classes), "confusion": confusion.tolist()}
-        print(json.dumps(about | tables, indent=1))
-    else:
-        print(as_text(about, data.note))
-        print(by_class(confusion, classes), end="\n\n")
-        print(confusion_text(confusion, classes))
-        if config.top:
-            print(f"\ntop-{config.top} acc {about[f'top_{config.top}']:.4f}")
-        if said := confused_text(confusion, classes):
-            print(f"\n{said}")
+    show(config, about, confusion, classes, data.note)
     if config.out:
         images, names = data.test_images, data.names.get("test")
         figures = {
@@ -126,6 +122,28 @@ def evaluate(config: Config) -> None:
             "mistakes.png": lambda: plots().plot_mistakes(images, logits, labels, classes, names),
         }
         draw(figures, Path(config.out).expanduser(), quiet=config.json)
+
+
+def show(
+    config: Config, about: dict[str, Any], confusion: torch.Tensor, classes: list[str], note: str
+) -> None:
+    """Print what was evaluated, how well it did, and which classes it confuses."""
+    from torchcnn.run import report
+
+    if config.json:
+        tables = {
+            "classes": report.classes_as_json(confusion, classes),
+            "confusion": confusion.tolist(),
+        }
+        print(json.dumps(about | tables, indent=1))
+    else:
+        print(as_text(about, note))
+        print(report.by_class(confusion, classes), end="\n\n")
+        print(report.confusion_text(confusion, classes))
+        if config.top:
+            print(f"\ntop-{config.top} acc {about[f'top_{config.top}']:.4f}")
+        if said := report.confused_text(confusion, classes):
+            print(f"\n{said}")
 
 
 def read_images(
@@ -136,6 +154,9 @@ def read_images(
     Raises:
         ValueError, OSError: as `load_images` and `load_judged` do.
     """
+    from torchcnn.data.folder import FolderOptions, load_images
+    from torchcnn.data.judged import load_judged
+
     name, channels = config.data or run.data, checkpoint.spec.in_channels
     room = free_memory(device) // 4
     options = FolderOptions(run.input_size, run.resize, channels=channels, max_bytes=room)
@@ -148,6 +169,8 @@ def count_copies(data: ImageData, checkpoint: Checkpoint) -> dict[str, int]:
     """Count the images that the run was trained on, if that is known."""
     if not data.ids or checkpoint.trained is None:
         return {}
+    import torch
+
     copies = torch.isin(data.ids["test"], checkpoint.trained)
     return {"images_in_training": int(copies.sum())}
 

@@ -7,15 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from torchcnn import cli
 from torchcnn.cli import option
 from torchcnn.files import check_writable, whole
 from torchcnn.formats import FORMATS
-from torchcnn.formats.description import Normalized, check
-from torchcnn.models.spec import ModelSpec
-from torchcnn.run.checkpoint import open_checkpoint
 
 PROG = "python -m torchcnn.export"
 
@@ -49,6 +44,12 @@ def export(checkpoint: str, to: str, out: Path) -> None:
     if not out.parent.is_dir():
         raise ValueError(f"--out {out} cannot be written: {out.parent} is no folder")
     check_writable(out.parent)
+    import torch
+
+    from torchcnn.formats.description import Normalized, check
+    from torchcnn.models.spec import ModelSpec
+    from torchcnn.run.checkpoint import open_checkpoint
+
     net, content = open_checkpoint(checkpoint)
     spec = content.spec
     if form.computes and spec.is_normalized:  # the file takes images in [0, 1]
@@ -58,8 +59,8 @@ def export(checkpoint: str, to: str, out: Path) -> None:
     images = torch.rand(5, *spec.shape, generator=torch.Generator().manual_seed(0))
     with whole(out) as temporary:
         with needs(form.needs, to), quiet():
-            form.write(net, images[:2], spec.to_json(), temporary)
-            run, stored = form.load(temporary)
+            form.module.write(net, images[:2], spec.to_json(), temporary)
+            run, stored = form.module.load(temporary)
             difference = check(net, images, spec, run, ModelSpec.from_json(stored))
         os.umask(mask := os.umask(0))
         temporary.chmod(0o666 & ~mask)  # safetensors makes it unreadable to others

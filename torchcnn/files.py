@@ -2,7 +2,7 @@
 
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import UnionType
@@ -72,6 +72,26 @@ def read_dataclass(cls: type[T], stored: Any, what: str) -> T:
     return cls(**values)
 
 
+def checkpoint_file(path: Path, names: Sequence[str] = ("best.pt", "last.pt")) -> Path:
+    """Return the checkpoint that a path means: the file, or the first of these in a run's folder.
+
+    Raises:
+        FileNotFoundError: the folder has none; the message names the runs that are in it.
+    """
+    if not path.is_dir():
+        return path
+    for name in names:
+        if (path / name).exists():
+            return path / name
+    runs = sorted({file.parent.name for file in path.glob("*/*.pt") if file.name in names})
+    if not runs:
+        raise FileNotFoundError(f"there is no checkpoint in {path}")
+    more = f" and {len(runs) - 8} more" if len(runs) > 8 else ""
+    raise FileNotFoundError(
+        f"{path} is a folder of runs; give one of them: {', '.join(runs[:8])}{more}"
+    )
+
+
 def read_archive(path: Path, problem: str) -> Any:
     """Read what `torch.save` wrote, if it is tensors and primitives alone.
 
@@ -119,6 +139,11 @@ def table(rows: list[list[str]], left: set[int]) -> str:
         ).rstrip()
         for row in rows
     )
+
+
+def plural(n: int, noun: str) -> str:
+    """Return "1 file", "2 files"."""
+    return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
 def printable(text: str) -> str:

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from torchcnn import cli
 from torchcnn.cli import option
-from torchcnn.models import create_model, list_pretrained
-from torchcnn.run.checkpoint import checkpoint_file, open_checkpoint
+from torchcnn.files import checkpoint_file
+from torchcnn.models import list_pretrained
 
 R = TypeVar("R")
 
@@ -25,8 +25,9 @@ class PicturesAndNetwork:
     )
     arch: str = option(
         "in place of a checkpoint: a network that is in the package with its weights, which were "
-        f"trained on Fashion-MNIST: {', '.join(list_pretrained())}",
+        "trained on Fashion-MNIST",
         default="",
+        choices=list_pretrained(),
     )
 
     def open_network(self) -> tuple[Any, str]:
@@ -38,8 +39,12 @@ class PicturesAndNetwork:
         if bool(self.checkpoint) == bool(self.arch):
             raise ValueError("either --checkpoint or --arch says which network is meant")
         if self.arch:
+            from torchcnn.models import create_model
+
             net = create_model(self.arch, pretrained=True).eval()
             return net, f"{self.arch}, trained on Fashion-MNIST"
+        from torchcnn.run.checkpoint import open_checkpoint
+
         net, checkpoint = open_checkpoint(self.checkpoint)
         path = checkpoint_file(Path(self.checkpoint).expanduser())
         return net, f"{path}, epoch {len(checkpoint.history)}"

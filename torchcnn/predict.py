@@ -5,16 +5,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torchcnn import cli
 from torchcnn.cli import option
-from torchcnn.data.decode import find_pictures, read_image
 from torchcnn.figures.draw import drawing, save_figure
 from torchcnn.pictures import PicturesAndNetwork, true_class, try_each
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PROG = "python -m torchcnn.predict"
 
@@ -36,7 +35,7 @@ class Answer(NamedTuple):
     """The most probable classes of a picture."""
 
     file: str
-    image: Tensor  # (c, size, size) uint8
+    image: "Tensor"  # (c, size, size) uint8
     top: list[tuple[str, float]]  # classes with their probabilities
 
 
@@ -49,6 +48,8 @@ def predict(config: Config) -> None:
     """Classify all pictures that can be read; those that cannot are an error at the end."""
     if config.out and Path(config.out).suffix != ".png":
         raise ValueError(f"--out draws a .png, got {config.out}")
+    from torchcnn.data.decode import find_pictures
+
     net, note = config.open_network()
     files = find_pictures(config.files)
     answers, unread = try_each(files, lambda file: classify(net, file, config.top))
@@ -63,16 +64,20 @@ def predict(config: Config) -> None:
     print(f"by {note}", file=sys.stderr)
 
 
-@torch.no_grad()
 def classify(net: Any, file: str, top: int) -> Answer:
     """Classify a picture by itself, so that its numbers do not depend on others.
 
     Raises:
         ValueError, FileNotFoundError: it cannot be read.
     """
+    import torch
+
+    from torchcnn.data.decode import read_image
+
     spec, path = net.spec, Path(file).expanduser()
     image = read_image(path, spec.in_channels, spec.input_size, spec.resize)
-    probabilities = net(spec.prepare(image)).softmax(1)[0]
+    with torch.no_grad():
+        probabilities = net(spec.prepare(image)).softmax(1)[0]
     values, classes = probabilities.topk(min(top, len(probabilities)))
     named = [spec.classes[i] for i in classes.tolist()]
     return Answer(file, image, list(zip(named, values.tolist(), strict=True)))

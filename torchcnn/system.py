@@ -7,19 +7,26 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.abc import MetaPathFinder
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")  # Linux's
 
 # Of glibc's mallopt(3), by the numbers in malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD.
 MALLOC_OPTIONS = {-4: 0, -1: 2**31 - 1, -2: 2**26}
 
+# Folders and files that systems put beside those of their users, in lower case.
+COMPANIONS = {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin"}
 
-def free_memory(device: torch.device) -> int:
+
+def free_memory(device: "torch.device") -> int:
     """Bytes that are free for each rank, on the device or the machine, whichever are fewer."""
+    import torch
+
     free = [2**33]  # a guess for systems that do not tell, as Windows and macOS
     try:
         found = re.search(r"MemAvailable:\s+(\d+) kB", MEMINFO.read_text())
@@ -45,6 +52,11 @@ def keep_freed_memory() -> None:
     if hasattr(libc, "gnu_get_libc_version"):
         for parameter, value in MALLOC_OPTIONS.items():
             libc.mallopt(parameter, value)
+
+
+def is_visible(name: str) -> bool:
+    """Whether a file or folder of this name is neither hidden nor one of the system's."""
+    return not name.startswith(".") and name.lower() not in COMPANIONS
 
 
 def files_under(folder: Path, enter: Callable[[str], object] = bool) -> Iterator[Path]:
@@ -90,23 +102,40 @@ def is_elastic() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def load_triton() -> None:
-    """Load Triton if TensorFlow is installed too, so that both work in one process.
+def load_triton_before_tensorflow() -> None:
+    """See to it that both work in one process, whichever is imported first.
 
     PyTorch loads Triton in the first step of an optimizer. Triton and TensorFlow each bring an
     LLVM. On Linux, if TensorFlow is loaded first, Triton is linked to the LLVM of TensorFlow, and
-    the process dies of a segmentation fault. It is therefore loaded here: normally before
-    TensorFlow, and otherwise with a flag of the linker that makes it use its own LLVM.
+    the process dies of a segmentation fault. Triton is therefore loaded when TensorFlow is about to
+    be imported; or now, if that has happened, with a flag of the linker that makes it use its own
+    LLVM.
     """
-    if "triton" in sys.modules or not (sys.modules.get("tensorflow") or find_spec("tensorflow")):
+    if "triton" in sys.modules:
         return
-    deep = getattr(os, "RTLD_DEEPBIND", 0) if "tensorflow" in sys.modules else 0
+    if not sys.modules.get("tensorflow"):
+        sys.meta_path.insert(0, _TritonFirst())
+        return
+    deep = getattr(os, "RTLD_DEEPBIND", 0)
     flags = sys.getdlopenflags() if deep else 0
     if deep:
         sys.setdlopenflags(flags | deep)
     try:
-        with suppress(ImportError):  # PyTorch does without Triton where it is not installed
-            import_module("triton")
+        _load_triton()
     finally:
         if deep:
             sys.setdlopenflags(flags)
+
+
+class _TritonFirst(MetaPathFinder):
+    """Finds no module, but sees when TensorFlow is looked for."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname == "tensorflow":
+            sys.meta_path.remove(self)
+            _load_triton()
+
+
+def _load_triton() -> None:
+    with suppress(ImportError):  # PyTorch does without Triton where it is not installed
+        import_module("triton")

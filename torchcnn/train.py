@@ -1,4 +1,10 @@
-"""Train a network on images: `python -m torchcnn.train --arch densenet --device cuda`."""
+"""Train a network on images: `python -m torchcnn.train --arch densenet --device cuda`.
+
+Functions import what needs PyTorch themselves, so that `--help` and errors of spelling do not wait
+for it.
+"""
+
+from __future__ import annotations
 
 import statistics
 import sys
@@ -7,34 +13,22 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from torchcnn import cli
-from torchcnn.run.checkpoint import load_checkpoint
-from torchcnn.run.comparison import FinishedRun, read_run
-from torchcnn.run.run import Run, lock, make_folder
+from torchcnn.models.registry import find_model
 from torchcnn.system import is_elastic, keep_freed_memory
 from torchcnn.training.config import Config
-from torchcnn.training.device import device_settings, own_random_numbers
-from torchcnn.training.distributed import World, join
-from torchcnn.training.plan import (
-    MAY_CHANGE,
-    Datasets,
-    Plan,
-    Request,
-    begin,
-    changes,
-    is_over,
-    make_plan,
-    make_request,
-    print_plan,
-    read_config,
-)
 from torchcnn.training.signals import stops_at_once
-from torchcnn.training.state import left_as_it_was
-from torchcnn.training.trainer import Trainer, TrainResult
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from torchcnn.run.comparison import FinishedRun
+    from torchcnn.run.run import Run
+    from torchcnn.training.distributed import World
+    from torchcnn.training.plan import Datasets, Plan, Request
+    from torchcnn.training.trainer import TrainResult
 
 PROG = "python -m torchcnn.train"
 
@@ -42,6 +36,8 @@ PROG = "python -m torchcnn.train"
 def main(argv: Sequence[str] | None = None) -> None:
     with cli.one_line_errors(PROG):
         flags = cli.parse(Config, PROG, argv)
+        for arch in cli.names()(flags.get("arch", "")):
+            find_model(arch)  # a misspelled name need not wait for PyTorch
         keep_freed_memory()  # not in `train`, since a process cannot take it back
         if isinstance(flags.get("seed"), tuple) or "," in flags.get("arch", ""):
             with stops_at_once():
@@ -74,6 +70,10 @@ def train(*, net: nn.Module | None = None, **flags: Any) -> TrainResult:
 def _train(
     flags: dict[str, Any], net: nn.Module | None = None, datasets: Datasets | None = None
 ) -> TrainResult:
+    from torchcnn.training.distributed import join
+    from torchcnn.training.plan import make_plan, make_request
+    from torchcnn.training.trainer import Trainer
+
     with stops_at_once(), join() as world:
         request = make_request(flags, net, world)
         with surroundings(request):
@@ -85,6 +85,9 @@ def _train(
 @contextmanager
 def surroundings(request: Request) -> Iterator[None]:
     """Set up the device for a run; afterwards all is as it was."""
+    from torchcnn.training.device import device_settings, own_random_numbers
+    from torchcnn.training.state import left_as_it_was
+
     with (
         device_settings(request.device, request.config.deterministic),
         own_random_numbers(request.device),
@@ -95,6 +98,9 @@ def surroundings(request: Request) -> Iterator[None]:
 
 def open_run(plan: Plan, world: World) -> Run:
     """Make the folder of a new run, or take that of one that is resumed, on all ranks."""
+    from torchcnn.run.run import Run, make_folder
+    from torchcnn.training.plan import print_plan
+
     config, resumed = plan.config, plan.resumed
     out = config.out
     if not resumed:
@@ -131,6 +137,10 @@ def train_all(flags: dict[str, Any]) -> None:
     Raises:
         ValueError: for the same reasons as `train`, before the first run; or runs have failed.
     """
+    from torchcnn.run.comparison import read_run
+    from torchcnn.training.distributed import World
+    from torchcnn.training.plan import make_plan, make_request
+
     datasets: Datasets = {}
     runs = [what_is_left(run) for run in list_runs(flags)]
     for run in runs:
@@ -167,6 +177,8 @@ def list_runs(flags: dict[str, Any]) -> list[dict[str, Any]]:
     Raises:
         ValueError: a network is there twice, or only a single run can be meant.
     """
+    from torchcnn.training.plan import begin
+
     archs, seeds = cli.names()(flags.get("arch", Config.arch)), flags.get("seed", Config.seed)
     seeds = seeds if isinstance(seeds, tuple) else (seeds,)
     if twice := [arch for arch in dict.fromkeys(archs) if archs.count(arch) > 1]:
@@ -190,6 +202,11 @@ def what_is_left(flags: dict[str, Any]) -> Planned:
     Raises:
         ValueError, OSError: the folder holds a run of other flags, or another process writes to it.
     """
+    from torchcnn.run.checkpoint import load_checkpoint
+    from torchcnn.run.comparison import read_run
+    from torchcnn.run.run import lock
+    from torchcnn.training.plan import MAY_CHANGE, changes, is_over, read_config
+
     new = Planned(flags["arch"], flags["seed"], flags)
     path = Path(flags.get("out", ""))
     if "out" not in flags or not path.is_dir():

@@ -21,7 +21,8 @@ import torch
 import torchcnn
 from torchcnn.data.datasets import DATASETS, ImageData, load_data
 from torchcnn.data.loader import Batches
-from torchcnn.train import TrainResult, train
+from torchcnn.train import train
+from torchcnn.training.trainer import TrainResult
 
 SEEDS = range(5)
 COUNTS = (20, 100)  # images of a class

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from torchcnn.benchmark import __main__ as benchmark
-from torchcnn.benchmark import speed, ways
+from torchcnn.benchmark import machine, speed, ways
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_on_a_gpu_it_compares_with_the_loop_without_graphs_too(monkeypatch, caps
 
     monkeypatch.setattr(benchmark.cli, "pick_device", torch.device)
     monkeypatch.setattr(speed, "measure", measure)
-    monkeypatch.setattr(benchmark.machine, "device_name", lambda device: "a GPU")
+    monkeypatch.setattr(machine, "device_name", lambda device: "a GPU")
     for device in ("cuda", "cpu"):
         benchmark.main(["--device", device, "--json"])
         result = json.loads(capsys.readouterr().out)
@@ -83,7 +83,7 @@ def test_on_a_gpu_it_compares_with_the_loop_without_graphs_too(monkeypatch, caps
     ("argv", "message"),
     [
         (["--arch", "lenett"], "did you mean lenet"),
-        (["--versus", "jax"], "invalid choice: 'jax'"),
+        (["--versus", "jax"], "got jax, allowed are tutorial, keras"),
         (["--to-accuracy", "--seeds", "0"], "allowed is a whole number from 1"),
         (["--images", "100", "--data", "sample"], "--images must be at least a batch of 256"),
     ],

@@ -91,6 +91,14 @@ def test_from_a_folder_to_a_trained_network_and_its_answers(tmp_path, capsys):
     assert "resuming after epoch 4" in capsys.readouterr().out
 
 
+def test_a_class_in_place_of_the_folder_of_classes_is_refused(tmp_path):
+    red = make(tmp_path) / "red"
+    with pytest.raises(
+        ValueError, match=r"red holds pictures and no folders.*give the folder above"
+    ):
+        load_folder(red, FolderOptions(8))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -98,7 +106,7 @@ def test_from_a_folder_to_a_trained_network_and_its_answers(tmp_path, capsys):
         (lambda r: (r / "green").mkdir(), "holds no pictures in green"),
         (lambda r: [p.unlink() for p in (r / "red").iterdir()], "holds no pictures in red"),
         (lambda r: [(r / "red" / f"{i}.png").unlink() for i in (1, 2)], "at least 2 are needed"),
-        (lambda r: (r / "red").rename(r.parent / "red"), "holds 1 folders of pictures"),
+        (lambda r: (r / "red").rename(r.parent / "red"), "holds 1 folder of pictures"),
         (lambda r: r.rename(r.parent / "else"), "there is no folder"),
     ],
 )  # fmt: skip
@@ -124,7 +132,7 @@ def test_parts_are_found_in_any_case(names, tmp_path):
     data = load_folder(root, FolderOptions(8))
     assert data.classes == ("blue", "red")
     assert labels_of(data) == ([0, 0, 1, 1], None, [0, 0, 1, 1])
-    assert "passed over the folders notes" in data.note
+    assert "passed over the folder notes" in data.note
 
 
 @pytest.mark.parametrize("val", ["val", "Valid", "validation"])

@@ -146,6 +146,6 @@ def test_what_cannot_be_judged_is_refused(own, tmp_path, capsys):
     assert "d holds violet; the network was trained on the classes blue, green, red" in refusal(
         tmp_path / "d"
     )
-    assert "red holds 0 folders of pictures; there must be one for each class, 1 or more" in (
+    assert "red holds pictures and no folders, one for each class; give the folder above" in (
         refusal(tmp_path / "d" / "red")
     )

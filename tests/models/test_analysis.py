@@ -313,7 +313,9 @@ def test_shared_layers():
     dense = [row.parameters for row in rows if row.kind == "Linear"]
     assert dense == [64 + 8, 8]
     assert sum(row.parameters for row in rows) == sum(p.numel() for p in net.parameters())
-    assert str(rows).splitlines()[-1].split() == ["120", "2,144"]
+    total, _, depth = str(rows).splitlines()[-3:]
+    assert total.split() == ["total", "120", "2,144"]
+    assert depth == "the longest path has 5 layers with weights"
 
 
 def test_the_work_is_what_torch_counts():

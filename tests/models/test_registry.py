@@ -16,6 +16,8 @@ from torchvision.models.feature_extraction import create_feature_extractor
 import torchcnn
 from torchcnn import BatchNorm, create_model, list_models
 from torchcnn.models import MODELS
+from torchcnn.models.analysis import summary
+from torchcnn.models.build import build_without_weights
 from torchcnn.models.densenet import DenseBlock, transition_block
 from torchcnn.models.googlenet import Inception, InceptionBlk
 from torchcnn.models.imagenet import TORCHVISION
@@ -201,6 +203,33 @@ def test_the_facts_of_every_network_are_known():
     """Those that the table does not have are torchvision's, see below, or the paper's for CIFAR."""
     cifar = {"resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet34"}
     assert set(MODELS) == FACTS.keys() | cifar | set(TORCHVISION)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_table_says_what_the_network_has(name):
+    model = MODELS[name]
+    net = build_without_weights(name, model.input[1])
+    assert sum(p.numel() for p in net.parameters()) == model.parameters
+    layers = summary(net, model.input)
+    assert (sum(layer.macs for layer in layers), layers.depth) == (model.macs, model.layers)
+
+
+# As the papers count them: GoogLeNet's table 1; resnet20 and the like have their number in their
+# name, which is compared too. The tutorials' AlexNet lacks a dense layer of the paper's eight.
+LAYERS = {
+    "lenet": 5,
+    "tf_lenet5": 5,
+    "alexnet": 7,
+    "tf_alexnet_half": 8,
+    "nin": 12,
+    "googlenet": 22,
+}
+
+
+def test_layers_are_counted_as_the_papers_do():
+    numbers = {name: re.search(r"[a-z](\d+)(_|$)", name) for name in MODELS}
+    counted = {name: int(found[1]) for name, found in numbers.items() if found} | LAYERS
+    assert counted == {name: MODELS[name].layers for name in counted}
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("tf_")])

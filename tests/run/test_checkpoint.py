@@ -244,6 +244,14 @@ def test_a_failed_write_keeps_what_was_there(broken, error, tmp_path, monkeypatc
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
 
+def test_a_folder_of_runs_is_not_a_run(tmp_path):
+    for name in ("b", "a"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "last.pt").touch()
+    with pytest.raises(FileNotFoundError, match=r"is a folder of runs; give one of them: a, b$"):
+        load_model(tmp_path)
+
+
 def test_a_run_that_lies_with_the_tests_is_read_by_all_commands(tmp_path, capsys):
     """Later versions may write another format; a run in this one goes on, or is refused at once."""
     run = tmp_path / "run"

@@ -165,7 +165,7 @@ def test_huge_batches_are_answered_at_once(tmp_path, capsys):
     error = refused(capsys, *train_on, "--batch-size", 10**8, "--accumulate", 10**8)
     assert "cannot train on a batch of 1" in error
     error = refused(capsys, *train_on, "--batch-size", "4499")
-    assert "which is what --batch-size 4499 makes of the last batch of 4500 images" in error
+    assert "which is what --batch-size 4499 makes of the last batch of 4,500 images" in error
 
 
 def test_flags_that_say_the_same_again_are_no_change(tmp_path, capsys):

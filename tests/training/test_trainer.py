@@ -57,7 +57,7 @@ def test_a_compiled_network_has_graphs_of_its_own(
     class OnDevice(Trainer):
         _prepare_net = prepare
 
-    monkeypatch.setattr("torchcnn.train.Trainer", OnDevice)
+    monkeypatch.setattr("torchcnn.training.trainer.Trainer", OnDevice)
     with pytest.raises(KeyboardInterrupt):
         train(**FLAGS, compile=True, accumulate=accumulate, out=str(tmp_path / "r"))
     assert asked.compiled == [{"dynamic": False, "mode": mode}] and not asked.captured

@@ -6,41 +6,33 @@ are more reliable than the speeds. With `--to-accuracy` it trains to the end, an
 seconds until an accuracy is reached; see `accuracy`.
 """
 
-import argparse
+from __future__ import annotations
+
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torchcnn import cli
-from torchcnn.benchmark import accuracy, machine, speed, versus
-from torchcnn.benchmark.roofline import machine_rates
-from torchcnn.benchmark.ways import Task
 from torchcnn.cli import option
-from torchcnn.data.datasets import DATASETS
-from torchcnn.models import find_model
-from torchcnn.train import train
+from torchcnn.files import plural
+from torchcnn.models.registry import find_model
+from torchcnn.names import DATASETS
+from torchcnn.training.config import archs
 from torchcnn.training.recipes import source
+
+if TYPE_CHECKING:
+    from torchcnn.benchmark.ways import Task
 
 PROG = "python -m torchcnn.benchmark"
 IMAGES = 10_000
-
-
-def networks(text: str) -> str:
-    """Check a list of network names that are separated by commas, for argparse."""
-    found = cli.names()(text)
-    for name in found:
-        try:
-            find_model(name)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-    return ",".join(found)
 
 
 @dataclass(kw_only=True)
 class Config:
     """Compare the speed of training with that of the tutorial's loop and with a bound."""
 
-    arch: str = option("networks, separated by commas", default="lenet", type=networks)
+    arch: str = option("networks, separated by commas", default="lenet", type=archs)
     data: str = option("images to train on", default="auto", choices=tuple(DATASETS))
     root: str = option("folder of the data sets", default="data")
     device: str = option("auto, cpu, cuda, cuda:1, mps", default="auto")
@@ -93,6 +85,8 @@ class Config:
 
     def task(self, arch: str) -> Task:
         """Return the task for one of the networks, with its recipe's settings as defaults."""
+        from torchcnn.benchmark.ways import Task
+
         recipe = source(arch)
         return Task(
             arch=arch,
@@ -112,6 +106,8 @@ def check(config: Config, given: Iterable[str]) -> None:
     Raises:
         ValueError: If one of them has no effect beside another.
     """
+    for arch in cli.names()(config.arch):
+        find_model(arch)
     if config.to_accuracy:
         useless = {"versus", "layers", "roofline", "rounds"}.intersection(given)
         if useless:
@@ -138,6 +134,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def compare_speed(config: Config) -> str:
     """Measure the speed of every way, and return the report."""
+    from torchcnn.benchmark import machine, speed, versus
+    from torchcnn.benchmark.roofline import machine_rates
+
     device = cli.pick_device(config.device)
     versions = versus.versions() if config.versus == "keras" else {}
     comparison = "scratch" if config.layers == "scratch" else config.versus
@@ -155,7 +154,7 @@ def compare_speed(config: Config) -> str:
         networks = {arch: speed.as_json(measured) for arch, (_, measured) in results.items()}
         return json.dumps(about | numbers | {"networks": networks}, indent=1)
     lines = [
-        f"{machine.head(about)}, n = {machine.plural(config.rounds, 'round')}; "
+        f"{machine.head(about)}, n = {plural(config.rounds, 'round')}; "
         "images/s, median, and ratios, median (min to max)"
     ]
     if rates:
@@ -165,6 +164,9 @@ def compare_speed(config: Config) -> str:
 
 def compare_accuracy(config: Config) -> str:
     """Measure how long each way trains until the same accuracy, and return the report."""
+    from torchcnn.benchmark import accuracy, machine
+    from torchcnn.train import train
+
     device = cli.pick_device(config.device)
     results = {
         arch: accuracy.compare(config.task(arch), config.seeds, train)
@@ -175,7 +177,7 @@ def compare_accuracy(config: Config) -> str:
         networks = {arch: accuracy.as_json(runs) for arch, runs in results.items()}
         return json.dumps(about | {"seeds": config.seeds, "networks": networks}, indent=1)
     lines = [
-        f"{machine.head(about)}, n = {machine.plural(config.seeds, 'seed')}",
+        f"{machine.head(about)}, n = {plural(config.seeds, 'seed')}",
         "target: the test accuracy with which the tutorial's way ends, mean; seconds of training "
         "until then, mean, and of fast until it first has that accuracy, for each seed; ratios of "
         "the seconds, median (min to max)",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from torchcnn.files import plural
 from torchcnn.system import cores
 
 CPUINFO = Path("/proc/cpuinfo")  # Linux's
@@ -38,11 +39,6 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {plural(torch.get_num_threads(), 'thread')}"
-
-
-def plural(n: int, noun: str) -> str:
-    """Return "1 thread", "2 threads"."""
-    return f"{n} {noun}{'s' * (n != 1)}"
 
 
 def cpu_name() -> str:

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from torchcnn.data.pixels import prepare
-from torchcnn.system import cores, files_under
+from torchcnn.system import cores, files_under, is_visible
 
 # Pillow only identifies these formats, or starts another program to decode them.
 NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-COMPANIONS = {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin"}  # of systems
 
 
 @contextmanager
@@ -51,11 +50,6 @@ def extensions() -> frozenset[str]:
 
     known = set(formats())
     return frozenset(ext for ext, name in Image.registered_extensions().items() if name in known)
-
-
-def is_visible(name: str) -> bool:
-    """Whether a file or folder of this name is neither hidden nor one of the system's."""
-    return not name.startswith(".") and name.lower() not in COMPANIONS
 
 
 def find_pictures(names: Sequence[str]) -> list[str]:

@@ -16,7 +16,6 @@ from torchcnn.data.decode import (
     LazyImages,
     decode_all,
     extensions,
-    is_visible,
     open_image,
     pillow_quiet,
 )
@@ -30,7 +29,8 @@ from torchcnn.data.identity import (
 )
 from torchcnn.data.listing import SPLITS, is_listing, read_listing
 from torchcnn.data.split import is_for_test
-from torchcnn.system import cores, files_under, free_memory
+from torchcnn.files import plural
+from torchcnn.system import cores, files_under, free_memory, is_visible
 
 GREY = ("1", "L", "F", "I")  # Pillow's modes of one channel; 16 bits are I;16
 
@@ -44,8 +44,10 @@ class Passed:
 
     def __str__(self) -> str:
         kinds = [f"{count} {kind}" for kind, count in self.files.most_common(4)]
-        text = f"; passed over {self.files.total():,} files ({', '.join(kinds)})" if kinds else ""
-        return text + (f"; passed over the folders {', '.join(self.folders)}" * bool(self.folders))
+        files = plural(self.files.total(), "file")
+        text = f"; passed over {files} ({', '.join(kinds)})" if kinds else ""
+        which = "folder" if len(self.folders) == 1 else "folders"
+        return text + f"; passed over the {which} {', '.join(self.folders)}" * bool(self.folders)
 
 
 @dataclass(frozen=True)
@@ -253,10 +255,15 @@ def find_pictures(folder: Path, passed: Passed, least: int = 2) -> Part:
     if empty := ", ".join(name for name, paths in found.items() if not paths):
         known = " ".join(sorted(extensions()))
         raise ValueError(f"{folder} holds no pictures in {empty}; pictures end in {known}")
+    if not places and _pictures_under(folder, Passed()):
+        raise ValueError(
+            f"{folder} holds pictures and no folders, one for each class; give the folder above, "
+            f"if {folder.absolute().name} is a class"
+        )
     if len(found) < least:
         raise ValueError(
-            f"{folder} holds {len(found)} folders of pictures; there must be one for each class, "
-            f"{least} or more"
+            f"{folder} holds {plural(len(found), 'folder')} of pictures; there must be one for "
+            f"each class, {least} or more"
         )
     return {name: identify(paths) for name, paths in found.items()}
 

@@ -8,8 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from torchcnn.data.decode import is_visible
-from torchcnn.system import cores
+from torchcnn.system import cores, is_visible
 
 
 class Picture(NamedTuple):

@@ -1,16 +1,13 @@
 """Formats in which other programs load a trained network; each is written and loaded in its file.
 
-To add one, write a module with `write` and `load`, and enter it in `FORMATS`.
+To add one, write a module with these functions, and enter it in `FORMATS`:
+
+    write(net, example, description, path)  # the description is `ModelSpec.to_json`'s
+    load(path) -> (run, description)  # `run` computes the logits of images (n, c, h, w)
 """
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple
-
-from torch import Tensor, nn
-
-from torchcnn.formats import keras, onnx, safetensors, torch_export, txt
-from torchcnn.formats.description import Run
+from importlib import import_module
+from typing import Any, NamedTuple
 
 
 class Format(NamedTuple):
@@ -19,14 +16,18 @@ class Format(NamedTuple):
     suffix: str
     computes: bool  # whether it holds what is computed, and not the weights alone
     needs: str  # what to install with pip
-    write: Callable[[nn.Module, Tensor, str, Path], None]  # net, example, the JSON, path
-    load: Callable[[Path], tuple[Run, str]]  # also returns the JSON
+    file: str  # of this folder, with its functions
+
+    @property
+    def module(self) -> Any:
+        """The module of the format, which is imported only now, because it needs PyTorch."""
+        return import_module(f"{__name__}.{self.file}")
 
 
 FORMATS = {
-    "keras": Format(".keras", True, "torchcnn[keras]", keras.write, keras.load),
-    "onnx": Format(".onnx", True, "torchcnn[onnx]", onnx.write, onnx.load),
-    "torch-export": Format(".pt2", True, "", torch_export.write, torch_export.load),
-    "safetensors": Format(".safetensors", False, "", safetensors.write, safetensors.load),
-    "txt": Format(".txt", False, "", txt.write, txt.load),
+    "keras": Format(".keras", True, "torchcnn[keras]", "keras"),
+    "onnx": Format(".onnx", True, "torchcnn[onnx]", "onnx"),
+    "torch-export": Format(".pt2", True, "", "torch_export"),
+    "safetensors": Format(".safetensors", False, "", "safetensors"),
+    "txt": Format(".txt", False, "", "txt"),
 }

@@ -5,14 +5,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-
 from torchcnn import cli
 from torchcnn.cli import option
-from torchcnn.figures.draw import save_figure
 from torchcnn.files import table
-from torchcnn.models import MODELS, create_model, find_model
-from torchcnn.models.analysis import summary
+from torchcnn.models import MODELS, find_model
 
 PROG = "python -m torchcnn.models"
 
@@ -35,76 +31,62 @@ class Config:
     )
 
 
-@dataclass(frozen=True)
-class Row:
-    """One network in the table of all networks."""
-
-    name: str
-    parameters: int
-    macs: int
-    input: tuple[int, int, int]
-    layers: int  # with weights
-    paper: str
-    new: str
-
-    def cells(self) -> list[str]:
-        """Return the network's row of the printed table."""
-        numbers = [f"{self.parameters:,}", f"{self.macs:,}", "×".join(map(str, self.input))]
-        return [self.name, *numbers, str(self.layers), self.paper, self.new]
-
-
-def all_networks() -> list[Row]:
-    """Return a row for each network, with its layers counted at its default input size."""
-    rows = []
-    for name, model in MODELS.items():
-        with torch.device("meta"):
-            net = create_model(name)
-        layers = summary(net, model.input)
-        row = Row(
-            name=name,
-            parameters=sum(layer.parameters for layer in layers),
-            macs=sum(layer.macs for layer in layers),
-            input=model.input,
-            layers=sum(layer.macs > 0 for layer in layers),
-            paper=model.paper,
-            new=model.new,
-        )
-        rows.append(row)
-    return rows
-
-
-def all_networks_text(rows: list[Row]) -> str:
-    head = ["name", "parameters", "MACs", "input", "layers", "paper", "description"]
-    return table([head, *(row.cells() for row in rows)], left={0, 5, 6})
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     with cli.one_line_errors(PROG):
         config = Config(**cli.parse(Config, PROG, argv))
-        if not config.name:
-            if config.graph or config.input_size:
-                raise ValueError("--graph and --input-size require the name of a network")
-            rows = all_networks()
-            if config.json:
-                print(json.dumps([asdict(row) for row in rows], indent=1))
-            else:
-                print(all_networks_text(rows))
-            return
-        channels, size, _ = find_model(config.name).input
-        size = config.input_size or size
-        with torch.device("meta"):
-            net = create_model(config.name, size)
-        if config.graph:
-            if (path := Path(config.graph).expanduser()).suffix not in (".svg", ".png"):
-                raise ValueError(f"--graph draws .svg or .png files, got {path}")
-            from torchcnn.figures.network import plot_network
-
-            save_figure(plot_network(net, (channels, size, size)), path)
-        layers = summary(net, (channels, size, size))
-        if config.json:
-            print(json.dumps([asdict(row) for row in layers], indent=1, default=str))
+        if config.name:
+            find_model(config.name)  # a misspelled name need not wait for PyTorch
+            show_layers(config)
+        elif config.graph or config.input_size:
+            raise ValueError("--graph and --input-size require the name of a network")
         else:
-            print(layers)
+            show_all(config.json)
+
+
+def show_all(as_json: bool) -> None:
+    """Print what the registry knows of all networks, without building one."""
+    names = ("name", "parameters", "macs", "input", "layers", "paper", "new")
+    rows = [{name: getattr(model, name) for name in names} for model in MODELS.values()]
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    cells = [
+        [
+            row["name"],
+            f"{row['parameters']:,}",
+            f"{row['macs']:,}",
+            "×".join(map(str, row["input"])),
+            str(row["layers"]),
+            row["paper"],
+            row["new"],
+        ]
+        for row in rows
+    ]
+    head = ["name", "parameters", "MACs", "input", "layers", "paper", "description"]
+    print(table([head, *cells], left={0, 5, 6}))
+
+
+def show_layers(config: Config) -> None:
+    """Print the layers of one network, and draw it if asked to."""
+    path = Path(config.graph).expanduser()
+    if config.graph and path.suffix not in (".svg", ".png"):
+        raise ValueError(f"--graph draws .svg or .png files, got {path}")
+    from torchcnn.models.analysis import summary
+    from torchcnn.models.build import build_without_weights
+
+    channels, size, _ = find_model(config.name).input
+    size = config.input_size or size
+    net = build_without_weights(config.name, size)
+    if config.graph:
+        from torchcnn.figures.draw import save_figure
+        from torchcnn.figures.network import plot_network
+
+        save_figure(plot_network(net, (channels, size, size)), path)
+    layers = summary(net, (channels, size, size))
+    if config.json:
+        print(json.dumps([asdict(row) for row in layers], indent=1, default=str))
+    else:
+        print(layers)
 
 
 if __name__ == "__main__":

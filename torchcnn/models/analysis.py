@@ -1,7 +1,9 @@
 """Analysis of networks: sizes, parameters, multiply-accumulates and receptive fields."""
 
 import copy
+import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from torchcnn.files import table
+from torchcnn.layers import SameConv2d
 from torchcnn.models.receptive import Axes, Axis, after_function, after_layer, join
 
 Sides = float | tuple[float, float]  # one number if height and width agree, or (height, width)
@@ -70,35 +73,55 @@ class Layer:
 
     name: str  # its name in the network, as in `state_dict`
     kind: str
+    kernel: Sides | None  # of a convolution or pooling
+    stride: Sides | None  # its own
     output: tuple[int, ...]  # shape without the batch
     parameters: int  # without those of the rows above, with which the layer may share them
     macs: int  # multiply-accumulates for one image
     receptive_field: Sides  # side in pixels of what one output depends on; inf: the whole image
-    stride: Sides  # distance in pixels of the image between two neighbouring outputs
+    cumulated_stride: Sides  # distance in pixels of the image between two neighbouring outputs
 
     def cells(self) -> list[str]:
         """Return the layer's row of the printed table."""
         shape = "×".join(map(str, self.output))
         numbers = [f"{self.parameters:,}", f"{self.macs:,}"]
-        sides = (_text(self.receptive_field), _text(self.stride))
-        return [self.name, self.kind, shape, *numbers, *sides]
+        own, seen = (self.kernel, self.stride), (self.receptive_field, self.cumulated_stride)
+        return [self.name, self.kind, *map(_text, own), shape, *numbers, *map(_text, seen)]
 
 
-def _text(sides: Sides) -> str:
-    """Return a receptive field or stride for the table: 11, 3×5 or all."""
+def _text(sides: Sides | None) -> str:
+    """Return a kernel, receptive field or stride for the table: 11, 3×5 or all."""
+    if sides is None:
+        return ""
     if isinstance(sides, tuple):
         return "×".join(map(_text, sides))
     return "all" if math.isinf(sides) else f"{sides:.10g}"
 
 
 class Summary(list[Layer]):
-    """The layers of a network in order; `print` shows them as a table."""
+    """The layers of a network in order; `print` shows them as a table, stage by stage.
+
+    `depth` is the number of layers with weights on the longest path to the outputs, which is what
+    the names of VGG-16 and ResNet-18 count: parallel branches and 1×1 shortcuts do not add to it.
+    """
+
+    depth = 0
 
     def __str__(self) -> str:
-        head = ["layer", "kind", "output", "parameters", "MACs", "receptive field", "stride"]
+        head = ["layer", "kind", "kernel", "stride", "output", "parameters", "MACs"]
+        rows = [[*head, "receptive field", "cumulated stride"]]
+        for stage, layers in itertools.groupby(self, lambda layer: layer.name.split(".")[0]):
+            cells = [layer.cells() for layer in layers]
+            if len(cells) > 1:  # a line for the stage, and its layers below
+                rows.append([stage, *[""] * 8])
+                cells = [["  " + name, *others] for name, *others in cells]
+            rows += cells
         parameters, macs = sum(row.parameters for row in self), sum(row.macs for row in self)
-        total = ["", "", "", f"{parameters:,}", f"{macs:,}", "", ""]
-        return table([head, *(row.cells() for row in self), total], left={0, 1})
+        rows.append(["total", "", "", "", "", f"{parameters:,}", f"{macs:,}", "", ""])
+        text = "the longest path has 1 layer with weights"
+        if self.depth != 1:
+            text = f"the longest path has {self.depth} layers with weights"
+        return f"{table(rows, left={0, 1})}\n\n{text}"
 
 
 class _Tracer(torch.fx.Tracer):
@@ -110,28 +133,29 @@ class _Tracer(torch.fx.Tracer):
 
 
 class _Walk(torch.fx.Interpreter):
-    """Runs a network on the meta device and records its layers.
+    """Runs a network with arbitrary numbers and records its layers.
 
-    `seen` contains the axes of each node that depends on the image. `owners` identifies parameters
-    by their names in the network, because layers that share one have a copy each on the meta
-    device.
+    `seen` contains the axes of each node that depends on the image, and `depths` the number of
+    layers with weights on the longest path to each node. `counted` contains the identities of the
+    parameters that are in a row.
     """
 
-    def __init__(self, traced: torch.fx.GraphModule, owners: dict[str, int]) -> None:
+    def __init__(self, traced: torch.fx.GraphModule) -> None:
         super().__init__(traced)
         self.extra_traceback = False  # errors are one line
         self.layers = Summary()
         self.seen: dict[torch.fx.Node, Axes] = {}
-        self.owners = owners
+        self.depths: dict[torch.fx.Node, int] = {}
         self.counted: set[int] = set()
 
     def run_node(self, n: torch.fx.Node) -> Any:
         result = super().run_node(n)
+        self.depths[n] = max((self.depths[i] for i in n.all_input_nodes), default=0)
         n.meta["shape"] = tuple(result.shape[1:]) if isinstance(result, Tensor) else ()
         if n.op == "placeholder":
             self.seen[n] = Axis(), Axis()
         elif n.op == "get_attr" and isinstance(result, nn.Parameter):
-            self._record(n, "Parameter", result.shape, {str(n.target): result}, 0, None)
+            self._record(n, None, result.shape, [result], 0, None)
         elif n.op == "call_module":
             self._layer(n, result)
         elif n.op in ("call_function", "call_method") and _holds_tensors(result):
@@ -139,12 +163,10 @@ class _Walk(torch.fx.Interpreter):
         return result
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Do not run what keeps the shape: its decompositions on the meta device are slow."""
-        module, x = self.fetch_attr(target), args[0] if args else None
-        if isinstance(x, Tensor) and len(args) == 1 and not kwargs:
-            is_norm = type(module) is nn.BatchNorm2d and x.dim() == 4
-            if type(module) is nn.ReLU or (is_norm and x.shape[1] == module.num_features):
-                return torch.empty_like(x)
+        """Do not run the usual layers, whose shapes are known: they would take most of the time."""
+        module, x = self.fetch_attr(target), args[0] if len(args) == 1 and not kwargs else None
+        if isinstance(x, Tensor) and (shape := _output_shape(module, x)):
+            return x.new_empty(shape)
         return super().call_module(target, args, kwargs)
 
     def _function(self, n: torch.fx.Node, result: Any) -> None:
@@ -176,24 +198,32 @@ class _Walk(torch.fx.Interpreter):
             )
         self.seen[n] = axes
         y = result[0] if isinstance(result, tuple) else result
-        parameters = {f"{n.target}.{name}": p for name, p in module.named_parameters()}
-        self._record(n, kind, y.shape[1:], parameters, _macs(module, y), axes)
+        macs = _macs(module, y)
+        self.depths[n] += macs > 0
+        self._record(n, module, y.shape[1:], module.parameters(), macs, axes)
 
     def _record(
         self,
         n: torch.fx.Node,
-        kind: str,
+        module: Any,
         output: Any,
-        parameters: dict[str, Tensor],
+        parameters: Iterable[Tensor],
         macs: int,
         axes: Axes | None,
     ) -> None:
-        """Add a row; a parameter counts in the first row that has it."""
-        new = {self.owners.get(name, id(p)): p.numel() for name, p in parameters.items()}
-        count = sum(size for owner, size in new.items() if owner not in self.counted)
+        """Add a row, without a module for a parameter that is used by itself.
+
+        A parameter counts in the first row that has it.
+        """
+        new = {id(p): p.numel() for p in parameters if id(p) not in self.counted}
         self.counted |= set(new)
         field, stride = _sides(axes) if axes else (0.0, 0)
-        self.layers.append(Layer(str(n.target), kind, tuple(output), count, macs, field, stride))
+        kind = "Parameter" if module is None else type(module).__name__
+        kernel, own = (_side(getattr(module, name, None)) for name in ("kernel_size", "stride"))
+        count, shape = sum(new.values()), tuple(output)
+        row = Layer(str(n.target), kind, kernel, own, shape, count, macs, field, stride)
+        self.layers.append(row)
+        self.layers.depth = max(self.layers.depth, self.depths[n])
 
 
 def _holds_tensors(value: Any) -> bool:
@@ -209,6 +239,43 @@ def _sides(axes: Axes) -> tuple[Sides, Sides]:
     return (h.field, w.field), (h.stride, w.stride)
 
 
+def _side(value: Any) -> Sides | None:
+    """Return the kernel or stride of a layer, as a number if both sides agree."""
+    if not isinstance(value, tuple) or len(value) != 2:
+        return value if isinstance(value, int) else None
+    return value[0] if value[0] == value[1] else value
+
+
+def _output_shape(module: Any, x: Tensor) -> tuple[int, ...] | None:
+    """Return the shape of a usual layer's output; None if it is another one, or refuses x."""
+    if type(module) in (nn.ReLU, nn.Sigmoid, nn.Dropout, nn.Identity):
+        return tuple(x.shape)
+    if isinstance(module, nn.Linear) and x.shape[-1] == module.in_features:
+        return (*x.shape[:-1], module.out_features)
+    if x.dim() != 4:
+        return None
+    if type(module) is nn.BatchNorm2d and x.shape[1] == module.num_features:
+        return tuple(x.shape)
+    if isinstance(module, nn.Conv2d) and x.shape[1] == module.in_channels:
+        return _conv_output_shape(module, x)
+    return None
+
+
+def _conv_output_shape(conv: nn.Conv2d, x: Tensor) -> tuple[int, ...] | None:
+    """Return the shape of a convolution's output; None if x is smaller than the kernel."""
+    sides = []
+    for axis, size in enumerate(x.shape[2:]):
+        kernel, stride, dilation = (
+            options[axis] for options in (conv.kernel_size, conv.stride, conv.dilation)
+        )
+        if isinstance(conv, SameConv2d) or conv.padding == "same":
+            sides.append(same_output_size(size, stride))
+        else:
+            padding = 0 if conv.padding == "valid" else int(conv.padding[axis])
+            sides.append(conv_output_size(size, kernel, stride, padding, dilation))
+    return (len(x), conv.out_channels, *sides) if min(sides) > 0 else None
+
+
 def _macs(module: nn.Module, y: Tensor) -> int:
     """Return the multiply-accumulates of a layer with the output y for one image.
 
@@ -222,13 +289,23 @@ def _macs(module: nn.Module, y: Tensor) -> int:
 
 
 def _walk(net: nn.Module, input_size: tuple[int, int, int]) -> _Walk:
-    """Trace a network and run it on the meta device. See `summary`."""
-    owners = {name: id(p) for name, p in net.named_parameters(remove_duplicate=False)}
-    net = copy.deepcopy(net).to("meta", torch.float32).eval()
+    """Trace a copy of a network and run it. See `summary`.
+
+    The copy's parameters are memory that nothing is written to, so that it takes none. On the meta
+    device torch would import its compiler for most operations, which takes seconds.
+    """
     try:
-        walk = _Walk(torch.fx.GraphModule(net, layer_graph(net)), owners)
+        copies: dict[int, Any] = {
+            id(p): nn.Parameter(torch.empty(p.shape, device="cpu"), requires_grad=False)
+            for p in net.parameters()
+        }
+        for b in net.buffers():  # which may be indices
+            dtype = torch.float32 if b.is_floating_point() else b.dtype
+            copies[id(b)] = torch.zeros(b.shape, dtype=dtype, device="cpu")
+        net = copy.deepcopy(net, copies).eval()
+        walk = _Walk(torch.fx.GraphModule(net, layer_graph(net)))
         with torch.no_grad():
-            walk.run(torch.empty(1, *input_size, device="meta"))
+            walk.run(torch.empty(1, *input_size, device="cpu"))
     except (RuntimeError, TypeError, torch.fx.proxy.TraceError) as error:
         first = str(error).splitlines()[0]
         raise ValueError(f"the network cannot take an image of {input_size}: {first}") from error
@@ -253,8 +330,8 @@ def summary(net: nn.Module, input_size: tuple[int, int, int]) -> Summary:
 
     The result is a list of layers that prints as a table, with a row for every call of a layer. A
     parameter counts in the first row that has it. Parallel branches are listed one after another;
-    where they join, an output depends on all that the branches see. The network runs on the meta
-    device, so that nothing is computed.
+    where they join, an output depends on all that the branches see. Convolutions and dense layers
+    are not computed.
 
     Args:
         input_size: (channels, height, width) of one image.

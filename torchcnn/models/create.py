@@ -5,8 +5,9 @@ from typing import Any, Literal
 
 from torch import nn
 
+from torchcnn.models.build import build
 from torchcnn.models.imagenet import read_imagenet
-from torchcnn.models.registry import build, find_model
+from torchcnn.models.registry import find_model
 from torchcnn.models.weights import for_channels, read_pretrained, start_from
 
 

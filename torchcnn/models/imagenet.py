@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchcnn.files import read_archive
-from torchcnn.models.registry import build
+from torchcnn.models.build import build
 from torchcnn.models.spec import ModelSpec
 
 # Networks that are torchvision's, tensor for tensor, where they have its channels and classes.

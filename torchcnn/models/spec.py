@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from torchcnn.files import read_dataclass
 from torchcnn.layers import BatchNorm, KerasBatchNorm2d
-from torchcnn.models.registry import build, find_model
-
-RESIZES = ("squeeze", "crop", "crop-232", "crop-256")  # see `torchcnn.data.decode.read_image`
+from torchcnn.models.build import build
+from torchcnn.models.registry import find_model
+from torchcnn.names import RESIZES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,14 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchcnn.files import check_format, read_archive
+from torchcnn.files import check_format, checkpoint_file, read_archive
 from torchcnn.models.imagenet import check_names, from_torchvision, read_imagenet
-from torchcnn.models.registry import MODELS
+from torchcnn.models.registry import FOLDER, MODELS, list_pretrained
 from torchcnn.models.spec import ModelSpec
 
 Normalization = tuple[Sequence[float], Sequence[float]]  # mean and std of each channel
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of its training images
-FOLDER = Path(__file__).parent / "fashion_mnist"
 WRAPPERS = ("module.", "model.", "net.")  # of data parallelism, and of other programs
 FROZEN = "_frozen_by_torchcnn"  # an attribute of the modules that `freeze` was given
 
@@ -218,8 +217,7 @@ def read_weights(source: str, arch: str, net: nn.Module | None = None) -> Weight
         return Weights.of(
             *(read_imagenet(arch) if source == "imagenet" else read_pretrained(source))
         )
-    if path.is_dir():
-        path = path / ("best.pt" if (path / "best.pt").exists() else "last.pt")
+    path = checkpoint_file(path)
     if not path.is_file():
         names = ", ".join(list_pretrained())
         raise FileNotFoundError(
@@ -302,11 +300,6 @@ def read_safetensors(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
         kind = type(error).__name__
         raise ValueError(f"{path} is damaged, or not one of torchcnn ({kind})") from error
     return spec, {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
-
-
-def list_pretrained() -> list[str]:
-    """Return the names of all networks that have weights in this package."""
-    return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
 def read_pretrained(name: str) -> tuple[ModelSpec, dict[str, Tensor]]:

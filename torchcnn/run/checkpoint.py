@@ -12,7 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchcnn.files import FORMAT, check_format, read_archive, read_dataclass, whole
+from torchcnn.files import (
+    FORMAT,
+    check_format,
+    checkpoint_file,
+    read_archive,
+    read_dataclass,
+    whole,
+)
 from torchcnn.models.spec import ModelSpec
 
 KEPT = ("config", "sources", "images", "digests", "trained")  # in a checkpoint as they are
@@ -216,13 +223,6 @@ def is_series(x: Any) -> bool:
     """Whether it is a dense tensor of real numbers on the CPU, of one dimension."""
     dense = isinstance(x, Tensor) and x.layout == torch.strided and x.device.type == "cpu"
     return dense and x.dim() == 1 and not x.is_complex()
-
-
-def checkpoint_file(path: Path) -> Path:
-    """The checkpoint that a path means: the file, or a run's `best.pt`, else its `last.pt`."""
-    if not path.is_dir():
-        return path
-    return path / ("best.pt" if (path / "best.pt").exists() else "last.pt")
 
 
 def best_epoch(history: Sequence[EpochRecord]) -> int | None:

@@ -7,11 +7,8 @@ from typing import Any
 
 from torchcnn import cli
 from torchcnn.cli import option
-from torchcnn.data.augment import AUGMENTATIONS, MIXES
-from torchcnn.data.datasets import DATASETS
 from torchcnn.data.listing import is_listing
-from torchcnn.models.spec import RESIZES
-from torchcnn.training.optim import OPTIMIZERS
+from torchcnn.names import AUGMENTATIONS, DATASETS, MIXES, OPTIMIZERS, RESIZES, did_you_mean
 from torchcnn.training.recipes import RECIPES
 from torchcnn.training.schedule import SCHEDULES
 
@@ -24,8 +21,9 @@ def data_name(text: str) -> str:
         return text
     path = Path(cli.path(text)).expanduser()
     if not path.is_dir() and not path.is_absolute() and not is_listing(path):
-        allowed = f"{', '.join(DATASETS)}, a folder of images or a .csv file"
-        raise argparse.ArgumentTypeError(f"got {text}, allowed is {allowed}")
+        allowed = f"allowed is {', '.join(DATASETS)}, a folder of images or a .csv file"
+        hint = did_you_mean(text, DATASETS) or allowed
+        raise argparse.ArgumentTypeError(f"there is no folder {text}; {hint}")
     return str(path.absolute())
 
 
@@ -45,41 +43,28 @@ def on_off_auto(text: str) -> bool | str:
 
 @dataclass(kw_only=True, frozen=True)
 class Config:
-    """Train a network on images. What is not given comes from the recipe of the network."""
+    """Train a network on images. What is not given comes from the recipe of the network.
 
-    arch: str = option(
-        "the network; python -m torchcnn.models shows all; several, with commas between them, are "
-        "trained one after the other",
-        default="lenet",
-        type=archs,
-    )
+    Examples:
+      python -m torchcnn.train --arch resnet20 --recipe fast
+      python -m torchcnn.train --data photos --arch resnet18 --init imagenet
+      python -m torchcnn.train --arch lenet,mlp --seed 0,1,2 --out runs/three
+    """
+
     data: str = option(
         f"the images: {', '.join(DATASETS)}, a folder with train/<class>/* and test/<class>/*, or "
         "<class>/* alone, or a .csv file with the columns path, label and, if need be, split",
         default="auto",
         type=data_name,
+        group="data",
     )
     root: str = option("folder of the data sets", default="data", type=cli.path)
-    device: str = option("auto, cpu, cuda, cuda:1 or mps", default="auto")
-    recipe: str = option(
-        "where flags that are not given come from: the recipe of the network's source, one that "
-        "takes less time, one that takes longer and reaches more, or one that goes on from --init, "
-        "which is then the default",
-        default="source",
-        choices=tuple(RECIPES),
-    )
-    epochs: int = option(
-        "passes over the training images, in all (default: the recipe's)", type=cli.at_least_one
-    )
-    batch_size: int = option("images in a step (default: the recipe's)", type=cli.at_least_one)
-    lr: float = option("learning rate (default: the recipe's)", type=cli.positive)
-    optimizer: str = option(
-        "the optimizer (default: the recipe's); sgd in place of a kind of Adam, or the reverse, "
-        "needs a --lr",
-        choices=tuple(OPTIMIZERS),
-    )
-    input_size: int = option(
-        "pixels a side to which images are resized (default: the recipe's)", type=cli.pixels
+    val_fraction: float = option(
+        "share of the training images that is held out for validation, but of a folder with val/; "
+        "0 is the tutorials' protocol: all of them train, and the test accuracy is shown after "
+        "every epoch",
+        default=0.1,
+        type=cli.fraction,
     )
     resize: str = option(
         "how pictures of a folder become squares: squeeze them, or crop the centre after the "
@@ -87,6 +72,24 @@ class Config:
         "232/224 or 256/224 of them",
         default="squeeze",
         choices=RESIZES,
+    )
+    augment: tuple[str, ...] = option(
+        f"augmentations, applied in order: {','.join(AUGMENTATIONS)}",
+        default=(),
+        type=cli.names(AUGMENTATIONS),
+    )
+    mix: str = option(
+        "mix pairs of images and of their labels", default="off", choices=("off", *MIXES)
+    )
+    arch: str = option(
+        "the network; python -m torchcnn.models shows all; several, with commas between them, are "
+        "trained one after the other",
+        default="lenet",
+        type=archs,
+        group="network",
+    )
+    input_size: int = option(
+        "pixels a side to which images are resized (default: the recipe's)", type=cli.pixels
     )
     small_input: bool = option(
         "a stem for images of about 30 pixels, for networks that have one",
@@ -129,6 +132,30 @@ class Config:
         default="torch",
         choices=("torch", "scratch"),
     )
+    recipe: str = option(
+        "where flags that are not given come from: the recipe of the network's source, one that "
+        "takes less time, one that takes longer and reaches more, or one that goes on from --init, "
+        "which is then the default",
+        default="source",
+        choices=tuple(RECIPES),
+        group="training",
+    )
+    epochs: int = option(
+        "passes over the training images, in all (default: the recipe's)", type=cli.at_least_one
+    )
+    batch_size: int = option("images in a step (default: the recipe's)", type=cli.at_least_one)
+    accumulate: int = option(
+        "accumulation steps: parts into which a batch is cut to save memory; their gradients add "
+        "up to the same step, but batch norm sees each part by itself",
+        default=1,
+        type=cli.at_least_one,
+    )
+    optimizer: str = option(
+        "the optimizer (default: the recipe's); sgd in place of a kind of Adam, or the reverse, "
+        "needs a --lr",
+        choices=tuple(OPTIMIZERS),
+    )
+    lr: float = option("learning rate (default: the recipe's)", type=cli.positive)
     body_lr: float = option(
         "the learning rate of all but the head, the last part of the network, as a share of --lr",
         default=1.0,
@@ -161,25 +188,17 @@ class Config:
         default=0.0,
         type=cli.fraction,
     )
-    augment: tuple[str, ...] = option(
-        f"augmentations, applied in order: {','.join(AUGMENTATIONS)}",
-        default=(),
-        type=cli.names(AUGMENTATIONS),
-    )
-    mix: str = option(
-        "mix pairs of images and of their labels", default="off", choices=("off", *MIXES)
-    )
-    accumulate: int = option(
-        "accumulation steps: parts into which a batch is cut to save memory; their gradients add "
-        "up to the same step, but batch norm sees each part by itself",
-        default=1,
-        type=cli.at_least_one,
+    patience: int = option(
+        "end the run when the validation accuracy has not risen for so many epochs",
+        default=0,
+        type=cli.count,
     )
     amp: str = option(
         "autocast to bfloat16, or to float16 with scaled gradients; auto: bf16 if this machine is "
         "faster with it",
         default="off",
         choices=("off", "bf16", "fp16", "auto"),
+        group="precision and speed",
     )
     compile: bool = option(
         "torch.compile the network, on a GPU into CUDA graphs; on a CPU this needs a C++ compiler",
@@ -206,21 +225,7 @@ class Config:
         default=False,
         action="store_true",
     )
-    val_fraction: float = option(
-        "share of the training images that is held out for validation, but of a folder with val/; "
-        "0 is the tutorials' protocol: all of them train, and the test accuracy is shown after "
-        "every epoch",
-        default=0.1,
-        type=cli.fraction,
-    )
-    patience: int = option(
-        "end the run when the validation accuracy has not risen for so many epochs",
-        default=0,
-        type=cli.count,
-    )
-    checkpoint_every: int = option(
-        "also write last.pt every so many steps; 0: only after epochs", default=0, type=cli.count
-    )
+    device: str = option("auto, cpu, cuda, cuda:1 or mps", default="auto", group="run")
     seed: int = option(
         "seed of the weights, of the order of the images and of the split; several, as in 0,1,2, "
         "make a run each, one after the other",
@@ -238,6 +243,9 @@ class Config:
         "and --checkpoint-every may change, and --data if the folder was moved",
         default="",
         type=cli.path,
+    )
+    checkpoint_every: int = option(
+        "also write last.pt every so many steps; 0: only after epochs", default=0, type=cli.count
     )
     verbose: bool = option(
         "print every setting, not only what was given, decided or changed",

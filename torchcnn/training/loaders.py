@@ -14,7 +14,7 @@ from torchcnn.data.decode import LazyImages, decode_all
 from torchcnn.data.folder import FolderOptions, load_images
 from torchcnn.data.loader import Batches
 from torchcnn.data.split import hold_out
-from torchcnn.files import table
+from torchcnn.files import plural, table
 from torchcnn.models.spec import ModelSpec
 from torchcnn.models.weights import IMAGENET, Normalization, Weights, for_channels
 from torchcnn.training.config import Config
@@ -109,7 +109,7 @@ def split(config: Config, dataset: ImageData) -> Parts:
         return Parts((x, y), (dataset.val_images, dataset.val_labels), test, ids)
     kept, held_out = hold_out(y, config.val_fraction, config.seed, ids.get("train"))
     if not len(kept) or not len(held_out):
-        held = f"holds out {len(held_out)} of {len(y)} images"
+        held = f"holds out {len(held_out)} of {plural(len(y), 'image')}"
         raise ValueError(f"--val-fraction {config.val_fraction} {held}")
     if ids:
         ids |= {"train": ids["train"][kept], "val": ids["train"][held_out]}
@@ -172,7 +172,7 @@ def make_loaders(
         images, labels = part
         if len(labels) < world.world_size:
             raise ValueError(
-                f"{world.world_size} ranks cannot share {len(labels)} images to evaluate"
+                f"{world.world_size} ranks cannot share {plural(len(labels), 'image')} to evaluate"
             )
         mine = slice(world.rank, None, world.world_size)
         return Batches(

@@ -19,7 +19,7 @@ from torch import nn
 from torchcnn import cli
 from torchcnn.data.datasets import DATASETS, ImageData
 from torchcnn.data.identity import copies_text
-from torchcnn.files import read_dataclass
+from torchcnn.files import checkpoint_file, plural, read_dataclass
 from torchcnn.models.registry import MODELS, find_model
 from torchcnn.models.spec import ModelSpec
 from torchcnn.models.weights import read_weights
@@ -366,7 +366,7 @@ def read_run_to_resume(
     path = run_to_resume(flags)
     if not path:
         return None
-    checkpoint = load_checkpoint(path / "last.pt")
+    checkpoint = load_checkpoint(checkpoint_file(path, ["last.pt"]))
     return *resume(path, checkpoint, flags, net), checkpoint
 
 
@@ -397,7 +397,7 @@ def resume(
         is_over(checkpoint.history, config) and (path / "result.json").exists()
     ):
         more = "--epochs" if done >= config.epochs else "--patience"
-        raise ValueError(f"{path} has finished {done} epochs; {more} asks for more")
+        raise ValueError(f"{path} has finished {plural(done, 'epoch')}; {more} asks for more")
     return config, checkpoint.sources | dict.fromkeys(changed, "given")
 
 
@@ -513,7 +513,7 @@ def check_batches(
         n = n // world_size * world_size
         if not n:
             raise ValueError(f"{world_size} ranks cannot share fewer images")
-        last = f"the last batch of {n} images"
+        last = f"the last batch of {plural(n, 'image')}"
         batches = {n % config.batch_size: last, min(config.batch_size, n): "a batch"}
     sizes: dict[int, str] = {}
     for batch, name in batches.items():

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchcnn.data.loader import Batches, mix_seed
+from torchcnn.files import plural
 from torchcnn.models.spec import ModelSpec
 from torchcnn.run.checkpoint import (
     Checkpoint,
@@ -138,8 +139,8 @@ class Trainer:
             if rate > 1.01 * last:
                 print(
                     f"the learning rate goes from {last:.2g} up to {rate:.2g}, since the schedule "
-                    f"{config.schedule} is now one of {config.epochs} epochs; --schedule stay "
-                    f"keeps {last:.2g}",
+                    f"{config.schedule} is now one of {plural(config.epochs, 'epoch')}; "
+                    f"--schedule stay keeps {last:.2g}",
                     flush=True,
                 )
 
@@ -228,7 +229,9 @@ class Trainer:
                 "best evaluate without it"
             )
         if len(history) < self.config.epochs:
-            print(f"the validation accuracy has not risen for {self.config.patience} epochs")
+            print(
+                f"the validation accuracy has not risen for {plural(self.config.patience, 'epoch')}"
+            )
         print(f"{tested}; the run is in {path}", flush=True)
         if said := confused_text(confusion, self.plan.spec.classes):
             print(said, flush=True)
