@@ -116,10 +116,10 @@ def test_the_picture_names_what_tells_rows_apart_and_stays_between_0_and_1(tmp_p
     figure = plot_rows(group([read_run(path) for path in find_runs([str(tmp_path)])[0]]))
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [
-        "mlp, 0.900",
-        "lenet lr=0.1 epochs=2, 0.800 ± 0.283",
-        "lenet lr=0.1 epochs=1, 0.700 ± 0.283",
-        "lenet lr=0.01 momentum=0.9 epochs=2, 0.200",
+        "mlp, 0.9000",
+        "lenet lr=0.1 epochs=2, 0.8000 ± 0.2828",
+        "lenet lr=0.1 epochs=1, 0.7000 ± 0.2828",
+        "lenet lr=0.01 momentum=0.9 epochs=2, 0.2000",
     ]
     loss, accuracy = figure.axes
     (band,) = (x for x in accuracy.collections if isinstance(x, PolyCollection))

@@ -36,7 +36,7 @@ def test_every_network_can_take_its_fast_recipe(arch):
 
 
 def test_what_is_given_wins_over_the_recipe(tmp_path, capsys):
-    flags = ["--data", "sample", "--device", "cpu", "--recipe", "fast", "--lr", "0.3"]
+    flags = ["--data", "sample", "--device", "cpu", "--recipe", "fast", "--lr", "0.3", "--verbose"]
     with killed(lambda *_: True):  # before its first step
         train.main([*flags, "--out", str(tmp_path / "r")])
     config = json.loads((tmp_path / "r" / "config.json").read_text())

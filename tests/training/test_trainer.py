@@ -34,6 +34,16 @@ def test_whole_batches_are_graphs_where_they_can_be(cuda, asked, monkeypatch, tm
     assert result.history[0].train_acc > 0.1
 
 
+@pytest.mark.usefixtures("real_figures")
+def test_a_result_shows_no_tensors_and_its_curves(tmp_path):
+    result = train(**FLAGS, out=str(tmp_path / "r"))
+    text = f"TrainResult(test_acc={result.test_acc:.4f}, epoch=1, path='{tmp_path / 'r'}')"
+    assert repr(result) == text and "tensor" not in repr(result.history)
+    loss, accuracy = result.plot().axes
+    assert loss.lines[0].get_ydata().tolist() == [result.history[0].train_loss]
+    assert accuracy.lines[1].get_ydata().tolist() == [result.history[0].eval_acc]
+
+
 @pytest.mark.parametrize(
     ("device", "accumulate", "ranks", "mode"),
     [

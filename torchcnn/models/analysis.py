@@ -123,6 +123,8 @@ class Summary(list[Layer]):
             text = f"the longest path has {self.depth} layers with weights"
         return f"{table(rows, left={0, 1})}\n\n{text}"
 
+    __repr__ = __str__  # the last expression of a notebook's cell is a table too
+
 
 class _Tracer(torch.fx.Tracer):
     """Traces a network down to the layers of torch.nn, torchcnn.layers and torchcnn.scratch."""

@@ -43,7 +43,7 @@ class EpochRecord:
     eval_acc: float
     seconds: float  # of training, without the evaluation
     images_per_second: float
-    step_losses: Tensor  # (steps,) float32
+    step_losses: Tensor = field(repr=False)  # (steps,) float32
     logged: dict[str, float] = field(default_factory=dict)
 
     def row(self) -> dict[str, float]:

@@ -277,7 +277,7 @@ def plot_rows(rows: Sequence[Row]) -> "Figure":
         plot_mean(accuracy_axes, row, f"{split}_acc", style)
         # Rows beside each other, so that no error bar hides another.
         end = longest + 0.5 + 0.04 * longest * (i + 1)
-        label += f", {mean:.3f}" + (f" ± {std:.3f}" if std is not None else "")
+        label += f", {mean:.4f}" + (f" ± {std:.4f}" if std is not None else "")
         accuracy_axes.errorbar(end, mean, std, fmt="D", markersize=5, capsize=3, label=label,
                                color=style["color"])  # fmt: skip
     splits = sorted({eval_split(row.runs[0].config) for row in rows})

@@ -12,7 +12,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -26,6 +26,9 @@ from torchcnn.run.checkpoint import (
     save_checkpoint,
 )
 from torchcnn.run.tensorboard import SUB_RUNS, TensorBoard, event_files
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 try:
     import fcntl
@@ -84,11 +87,7 @@ class Run:
         try:
             if self.history:
                 with drawing("curves.png"):
-                    from torchcnn.figures.results import plot_curves
-
-                    rows = [record.row() for record in self.history]
-                    figure = plot_curves(rows, self.split, self.title(), self.best_epoch())
-                    save_figure(figure, self.path / "curves.png")
+                    save_figure(plot_history(self.history, self.title()), self.path / "curves.png")
             with drawing("TensorBoard's events"):
                 self.tensorboard.close()
         finally:
@@ -160,6 +159,14 @@ class Run:
         self.tensorboard.add_result(result, self.history[result["epoch"] - 1])
         with drawing("the confusion matrix"):
             self.tensorboard.add_confusion(confusion, classes, result["epoch"])
+
+
+def plot_history(history: list[EpochRecord], title: str) -> "Figure":
+    """Plot loss and accuracy by epoch."""
+    from torchcnn.figures.results import plot_curves
+
+    rows = [record.row() for record in history]
+    return plot_curves(rows, history[0].split, title, best_epoch(history))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

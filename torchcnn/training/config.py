@@ -106,8 +106,9 @@ class Config:
     )
     init: str = option(
         "weights to start from: a run, a checkpoint, a .safetensors file, a state dict in the "
-        "names of this package or of torchvision, or a network that is in the package, as "
-        "resnet20; the head is new if the number of classes is another one",
+        "names of this package or of torchvision, a network that is in the package, as resnet20, "
+        "or imagenet, torchvision's weights for it; the head is new if the number of classes is "
+        "another one",
         default="",
         type=cli.path,
     )

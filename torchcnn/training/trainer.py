@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ from torchcnn.run.checkpoint import (
     load_checkpoint,
 )
 from torchcnn.run.report import confused_text
-from torchcnn.run.run import Run
+from torchcnn.run.run import Run, plot_history
 from torchcnn.training.device import seed_generators
 from torchcnn.training.distributed import World, gather_steps, with_signal
 from torchcnn.training.loop import (
@@ -49,6 +49,9 @@ from torchcnn.training.signals import Stopped, StopRequest
 from torchcnn.training.speed import GraphedNetwork, autocast, can_be_graphed, compile_network
 from torchcnn.training.statistics import LAG, estimate_statistics, lag
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 INPUTS = 25  # in the picture of them
 
 
@@ -61,6 +64,14 @@ class TrainResult(NamedTuple):
     epoch: int  # whose weights were tested
     checkpoint: str  # that holds them: best.pt or last.pt
     path: Path  # of the run folder
+
+    def __repr__(self) -> str:
+        tested = "" if self.test_acc is None else f"test_acc={self.test_acc:.4f}, "
+        return f"TrainResult({tested}epoch={self.epoch}, path={str(self.path)!r})"
+
+    def plot(self) -> "Figure":
+        """Plot loss and accuracy by epoch, as `curves.png` does."""
+        return plot_history(self.history, self.path.name)
 
 
 class Trainer:
