@@ -68,10 +68,8 @@ def test_the_command_as_a_newcomer_types_it(tmp_path):
     assert done.stderr == ""  # no progress bar without a terminal, no warnings
     *config, epoch, hint, tested, mistaken = done.stdout.splitlines()
     assert re.match(r"most often mistaken: \d+ of [a-z -]+ as [a-z -]+, ", mistaken)
-    assert (
-        len(config) == 5
-        and "recipe           source (optimizer adam, lr 0.001, batch_size" in (config[3][:58])
-    )
+    assert [line.split()[0] for line in config] == ["data", "arch", "recipe", "epochs", "device"]
+    assert "source (optimizer adam, lr 0.001, batch_size 256, input_size 28)" in config[2]
     assert epoch.startswith("epoch 1, loss ") and ", val acc " in epoch
     # 18 steps, each of which keeps 0.9 of torch's moving statistics.
     assert hint.startswith(f"{0.9**18:.1%} of the norms' moving statistics is still what they ")

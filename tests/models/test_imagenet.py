@@ -129,7 +129,7 @@ def test_photos_are_trained_from_imagenet_in_one_flag(cache, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "the head is new, for cat, dog: head.1.weight, head.1.bias" in out
     assert re.search(r"^recipe +finetune", out, re.MULTILINE)
-    assert re.search(r"^resize +crop \(as the weights were trained\)", out, re.MULTILINE)
+    assert re.search(r"^resize +crop-256 \(as the weights were trained\)", out, re.MULTILINE)
     assert re.search(r"^normalize +auto \(mean 0.485 0.456 0.406, std", out, re.MULTILINE)
     assert re.search(r"^body_lr +0.1 \(finetune recipe\)", out, re.MULTILINE)
     with Image.open(tmp_path / "run" / "inputs.png") as grid:
