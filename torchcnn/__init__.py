@@ -1,6 +1,7 @@
 """torchcnn: the classic CNNs, exactly."""
 
 from torchcnn.data.loader import load_data_fashion_mnist
+from torchcnn.figures.walk import walk
 from torchcnn.layers import BatchNorm, FlattenLayer, GlobalAvgPool2d
 from torchcnn.models import (
     DenseBlock,
@@ -52,4 +53,5 @@ __all__ = [
     "train_ch5",
     "transition_block",
     "vgg_block",
+    "walk",
 ]

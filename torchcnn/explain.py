@@ -15,6 +15,7 @@ from torchcnn.cli import option
 from torchcnn.data.decode import find_pictures, read_image
 from torchcnn.figures.draw import save_figure
 from torchcnn.figures.inside import plot_attention, plot_features, plot_filters
+from torchcnn.figures.walk import LANGUAGES, walk
 from torchcnn.files import check_writable
 from torchcnn.models.attention import (
     CAM,
@@ -49,9 +50,14 @@ class Config(PicturesAndNetwork):
     that end in a global mean, and Grad-CAM (arXiv:1610.02391) of other ones.
     """
 
-    out: str = option(
-        "the folder to draw into; it is made if need be", required=True, type=cli.path
+    out: str = option("the folder to draw into; it is made if need be", default="", type=cli.path)
+    html: str = option(
+        "in place of figures: write a page with every number of the network for one picture, what "
+        "it sees, and how it is computed; a browser opens this .html without a connection",
+        default="",
+        type=cli.path,
     )
+    language: str = option("of the page", default="en", choices=LANGUAGES)
     target: str = option(
         "the class whose evidence is shown (the most probable one if not given)",
         default="",
@@ -78,6 +84,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def explain(config: Config) -> None:
     """Look at all pictures that can be read; those that cannot are an error at the end."""
+    if bool(config.out) == bool(config.html):
+        raise ValueError("required: --out for a folder of figures, or --html for a page")
+    if config.html:
+        return write_page(config)
     out = Path(config.out).expanduser()
     check_writable(out)
     net, note = config.open_network()
@@ -101,6 +111,19 @@ def explain(config: Config) -> None:
             print(f"{out / name} is drawn")
     cli.refuse(PROG, unread)
     print(f"by {note}", file=sys.stderr)
+
+
+def write_page(config: Config) -> None:
+    """Write the page on which one walks through the network, for one picture."""
+    page, files = Path(config.html).expanduser(), find_pictures(config.files)
+    if page.suffix != ".html" or len(files) != 1:
+        raise ValueError(f"--html takes one .html and one picture, got {page} and {len(files)}")
+    check_writable(page.parent, "--html")
+    net, note = config.open_network()
+    spec, path = net.spec, Path(files[0]).expanduser()
+    image = read_image(path, spec.in_channels, spec.input_size, spec.resize)
+    walk(net, image, title=path.name, language=config.language).save(page)
+    print(f"{page} is written: by {note}")
 
 
 def find_class(classes: Sequence[str], name: str) -> int | None:
