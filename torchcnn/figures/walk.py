@@ -102,7 +102,7 @@ def walk(
     walked.append(Step("softmax", "softmax", "", (), (len(walked) - 1,), chances))
     channels = _choose(walked)
     data = {
-        "net": spec.arch if spec else type(net).__name__,
+        "net": spec.arch if spec else type(net).__name__.replace("Sequential", ""),
         "title": printable(title),
         "language": language,
         "classes": [printable(name) for name in names],
@@ -140,7 +140,7 @@ def _fill(data: dict[str, Any]) -> str:
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     page = TEMPLATE.read_text(encoding="utf-8")
     page = page.replace("{{language}}", data["language"])
-    page = page.replace("{{title}}", html.escape(f"{data['net']} {data['title']}"))
+    page = page.replace("{{title}}", html.escape(f"{data['net']} {data['title']}".strip()))
     return page.replace("{{data}}", text)
 
 
@@ -228,14 +228,17 @@ def _bytes(walked: list[Step], sets: list[set[int]]) -> int:
             continue
         maps = len(taken) * step.value[0].numel()
         total += 0 if step.op in DERIVED else maps if step.op == "picture" else 4 * maps
+        total += 8 * len(taken)  # its number, and a bias
         if step.op == "take":
             total += 4 * maps
+        elif step.op == "norm":
+            total += 16 * len(taken)
         elif step.op == "conv":
             inputs = sets[step.inputs[0]]
             total += 4 * len(taken) * len(inputs) * step.layer.weight[0, 0].numel()
             total += 4 * maps if len(inputs) < step.layer.in_channels else 0
         elif step.op == "dense":
-            total += (12 * TERMS + 8) * len(taken)
+            total += 12 * TERMS * len(taken)
     return total
 
 
@@ -271,8 +274,9 @@ def _step(walked: list[Step], i: int, channels: list[list[int]]) -> dict[str, An
 def _packed(values: Tensor) -> dict[str, Any]:
     """Return numbers (c, ...) as base64: float32, or bytes that count up the few that there are."""
     array = values.detach().float().cpu().numpy().astype("<f4")
-    palettes = [np.unique(channel) for channel in array] if array.size > 512 else []
-    if palettes and all(len(palette) <= 256 for palette in palettes):
+    palettes = [np.unique(channel) for channel in array] if array.ndim == 3 else []
+    sizes = [len(palette) for palette in palettes]
+    if palettes and max(sizes) <= 256 and sum(sizes) < array.size // 2:
         pairs = zip(palettes, array, strict=True)
         places = np.stack([np.searchsorted(palette, channel) for palette, channel in pairs])
         return {
@@ -330,7 +334,7 @@ def _norm(
     walked: list[Step], step: Step, taken: list[int], channels: list[list[int]]
 ) -> dict[str, Any]:
     numbers = norm_numbers(step.layer)
-    return {name: t[taken].tolist() for name, t in numbers.items()} | {"eps": step.layer.eps}
+    return {name: _packed(t[taken]) for name, t in numbers.items()} | {"eps": step.layer.eps}
 
 
 def _pool(
