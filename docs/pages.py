@@ -37,8 +37,10 @@ from mkdocs.structure.pages import Page
 from nbconvert import MarkdownExporter
 from torch import nn
 
-from torchcnn import cli, create_model, summary
+from torchcnn import cli, create_model, list_pretrained, summary, walk
 from torchcnn.__main__ import COMMANDS
+from torchcnn.data.augment import resize
+from torchcnn.data.datasets import load_data
 from torchcnn.figures.network import plot_block, plot_network
 from torchcnn.models.registry import MODELS
 
@@ -143,11 +145,13 @@ def add_family(pages: Pages, family: Family) -> str:
         f"`{family.drawn}`, with the shape of every output.",
         folded(f"The whole of {name}", whole) if block else "",
     ]
-    if walk := walk_page(name):
-        pages[f"networks/{name}.html"] = walk
+    if trained := [n for n in family.names if n in list_pretrained()]:
+        pages[f"networks/{trained[0]}.html"] = walk_page(trained[0])
         page += [
             "## Walk through it",
-            f'<iframe class="walk" src="../{name}.html" title="{name}"></iframe>',
+            f"`{trained[0]}`, as it was trained on Fashion-MNIST: every number, what it sees, and "
+            f"how it is computed ([alone]({trained[0]}.html)).",
+            f'<iframe class="walk" src="../{trained[0]}.html" title="{trained[0]}"></iframe>',
         ]
     page += [
         "## Networks",
@@ -164,11 +168,10 @@ def add_family(pages: Pages, family: Family) -> str:
 
 
 def walk_page(name: str) -> str:
-    """Return a self-contained page of HTML that walks through a network; "" if there is none.
-
-    This is the place where it is made. The page of the family shows it.
-    """
-    return ""
+    """Return a page that walks through a network of the package, with the weights that it has."""
+    net = create_model(name, pretrained=True).eval()
+    image = resize(load_data("sample").test_images[:1], net.spec.input_size)[0]
+    return walk(net, image, title=name).html
 
 
 def block_and_input(net: nn.Module, name: str, shape: Shape) -> tuple[nn.Module, Shape]:

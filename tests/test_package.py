@@ -20,7 +20,7 @@ ROOMS = {  # whom each may import, beside itself; commands may import all of the
     "layers": {"scratch"},
     "data": {"files", "system"},
     "models": {"layers", "files", "names"},
-    "figures": {"models", "files"},
+    "figures": {"models", "files", "names"},
     "keras_io": {"layers", "models"},
     "formats": {"keras_io", "models"},
     "run": {"figures", "files", "models", "system"},
@@ -212,6 +212,6 @@ def test_the_public_names():
         "data_iter", "load_data_fashion_mnist", "train_ch5", "evaluate_accuracy", "corr2d",
         "linreg", "squared_loss", "sgd", "summary", "receptive_field", "load_model",
         "list_pretrained", "Residual", "DenseBlock", "Inception", "conv_block", "nin_block",
-        "resnet_block", "transition_block", "vgg_block",
+        "resnet_block", "transition_block", "vgg_block", "walk",
     } == set(torchcnn.__all__)  # fmt: skip
     assert all(getattr(torchcnn, name).__doc__ for name in torchcnn.__all__)

@@ -7,6 +7,7 @@ from torchcnn.system import load_triton_before_tensorflow
 
 if TYPE_CHECKING:  # for editors and type checkers, which see what `__getattr__` does
     from torchcnn.data.loader import load_data_fashion_mnist
+    from torchcnn.figures.walk import walk
     from torchcnn.layers import BatchNorm, FlattenLayer, GlobalAvgPool2d
     from torchcnn.models import (
         DenseBlock,
@@ -57,12 +58,20 @@ __all__ = [
     "train_ch5",
     "transition_block",
     "vgg_block",
+    "walk",
 ]
 
 # Where the names are. They are imported when they are used, because PyTorch takes seconds to
 # import, and `--help` needs none of it.
 _ROOMS = ("models", "layers", "scratch")
-_PLACES = (*_ROOMS, "models.analysis", "data.loader", "run.checkpoint", "training.loop")
+_PLACES = (
+    *_ROOMS,
+    "models.analysis",
+    "data.loader",
+    "run.checkpoint",
+    "training.loop",
+    "figures.walk",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ from torchcnn import cli
 from torchcnn.cli import option
 from torchcnn.figures.draw import save_figure
 from torchcnn.files import check_writable
+from torchcnn.names import LANGUAGES
 from torchcnn.pictures import PicturesAndNetwork, try_each
 
 PROG = "python -m torchcnn.explain"
@@ -26,9 +27,14 @@ class Config(PicturesAndNetwork):
     other ones. If the name of a picture's folder is a class, the answer is said to be right or not.
     """
 
-    out: str = option(
-        "the folder to draw into; it is made if need be", required=True, type=cli.path
+    out: str = option("the folder to draw into; it is made if need be", default="", type=cli.path)
+    html: str = option(
+        "in place of figures: write a page with every number of the network for one picture, what "
+        "it sees, and how it is computed; a browser opens this .html without a connection",
+        default="",
+        type=cli.path,
     )
+    language: str = option("of the page", default="en", choices=LANGUAGES)
     target: str = option(
         "the class whose evidence is shown (the most probable one if not given)",
         default="",
@@ -57,6 +63,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def explain(config: Config) -> None:
     """Look at all pictures that can be read; those that cannot are an error at the end."""
+    if bool(config.out) == bool(config.html):
+        raise ValueError("required: --out for a folder of figures, or --html for a page")
+    if config.html:
+        return write_page(config)
     import torch
 
     from torchcnn.data.decode import find_pictures
@@ -91,6 +101,22 @@ def explain(config: Config) -> None:
     print(f"{out} has {' and '.join(figures)}")
     cli.refuse(PROG, unread)
     print(f"by {note}", file=sys.stderr)
+
+
+def write_page(config: Config) -> None:
+    """Write the page on which one walks through the network, for one picture."""
+    from torchcnn.data.decode import find_pictures
+    from torchcnn.figures.walk import walk
+    from torchcnn.looks import read_square
+
+    page, files = Path(config.html).expanduser(), find_pictures(config.files)
+    if page.suffix != ".html" or len(files) != 1:
+        raise ValueError(f"--html takes one .html and one picture, got {page} and {len(files)}")
+    check_writable(page.parent, "--html")
+    net, note = config.open_network()
+    image = read_square(net.spec, files[0])
+    walk(net, image, title=Path(files[0]).name, language=config.language).save(page)
+    print(f"{page} is written: by {note}")
 
 
 if __name__ == "__main__":

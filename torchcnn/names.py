@@ -13,6 +13,7 @@ AUGMENTATIONS = ["crop", "flip", "rotate", "color-jitter", "random-resized-crop"
 MIXES = ["mixup", "cutmix"]  # both of `torchcnn.data.augment`
 OPTIMIZERS = ["adam", "adamw", "sgd"]  # see `torchcnn.training.optim`
 RESIZES = ("squeeze", "crop", "crop-232", "crop-256")  # see `torchcnn.data.decode.read_image`
+LANGUAGES = ("en", "zh")  # of the page of `torchcnn.walk`
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

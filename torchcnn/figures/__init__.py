@@ -1,1 +1,1 @@
-"""All that is drawn with Matplotlib: results, networks, and what is inside of them."""
+"""All that is drawn: results, networks, what is inside of them, and the page to walk through."""

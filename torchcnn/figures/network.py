@@ -205,11 +205,11 @@ def _draw(axes: Any, boxes: list[Box], layout: _Layout, up: float) -> None:
         axes.add_patch(_frame(box, middle, level))
         axes.text(middle, level, box.text, ha="center", va="center", fontsize=FONT_SIZE)
         for source in box.inputs:
-            way = _way(boxes, source, i)
-            sides = [side for stop in way for side in (lefts[stop.column], rights[stop.column])]
+            stops = way(boxes, source, i)
+            sides = [side for stop in stops for side in (lefts[stop.column], rights[stop.column])]
             start = (sides[0] + sides[1] + boxes[source].width) / 2  # the right side of the box
             points = [start, *sides[1:-1], middle - box.width / 2]
-            heights = [up + y[stop] for stop in way for _ in range(2)]
+            heights = [up + y[stop] for stop in stops for _ in range(2)]
             axes.add_patch(_arrow(list(zip(points, heights, strict=True))))
 
 
@@ -286,7 +286,7 @@ def arrange(boxes: list[Box]) -> list[list[Stop]]:
     for i, box in enumerate(boxes):
         before[Stop(box.column, i)] = []
         for source in box.inputs:
-            for previous, stop in itertools.pairwise(_way(boxes, source, i)):
+            for previous, stop in itertools.pairwise(way(boxes, source, i)):
                 before.setdefault(stop, []).append(previous)
     for stop in before:
         columns[stop.column].append(stop)
@@ -301,7 +301,7 @@ def arrange(boxes: list[Box]) -> list[list[Stop]]:
     return columns
 
 
-def _way(boxes: list[Box], source: int, target: int) -> list[Stop]:
+def way(boxes: list[Box], source: int, target: int) -> list[Stop]:
     """Return the stops of an arrow: a box, one place in each column that it skips, and a box."""
     start, end = boxes[source].column, boxes[target].column
     skipped = [Stop(column, target, source) for column in range(start + 1, end)]
