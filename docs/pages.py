@@ -170,8 +170,9 @@ def add_family(pages: Pages, family: Family) -> str:
 def walk_page(name: str) -> str:
     """Return a page that walks through a network of the package, with the weights that it has."""
     net = create_model(name, pretrained=True).eval()
-    image = resize(load_data("sample").test_images[:1], net.spec.input_size)[0]
-    return walk(net, image, title=name).html
+    data = load_data("sample")
+    image = resize(data.test_images[:1], net.spec.input_size)[0]
+    return walk(net, image, title=data.classes[data.test_labels[0]]).html
 
 
 def block_and_input(net: nn.Module, name: str, shape: Shape) -> tuple[nn.Module, Shape]:
