@@ -347,7 +347,7 @@ def test_what_is_refused_leaves_nothing(tmp_path, capsys):
         ([*lenet, str(tmp_path), "--html", page], "takes one .html and one picture, got"),
         ([*lenet, file, "--html", str(tmp_path / "a.png")], "takes one .html and one picture"),
         ([*lenet, file, "--html", f"{file}/x.html"], "cannot be written"),
-        ([*lenet, file, "--html", page, "--language", "fr"], "'fr'"),
+        ([*lenet, file, "--html", page, "--language", "fr"], "got fr, allowed are en, zh"),
         (["--checkpoint", str(tmp_path / "best.pt"), file, "--html", page], "computes NaN"),
     ):
         with pytest.raises(SystemExit) as stop:
