@@ -56,7 +56,7 @@ def test_a_run_on_a_list_with_splits(tmp_path, capsys):
     assert re.search(
         r"^class +train +val +test\ndark +9 +3 +3\nlight +9 +3 +3\n", out, re.MULTILINE
     )
-    assert re.search(r"^val_fraction +0\.1$", out, re.MULTILINE)  # which has no meaning here
+    assert "val_fraction" not in out  # which has no meaning here
     assert "chosen by 6 validation images, whose accuracy moves in steps of 0.17" in out
     evaluate.main(["--checkpoint", str(run)])
     assert "6 test images of" in capsys.readouterr().out

@@ -124,7 +124,7 @@ def test_photos_are_trained_from_imagenet_in_one_flag(cache, tmp_path, capsys):
         place.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels.astype(np.uint8)).save(place)
     train.main(["--data", str(tmp_path / "photos"), "--arch", "resnet18", "--init", "imagenet",
-                "--epochs", "1", "--input-size", "64", "--device", "cpu",
+                "--epochs", "1", "--input-size", "64", "--device", "cpu", "--verbose",
                 "--out", str(tmp_path / "run")])  # fmt: skip
     out = capsys.readouterr().out
     assert "the head is new, for cat, dog: head.1.weight, head.1.bias" in out

@@ -114,7 +114,10 @@ def test_a_row_of_the_head_belongs_to_the_name_of_its_class(ours, arch):
         return
     both, others = ([c for c in ours if (c in "abcde") == known] for known in (True, False))
     new = f", new are {', '.join(others)}" * bool(others)
-    assert start == f"the rows of {len(both)} of {len(ours)} classes are found by name{new}"
+    assert (
+        start
+        == f"the head keeps the rows of {len(both)} of {len(ours)} classes, known by name{new}"
+    )
     x = torch.rand(4, *spec.shape)
     with torch.no_grad():
         found, expected = net.eval()(x), before.eval()(x)
@@ -385,7 +388,7 @@ def test_predict_and_a_run_take_them(tmp_path, capsys):
     train.main(["--arch", "lenet", "--init", "lenet", "--data", str(tmp_path / "photos"), "--lr",
                 "1e-30", "--epochs", "1", "--device", "cpu", "--out",
                 str(tmp_path / "r")])  # fmt: skip
-    said = "the rows of 3 of 3 classes are found by name: head.7.weight, head.7.bias"
+    said = "the head keeps the rows of 3 of 3 classes, known by name: head.7.weight, head.7.bias"
     assert said in capsys.readouterr().out
     assert json.loads((tmp_path / "r" / "result.json").read_text())["test_acc"] > 0.95
 

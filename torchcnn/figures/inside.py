@@ -148,7 +148,7 @@ def plot_attention_sheet(tiles: Sequence[Tile], heading: str, columns: int = 0) 
     """Show many heat maps as one sheet, with one bar for all: each has a scale of its own."""
     figure = plot_tiles(tiles, heading, columns, foot=0.85)
     bar = _axes(figure, 0.12, 0.6, 3.3, 0.12)
-    _bar(bar, torch.tensor([-1.0, 1.0]), ["against the class", "0", "for it"])
+    _bar(bar, torch.tensor([-1.0, 1.0]), ["against the class", "counts least", "for it"])
     text = "each picture has its own scale, from the first number below it to the second"
     figure.text(0.12 / figure.get_figwidth(), 0.2 / figure.get_figheight(), text, size=8,
                 color="0.35", va="center")  # fmt: skip

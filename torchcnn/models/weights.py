@@ -74,7 +74,7 @@ class Weights:
                 own[name].copy_(fresh[name].index_copy_(axis, place, given))
             if not both:
                 return f"the head is new, for {shortened(others)}: {', '.join(rows)}"
-            said = f"the rows of {len(both)} of {now} classes are found by name"
+            said = f"the head keeps the rows of {len(both)} of {now} classes, known by name"
             return f"{said}{f', new are {shortened(others)}' * bool(others)}: {', '.join(rows)}"
         if new:
             return f"new for {now} classes in place of {before}: {', '.join(new)}"

@@ -1,6 +1,7 @@
 """The flags of `torchcnn.train`."""
 
 import argparse
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ ON_OFF = argparse.BooleanOptionalAction
 
 def data_name(text: str) -> str:
     """Parse the name of a data set, or a path of images of your own, which becomes absolute."""
-    if text in DATASETS:
+    entered = getattr(sys.modules.get("torchcnn.data.datasets"), "DATASETS", {})  # by Python code
+    if text in DATASETS or text in entered:
         return text
     path = Path(cli.path(text)).expanduser()
     if not path.is_dir() and not path.is_absolute() and not is_listing(path):
