@@ -123,8 +123,8 @@ class World:
         mine = torch.tensor(int.from_bytes(digest, "big", signed=True))
         if any(theirs != mine for theirs in self.all_gather(mine)):
             raise ValueError(
-                "the ranks have found different images, flags or checkpoints; all must see the "
-                "same folders and be given the same flags"
+                "the ranks have found different images or flags; all must see the same images and "
+                "be given the same flags"
             )
 
 
