@@ -34,7 +34,7 @@ QUICK = ("convolution",)  # in the default suite
             id=str(path.relative_to(FOLDER).with_suffix("")),
             marks=pytest.mark.slow if path.stem[3:] not in QUICK else (),
         )
-        for path in NOTEBOOKS + CHINESE[:2]  # the others have code that runs, see below
+        for path in NOTEBOOKS + CHINESE[:1]  # the others have code that runs, see below
     ],
 )
 # The kernel's client warns of its own socket and event loop.
