@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from torchcnn.data.identity import (
 from torchcnn.data.listing import SPLITS, is_listing, read_listing
 from torchcnn.data.split import is_for_test
 from torchcnn.files import plural
-from torchcnn.system import cores, files_under, free_memory, is_visible
+from torchcnn.system import files_under, free_memory, is_visible
 
 GREY = ("1", "L", "F", "I")  # Pillow's modes of one channel; 16 bits are I;16
 
@@ -113,7 +112,7 @@ def decode_parts(
     found = {name: parts.get(name, {}) for name in USE}
     paths = {name: [picture.path for picture in pictures_of(part)] for name, part in found.items()}
     every = [path for of_part in paths.values() for path in of_part]
-    channels = options.channels or (1 if _all_grey(every) else 3)
+    channels = options.channels or (1 if all(open_image(p, _is_grey) for p in every) else 3)
     lazy = {
         name: LazyImages(of_part, channels, options.size, options.resize)
         for name, of_part in paths.items()
@@ -288,14 +287,8 @@ def _within(root: Path, path: Path) -> Path:
     return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
-def _all_grey(paths: Sequence[Path]) -> bool:
-    """Open pictures, some at a time, until one is in colour."""
-
-    def is_grey(path: Path) -> bool:
-        return bool(open_image(path, lambda image: image.mode.split(";")[0] in GREY))
-
-    with ThreadPoolExecutor(cores()) as pool:
-        return all(all(pool.map(is_grey, paths[i : i + 256])) for i in range(0, len(paths), 256))
+def _is_grey(image: Any) -> bool:
+    return image.mode.split(";")[0] in GREY
 
 
 def _labels(part: Part, classes: Sequence[str]) -> Tensor:
