@@ -16,7 +16,7 @@ from torchcnn.run.comparison import find_runs, group, plot_rows, read_run
 
 SETTINGS = {"arch": "lenet", "lr": 0.1, "epochs": 2, "val_fraction": 0.1, "data": "sample",
             "recipe": "source", "root": "data", "device": "cpu", "out": "x", "resume": "",
-            "checkpoint_every": 0, "model_kwargs": ""}  # fmt: skip
+            "checkpoint_every": 0, "model_kwargs": "", "patience": 0}  # fmt: skip
 
 
 def write_run(folder, accuracy, seed=0, split="test", decided=(), **changes):

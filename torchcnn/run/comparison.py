@@ -197,7 +197,7 @@ def read_run(path: Path) -> FinishedRun:
             ]
         run = FinishedRun(path, config, result, rows)
         curves = [(epoch[f"{eval_split(config)}_acc"], epoch["train_loss"]) for epoch in rows]
-        least = 1 if config.get("patience") else config["epochs"]
+        least = 1 if config["patience"] else config["epochs"]
         assert least <= len(curves) <= config["epochs"]
         assert 0 <= run.accuracy <= 1 and run.seconds >= 0
         assert isinstance(config["arch"], str) and isinstance(config["seed"], int)
