@@ -26,7 +26,11 @@ def nin_block(
 
 
 def nin(
-    in_channels: int = 1, num_classes: int = 10, dropout: float = 0.5, small_input: bool = False
+    in_channels: int = 1,
+    num_classes: int = 10,
+    dropout: float = 0.5,
+    small_input: bool = False,
+    width: float = 1.0,
 ) -> nn.Sequential:
     """NiN with AlexNet's kernel sizes: (n, in_channels, h, w) -> (n, num_classes).
 
@@ -38,18 +42,20 @@ def nin(
     Args:
         dropout: The probability of dropout before the last block.
         small_input: Use a 5×5 convolution of stride 1 instead of the 11×11 one of stride 4.
+        width: A factor for the numbers of channels.
     """
     stem = (5, 1, 2) if small_input else (11, 4, 0)  # kernel size, stride, padding
+    c1, c2, c3 = (max(1, round(width * c)) for c in (96, 256, 384))
     return nn.Sequential(
         OrderedDict(
-            stage1=nin_block(in_channels, 96, *stem),  # (n, 96, 54, 54)
+            stage1=nin_block(in_channels, c1, *stem),  # (n, 96, 54, 54)
             pool1=nn.MaxPool2d(3, 2),  # (n, 96, 26, 26)
-            stage2=nin_block(96, 256, 5, 1, 2),
+            stage2=nin_block(c1, c2, 5, 1, 2),
             pool2=nn.MaxPool2d(3, 2),  # (n, 256, 12, 12)
-            stage3=nin_block(256, 384, 3, 1, 1),
+            stage3=nin_block(c2, c3, 3, 1, 1),
             pool3=nn.MaxPool2d(3, 2),  # (n, 384, 5, 5)
             dropout=nn.Dropout(dropout),
-            stage4=nin_block(384, num_classes, 3, 1, 1),  # (n, 10, 5, 5)
+            stage4=nin_block(c3, num_classes, 3, 1, 1),  # (n, 10, 5, 5)
             pool=GlobalAvgPool2d(),
             head=FlattenLayer(),  # (n, 10)
         )
