@@ -16,6 +16,7 @@ from torchcnn import __main__ as commands
 from torchcnn import cli, create_model
 from torchcnn.data.datasets import load_data
 from torchcnn.models import MODELS
+from torchcnn.training import plan
 from torchcnn.training.config import Config
 from torchcnn.training.plan import begin, fit, make_spec
 
@@ -45,6 +46,7 @@ def test_the_commands_run_as_they_are_written(tmp_path, monkeypatch, capsys):
     Both READMEs have the same, see below.
     """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plan, "STEPS", 30)  # of runs on few images: 300 of them take minutes
     data = load_data("sample")
     for i in range(24):
         image, label = data.train_images[i, 0], int(data.train_labels[i]) % 2

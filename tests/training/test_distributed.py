@@ -257,28 +257,20 @@ def children(process):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
-def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on(whole, tmp_path):
+def test_a_rank_that_dies_ends_all_and_a_restart_goes_on(whole, tmp_path):
     """Dropout, augmentation and moving average: to the bits of ranks that nothing befell."""
-    killed, folder = tmp_path / "killed", tmp_path / "r"
-
-    def run_and_kill(out, *options):
-        with subprocess.Popen(
-            torchrun(*options, *FLAGS, "--out", out, ranks=3), text=True, env=environment(),
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        ) as process:  # fmt: skip
-            text = ""
-            for line in process.stdout:
-                text += line
-                if line.startswith("epoch 1,"):
-                    time.sleep(0.2)
-                    os.kill(children(process)[1], signal.SIGKILL)
-        return process.returncode, text
-
-    code, _ = run_and_kill(killed)
-    assert code == 1 and not (killed / "result.json").exists()
-    assert len(load_checkpoint(killed / "last.pt").history) in (1, 2)
-    code, text = run_and_kill(folder, "--max-restarts=1")
-    assert code == 0 and re.search(r"resuming (after epoch 1|in epoch 2, after step \d+)\n", text)
+    folder, text = tmp_path / "r", ""
+    with subprocess.Popen(
+        torchrun("--max-restarts=1", *FLAGS, "--out", folder, ranks=3), text=True,
+        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        for line in process.stdout:
+            text += line
+            if line.startswith("epoch 1,"):
+                time.sleep(0.2)
+                os.kill(children(process)[1], signal.SIGKILL)
+    assert process.returncode == 0
+    assert re.search(r"resuming (after epoch 1|in epoch 2, after step \d+)\n", text)
     check_same(whole, folder)
 
 

@@ -78,13 +78,11 @@ def test_the_default_is_the_sources():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("arch", "epochs"), [("softmax_regression", 5), ("lenet", 1)])
-def test_the_fast_recipe_reaches_more(arch, epochs, real_fashion_mnist, tmp_path):
-    accuracies = {}
-    for recipe in ("source", "fast"):
-        folder = tmp_path / recipe
-        train.main(["--arch", arch, "--recipe", recipe, "--val-fraction", "0", "--device", "cpu",
-                    "--data", "fashion-mnist", "--epochs", str(epochs),
-                    "--out", str(folder)])  # fmt: skip
-        accuracies[recipe] = json.loads((folder / "result.json").read_text())["test_acc"]
-    assert accuracies["fast"] > accuracies["source"]
+def test_the_fast_recipe_reaches_in_an_epoch_what_the_tutorial_reaches_in_five(
+    real_fashion_mnist, tmp_path
+):
+    """LeNet: the tutorial's log ends at 0.859."""
+    train.main(["--arch", "lenet", "--recipe", "fast", "--val-fraction", "0", "--device", "cpu",
+                "--data", "fashion-mnist", "--out", str(tmp_path / "r")])  # fmt: skip
+    result = json.loads((tmp_path / "r" / "result.json").read_text())
+    assert result["epochs"] == 1 and result["test_acc"] > 0.859
