@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from torchcnn import train
 from torchcnn.data import datasets as data
-from torchcnn.figures import results as plots
+from torchcnn.figures import results, tiles
 
 
 @pytest.fixture(autouse=True)
@@ -39,13 +39,15 @@ def real_figures() -> None:
 
 @pytest.fixture(autouse=True)
 def blank_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Curves and confusion matrices are blank: to draw them takes most of the time of a short run.
+    """What a run draws of itself is blank: to draw it takes most of the time of a short run.
 
     Those of `finished_run`, of commands in processes of their own and of notebooks are real.
     """
     if "real_figures" not in request.fixturenames:
-        for name in ("plot_curves", "plot_confusion"):
-            monkeypatch.setattr(plots, name, lambda *_: Figure(figsize=(1, 1)))
+        for module, name in (
+            (results, "plot_curves"), (results, "plot_confusion"), (tiles, "plot_tiles")
+        ):  # fmt: skip
+            monkeypatch.setattr(module, name, lambda *_: Figure(figsize=(1, 1)))
 
 
 @pytest.fixture

@@ -116,7 +116,7 @@ def test_gray_and_colour_networks_take_each_others_weights():
     assert for_channels((0.3,), 3) == (0.3, 0.3, 0.3)
 
 
-def test_photos_are_trained_from_imagenet_in_one_flag(cache, tmp_path, capsys):
+def test_photos_are_trained_from_imagenet_in_one_flag(cache, tmp_path, capsys, real_figures):
     """The recipe, its size and the normalization are those of the weights, and said."""
     for i in range(12):
         pixels = np.random.default_rng(i).integers(0, 100, (30, 40, 3)) + 100 * (i % 2)

@@ -137,9 +137,8 @@ class Run:
             from torchcnn.figures.tiles import Tile, plot_tiles
 
             tiles = [Tile(image, [title]) for image, title in zip(images, titles, strict=True)]
-            figure = plot_tiles(tiles)
-            save_figure(figure, self.path / "inputs.png")
-            self.tensorboard.add_inputs(figure)
+            save_figure(plot_tiles(tiles), self.path / "inputs.png")
+            self.tensorboard.add_picture("inputs", self.path / "inputs.png")
 
     def log_graph(self, net: nn.Module, x: Tensor) -> None:
         """Show the graph of a network, which must be in eval mode, in TensorBoard."""

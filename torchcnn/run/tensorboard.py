@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from torchcnn.run.checkpoint import EpochRecord
@@ -65,16 +67,23 @@ class TensorBoard:
         for writer in (self.run, *self.parts.values()):
             writer.flush()
 
-    def add_inputs(self, figure: Any) -> None:
-        """Show the images of the first step."""
-        self.run.add_figure("inputs", figure)
+    def add_picture(self, tag: str, path: Path) -> None:
+        """Show a .png file as it is."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        with Image.open(path) as opened:
+            width, height = opened.size
+        image = Summary.Image(
+            height=height, width=width, colorspace=4, encoded_image_string=path.read_bytes()
+        )
+        self.run.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]))
 
     def add_graph(self, net: nn.Module, x: Tensor) -> None:
         """Show the graph of a network, which must be in eval mode."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # add_graph uses TorchScript, which is deprecated
-            try:
-                self.run.add_graph(net, x)
+            try:  # what is traced already is not traced again, with a check that takes as long
+                self.run.add_graph(torch.jit.trace(net, x, check_trace=False), x)
             except Exception as error:
                 print(f"TensorBoard shows no graph of this network: {type(error).__name__}")
 
