@@ -23,8 +23,12 @@ WHOLE_REGISTRY = [
 
 
 def small(name: str, channels: int = 2, batch: int = 3, **options):
-    """A network of the registry for a small image, in float64, and such images."""
+    """A network of the registry for a small image, in float64, and such images.
+
+    VGG has an eighth of its channels.
+    """
     size = SIZES.get(name, 32)
+    options = ({"width": 1 / 8} if name.startswith("vgg") else {}) | options
     net = create_model(name, input_size=size, in_channels=channels, num_classes=5, **options)
     return net.double(), torch.randn(batch, channels, size, size, dtype=torch.float64)
 

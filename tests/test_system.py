@@ -32,6 +32,7 @@ def test_the_memory_that_is_free(limit, used, ranks, expected, tmp_path, monkeyp
     assert system.free_memory(torch.device("cpu")) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc is told to keep memory")
 def test_freed_memory_is_kept():
     """Tensors take the pages of those before them: the kernel gives hardly any new ones."""

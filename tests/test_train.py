@@ -86,7 +86,7 @@ def test_auto_says_loudly_that_it_took_the_sample(capsys, tmp_path):
     assert next((tmp_path / "runs").iterdir()).name.startswith("lenet-sample-")
 
 
-QUICK = {"densenet", "resnet18"}
+QUICK = {"densenet"}
 
 
 @pytest.mark.parametrize(

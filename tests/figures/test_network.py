@@ -149,13 +149,7 @@ def test_a_network_is_drawn_by_its_stages(arch, titles):
     )
 
 
-@pytest.mark.parametrize(
-    "arch",
-    [
-        pytest.param(arch, marks=() if arch in ONE_OF_EACH else pytest.mark.slow)
-        for arch in torchcnn.list_models()
-    ],
-)
+@pytest.mark.parametrize("arch", ONE_OF_EACH)
 def test_every_network_can_be_drawn(arch):
     """At most 40 inches wide, and as high as a few screens."""
     with torch.device("meta"):

@@ -156,6 +156,7 @@ check("a pass that is left", decode)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the memory")
 def test_a_process_is_left_as_it_was(tmp_path):
     """However a run ends, from Python."""

@@ -58,12 +58,12 @@ def test_frozen_norms_keep_theirs_and_an_average_is_given_its_own():
     assert (average[1].running_var < 0.2).all() and torch.equal(net[1].running_var, torch.ones(2))
 
 
-@pytest.mark.parametrize("more", [[], ["--ema", "0.9", "--accumulate", "2", "--augment", "flip"]])
 def test_the_recipe_fast_evaluates_without_the_lag_and_saves_what_it_evaluates(
-    more, tmp_path, monkeypatch, capsys
+    tmp_path, monkeypatch, capsys
 ):
     """Left as training moved them, after 71 steps, they give an accuracy of 0.68."""
     monkeypatch.chdir(tmp_path)
+    more = ["--ema", "0.9", "--accumulate", "2", "--augment", "flip"]
     train.main([*FAST, *more, "--epochs", "1", "--out", "r"])
     assert "of the norms' moving statistics" not in capsys.readouterr().out
     (record,) = load_checkpoint(tmp_path / "r/last.pt").history
@@ -91,9 +91,7 @@ def test_a_resumed_run_has_the_same_statistics(tmp_path, monkeypatch):
     [
         (["--arch", "tf_baseline"], 0.99**15),  # 451 images in batches of 32
         (["--arch", "lenet", "--norm", "scratch"], 0.9**15),
-        (["--arch", "lenet", "--batch-size", "8"], 0.9**57),
         (["--arch", "lenet", "--batch-size", "4"], 0),  # less than a thousandth
-        (["--arch", "mlp"], 0),
         (["--arch", "lenet", "--recipe", "fast"], 0),
     ],
 )
