@@ -80,6 +80,8 @@ def test_a_function_is_told_whether_it_is_trained():
     before = w.detach().clone()
     d2l.train_ch3(net, batches(), batches(), nn.CrossEntropyLoss(), 1, 50, [w], 100.0)
     assert told == [True] * 3 + [False] * 3 and not torch.equal(w, before)
+    d2l.evaluate_accuracy(batches(), net)
+    assert told[6:] == [False] * 3
 
 
 @pytest.fixture

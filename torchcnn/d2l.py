@@ -7,7 +7,6 @@ with the book's arguments (https://tangshusen.me/Dive-into-DL-PyTorch, chapter 3
 Matplotlib, which `torchcnn` does not.
 """
 
-import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from torchcnn import *  # noqa: F403
 from torchcnn.data.datasets import FASHION_MNIST_CLASSES
-from torchcnn.training.loop import Batch, StepOptions, evaluate_accuracy, train_steps
+from torchcnn.training.loop import Batch, StepOptions, as_module, evaluate_accuracy, train_steps
 
 
 def train_ch3(
@@ -41,7 +40,7 @@ def train_ch3(
     """
     divisor = 1 if optimizer else batch_size
     optimizer = optimizer or torch.optim.SGD(params or (), lr)
-    module = net if isinstance(net, nn.Module) else _FunctionAsModule(net)
+    module = as_module(net)
     options = StepOptions(loss=lambda y_hat, y: loss(y_hat, y).sum() / divisor)
     for epoch in range(1, num_epochs + 1):
         steps = list(train_steps(module, train_iter, optimizer, options=options))
@@ -54,18 +53,6 @@ def train_ch3(
             f"test acc {test_acc:.3f}",
             flush=True,
         )
-
-
-class _FunctionAsModule(nn.Module):
-    """A function of images that returns logits, as a module without parameters of its own."""
-
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.function = function
-        self.is_told = "is_training" in inspect.signature(function).parameters
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x, is_training=self.training) if self.is_told else self.function(x)
 
 
 def get_fashion_mnist_labels(labels: Iterable[int] | Tensor) -> list[str]:

@@ -1,5 +1,6 @@
 """The training loop: zero_grad, forward, loss, backward, step, and nothing a GPU would wait for."""
 
+import inspect
 import math
 import sys
 import time
@@ -210,9 +211,29 @@ def logged_columns(steps: Sequence[Step]) -> dict[str, Tensor]:
     return {name: torch.stack([step.logged[name] for step in steps]) for name in names}
 
 
-def _device_of(net: Network) -> torch.device | None:
-    parameters = net.parameters() if isinstance(net, nn.Module) else iter(())
-    return next((p.device for p in parameters), None)
+def as_module(net: Network) -> nn.Module:
+    """Return a module as it is, and a function of images that returns logits as a module.
+
+    A function that takes `is_training`, as the tutorials' dropout by hand does, is told whether the
+    module is in training mode.
+    """
+    return net if isinstance(net, nn.Module) else _FunctionAsModule(net)
+
+
+class _FunctionAsModule(nn.Module):
+    """A function of images that returns logits, as a module without parameters of its own."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.is_told = "is_training" in inspect.signature(function).parameters
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, is_training=self.training) if self.is_told else self.function(x)
+
+
+def _device_of(net: nn.Module) -> torch.device | None:
+    return next((p.device for p in net.parameters()), None)
 
 
 @contextmanager
@@ -238,8 +259,9 @@ def predict_logits(
     Raises:
         ValueError: `data_iter` gave no batch.
     """
+    net = as_module(net)
     device = device or _device_of(net)
-    with eval_mode(net if isinstance(net, nn.Module) else nn.Identity()):
+    with eval_mode(net):
         # The next pass of a compiled network may overwrite what the last one returned.
         pairs = [(net(x.to(device)).clone(), y.to(device)) for x, y in data_iter]
     if not pairs:
@@ -276,7 +298,7 @@ def evaluate_accuracy(
     """Return the accuracy on any iterable of `(X, y)`.
 
     A module is evaluated in eval mode and left as it was; `device` is by default that of its
-    parameters.
+    parameters. A function that takes `is_training` is told False.
     """
     return accuracy(evaluate(net, data_iter, device)[1])
 
@@ -302,6 +324,8 @@ def train_ch5(
 
     `train_iter` and `test_iter` are any iterables of `(X, y)` that can be passed over again.
     `batch_size` is there because the tutorials pass it; it is not used.
+    The loss is the mean over the images. The tutorials divide the sum of the batches' means by the
+    number of images, and so print about 1 / batch_size of it.
 
     Raises:
         FloatingPointError: the loss became infinite or NaN.
