@@ -131,7 +131,8 @@ def parts(net: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
     A chain of blocks is taken apart, as the stages of ResNet are; a chain of layers is one part.
     """
     if type(net).forward is not nn.Sequential.forward or not _holds_blocks(net):
-        yield name or type(net).__name__, net
+        own = "" if type(net) is nn.Sequential else type(net).__name__
+        yield name or own, net
         return
     chain: list[tuple[str, nn.Module]] = []
     for key, child in net.named_children():
