@@ -171,7 +171,7 @@ def test_several_pictures_share_a_sheet_that_says_which_answers_are_wrong(
     assert heading(figures["1-attention.png"])[0] == "1.png: ✓ cat 100.0%"
 
 
-def test_tensorboard_has_the_same_figures_once(tmp_path, figures):
+def test_tensorboard_has_the_same_figures_once(tmp_path):
     write_run(tmp_path / "run", size=16)
     picture, out = write_picture(tmp_path / "a.png"), tmp_path / "out"
     out.mkdir()

@@ -95,9 +95,8 @@ def explain(config: Config) -> None:
     with warnings.catch_warnings(), writing_events(out, config.tensorboard) as add_event:
         warnings.filterwarnings("ignore", r"Glyph \d+ ")  # of characters that no font has
         for name, draw in figures.items():
-            figure = draw()
-            save_figure(figure, out / name)
-            add_event(name.removesuffix(".png"), figure)
+            save_figure(draw(), out / name)
+            add_event(name.removesuffix(".png"), out / name)
     print(f"{out} has {' and '.join(figures)}")
     cli.refuse(PROG, unread)
     print(f"by {note}", file=sys.stderr)

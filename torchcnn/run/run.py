@@ -138,7 +138,7 @@ class Run:
 
             tiles = [Tile(image, [title]) for image, title in zip(images, titles, strict=True)]
             save_figure(plot_tiles(tiles), self.path / "inputs.png")
-            self.tensorboard.add_picture("inputs", self.path / "inputs.png")
+            self.tensorboard.add_inputs((self.path / "inputs.png").read_bytes())
 
     def log_graph(self, net: nn.Module, x: Tensor) -> None:
         """Show the graph of a network, which must be in eval mode, in TensorBoard."""

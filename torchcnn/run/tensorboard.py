@@ -8,12 +8,12 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from torchcnn.run.checkpoint import EpochRecord
@@ -67,16 +67,9 @@ class TensorBoard:
         for writer in (self.run, *self.parts.values()):
             writer.flush()
 
-    def add_picture(self, tag: str, path: Path) -> None:
-        """Show a .png file as it is."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        with Image.open(path) as opened:
-            width, height = opened.size
-        image = Summary.Image(
-            height=height, width=width, colorspace=4, encoded_image_string=path.read_bytes()
-        )
-        self.run.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]))
+    def add_inputs(self, png: bytes) -> None:
+        """Show the picture of the first step's images."""
+        add_png(self.run, "inputs", png)
 
     def add_graph(self, net: nn.Module, x: Tensor) -> None:
         """Show the graph of a network, which must be in eval mode."""
@@ -106,7 +99,9 @@ class TensorBoard:
         """Show a confusion matrix (k, k) at its epoch."""
         from torchcnn.figures.results import plot_confusion
 
-        self.run.add_figure("confusion matrix", plot_confusion(confusion, classes), epoch)
+        with BytesIO() as file:
+            plot_confusion(confusion, classes).savefig(file, format="png")
+            add_png(self.run, "confusion matrix", file.getvalue(), epoch)
 
     def close(self) -> None:
         for writer in (self.run, *self.parts.values()):
@@ -158,21 +153,30 @@ def make_writer(path: Path, suffix: str = SUFFIX) -> Any:
     return SummaryWriter(str(path), filename_suffix=suffix)
 
 
+def add_png(writer: Any, tag: str, png: bytes, step: int = 0) -> None:
+    """Show a .png as it is; torch's `add_figure` draws a figure once more, by pyplot."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    width, height = (int.from_bytes(png[i : i + 4], "big") for i in (16, 20))  # of its header
+    image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
+    writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+
+
 @contextmanager
-def writing_events(folder: Path, wanted: bool) -> Iterator[Callable[[str, Any], None]]:
-    """Give a function that writes a figure as one of TensorBoard's images, by its tag.
+def writing_events(folder: Path, wanted: bool) -> Iterator[Callable[[str, Path], None]]:
+    """Give a function that writes a .png file as one of TensorBoard's images, by its tag.
 
     At the end the events of an earlier look are removed; after an error, those of this one. If
     they are not `wanted`, nothing is written.
     """
     if not wanted:
-        yield lambda tag, figure: None
+        yield lambda tag, path: None
         return
     pattern = f"events.out.tfevents.*{LOOK}"
     old, unwanted = set(folder.glob(pattern)), set[Path]()
     try:
         with make_writer(folder, LOOK) as writer:
-            yield writer.add_figure
+            yield lambda tag, path: add_png(writer, tag, path.read_bytes())
         unwanted = old
     except BaseException:
         unwanted = set(folder.glob(pattern)) - old
