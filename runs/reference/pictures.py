@@ -15,7 +15,13 @@ from torchcnn import evaluate, explain, predict, train
 from torchcnn.data.datasets import load_data
 
 PLACE = Path(__file__).with_name("pictures")
-CHINESE = {"sandal": "凉鞋", "sneaker": "运动鞋", "ankle boot": "短靴", "shirt": "衬衫", "coat": "大衣"}
+CHINESE = {
+    "sandal": "凉鞋",
+    "sneaker": "运动鞋",
+    "ankle boot": "短靴",
+    "shirt": "衬衫",
+    "coat": "大衣",
+}
 BROWSER = "/usr/bin/chromium"
 
 

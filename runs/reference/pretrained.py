@@ -28,6 +28,9 @@ def command(run: Checkpoint) -> str:
     words = ["python", "-m", "torchcnn.train"]
     for name, value in run.config.items():
         if run.sources[name] == "given" and name not in NO_HYPERPARAMETERS:
+            if isinstance(value, dict):
+                words += [flag(name), *(f"{option}={x}" for option, x in value.items())]
+                continue
             value = ",".join(value) if isinstance(value, tuple) else value
             words += [flag(name), f"{value:g}" if isinstance(value, float) else str(value)]
     return shlex.join(words)

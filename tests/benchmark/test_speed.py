@@ -22,15 +22,14 @@ def test_every_way_is_measured_in_every_round_but_the_first():
     measured = speed.measure(TASK, "tutorial", rounds=2)
     assert list(measured.speeds) == ["tutorial", "torchcnn", "bound"]
     assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in measured.speeds.values())
-    assert measured.roofline is None and measured.chose == {}
+    assert measured.chose == {}
 
 
 def test_the_table_has_ratios_of_each_round_and_what_was_chosen():
     speeds = {"keras": [10.0, 20.0], "torchcnn": [30.0, 30.0], "torchcnn, auto": [60.0, 120.0]}
-    measured = speed.Measured(speeds, None, {"torchcnn, auto": "bf16"})
+    measured = speed.Measured(speeds, {"torchcnn, auto": "bf16"})
     head, row = speed.report({"lenet": (TASK, measured)}, "keras").splitlines()
     assert head.split("  ")[-1] == "torchcnn, auto chose" and row.endswith("  bf16")
-    assert "roofline" not in head
     assert row.split()[:6] == ["lenet", "30", "28", "15", "30", "90"]  # medians
     assert "2.25 (1.50 to 3.00)  " in row and " 6.00 (6.00 to 6.00)  " in row
     assert speed.as_json(measured)["images_per_second"] == speeds

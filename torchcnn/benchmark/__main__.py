@@ -62,11 +62,6 @@ class Config:
         default=False,
         action="store_true",
     )
-    roofline: bool = option(
-        "also count operations and bytes, and report the bound that they set",
-        default=False,
-        action="store_true",
-    )
     to_accuracy: bool = option(
         "train to the end, and compare the seconds until the test accuracy with which the "
         "tutorial's way ends; --batch-size, --input-size and --small-input are for that way alone",
@@ -109,19 +104,17 @@ def check(config: Config, given: Iterable[str]) -> None:
     for arch in cli.names()(config.arch):
         find_model(arch)
     if config.to_accuracy:
-        useless = {"versus", "layers", "roofline", "rounds"}.intersection(given)
+        useless = {"versus", "layers", "rounds"}.intersection(given)
         if useless:
             names = ", ".join(map(cli.flag, sorted(useless)))
             raise ValueError(f"--to-accuracy does not take {names}")
     elif "seeds" in given:
         raise ValueError("--seeds is only for --to-accuracy")
-    others = [("layers", "scratch")] * (config.layers == "scratch")
-    others += [("versus", config.versus)] * (config.versus != "tutorial")
-    leave_out = " and ".join(f"{cli.flag(name)} {value}" for name, value in others)
-    if len(others) > 1:
-        raise ValueError(f"{leave_out} are two comparisons; leave out one of them")
-    if config.roofline and others:
-        raise ValueError(f"--roofline is only for torch's layers; leave out {leave_out}")
+    if config.layers == "scratch" and config.versus != "tutorial":
+        raise ValueError(
+            f"--layers scratch and --versus {config.versus} are two comparisons; leave out one of "
+            "them"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -135,31 +128,25 @@ def main(argv: Sequence[str] | None = None) -> None:
 def compare_speed(config: Config) -> str:
     """Measure the speed of every way, and return the report."""
     from torchcnn.benchmark import machine, speed, versus
-    from torchcnn.benchmark.roofline import machine_rates
 
     device = cli.pick_device(config.device)
     versions = versus.versions() if config.versus == "keras" else {}
     comparison = "scratch" if config.layers == "scratch" else config.versus
     if comparison == "tutorial" and device.type == "cuda":
         comparison = "cuda"
-    rates = machine_rates(device) if config.roofline else None
     results = {}
     for arch in config.arch.split(","):
         task = config.task(arch)
-        results[arch] = task, speed.measure(task, comparison, config.rounds, rates)
+        results[arch] = task, speed.measure(task, comparison, config.rounds)
     about = machine.about(device, versions)
     if config.json:
-        rate, copy_rate = rates or (None, None)
-        numbers = {"rounds": config.rounds, "matrix_rate": rate, "copy_rate": copy_rate}
         networks = {arch: speed.as_json(measured) for arch, (_, measured) in results.items()}
-        return json.dumps(about | numbers | {"networks": networks}, indent=1)
-    lines = [
+        return json.dumps(about | {"rounds": config.rounds, "networks": networks}, indent=1)
+    head = (
         f"{machine.head(about)}, n = {plural(config.rounds, 'round')}; "
         "images/s, median, and ratios, median (min to max)"
-    ]
-    if rates:
-        lines.append(f"roofline: {rates[0] / 1e9:,.0f} Gflop/s, {rates[1] / 1e9:,.1f} GB/s")
-    return "\n".join([*lines, "", speed.report(results, comparison)])
+    )
+    return "\n".join([head, "", speed.report(results, comparison)])
 
 
 def compare_accuracy(config: Config) -> str:

@@ -5,7 +5,6 @@ import statistics
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-from torchcnn.benchmark.roofline import count, least_seconds
 from torchcnn.benchmark.versus import open_keras
 from torchcnn.benchmark.ways import RATIOS, WAYS, Task, make_way
 from torchcnn.files import table
@@ -17,20 +16,16 @@ class Measured(NamedTuple):
     """The results for one network."""
 
     speeds: dict[str, list[float]]  # images per second in each round, by way
-    roofline: float | None  # images per second
     chose: dict[str, str]  # what a way chose itself, by way; most choose nothing
 
 
-def measure(
-    task: Task, comparison: str, rounds: int, rates: tuple[float, float] | None = None
-) -> Measured:
+def measure(task: Task, comparison: str, rounds: int) -> Measured:
     """Measure every way in every round, after one warm-up round.
 
     Within a round the order is random, because a way may influence the speed of the next one.
 
     Args:
         comparison: A key of `WAYS`.
-        rates: Of the machine; see `roofline.machine_rates`.
     """
     with ExitStack() as processes:
         if comparison == "keras" or task.device.type == "cuda":
@@ -50,11 +45,7 @@ def measure(
                 images, seconds = ways[way].train_epoch()
                 if round:
                     speeds[way].append(images / seconds)
-    roof = None
-    if rates:
-        roof = images / least_seconds(*count(ways["bound"].train_epoch), rates)
-    chose = {name: way.chose for name, way in ways.items() if way.chose}
-    return Measured(speeds, roof, chose)
+    return Measured(speeds, {name: way.chose for name, way in ways.items() if way.chose})
 
 
 def spread(values: list[float]) -> str:
@@ -67,27 +58,20 @@ def report(results: dict[str, tuple[Task, Measured]], comparison: str) -> str:
     """Format the results as a table with a row for each network: images/s and ratios."""
     ways, ratios = WAYS[comparison], RATIOS[comparison]
     choosing = list(next(iter(results.values()))[1].chose)
-    roofline = any(measured.roofline for _, measured in results.values())
     head = ["", "batch", "pixels", *ways, *(f"{a} / {b}" for a, b in ratios)]
-    head += ["of roofline"] * roofline
     text = range(len(head), len(head) + len(choosing))
     rows = [head + [f"{way} chose" for way in choosing]]
     for arch, (task, measured) in results.items():
-        speeds, roof, chose = measured
+        speeds, chose = measured
         row = [arch, str(task.batch_size), str(task.input_size)]
         row += [f"{statistics.median(speeds[way]):,.0f}" for way in ways]
         for way, other in ratios:
             pairs = zip(speeds[way], speeds[other], strict=True)
             row.append(spread([a / b for a, b in pairs]))
-        row += [f"{statistics.median(speeds['torchcnn']) / roof:.2f}"] if roof else []
         rows.append(row + [chose[way] for way in choosing])
     return table(rows, left={0, *text})
 
 
 def as_json(measured: Measured) -> dict[str, Any]:
     """Return the results for one network as `--json` prints them."""
-    return {
-        "images_per_second": measured.speeds,
-        "roofline": measured.roofline,
-        "chose": measured.chose,
-    }
+    return {"images_per_second": measured.speeds, "chose": measured.chose}
