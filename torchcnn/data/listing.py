@@ -27,7 +27,8 @@ def read_listing(path: Path) -> dict[str, Part]:
 
     The columns `path` and `label` are needed, `split` may be there, others are passed over. A path
     is relative to the folder of the list, and may be spelled as on another system. Between columns
-    there are commas, semicolons, tabs or bars. Blanks around a cell, empty lines and a byte order mark do not count.
+    there are commas, semicolons, tabs or bars. Blanks around a cell, empty lines and a byte order
+    mark do not count.
 
     Raises:
         FileNotFoundError: there is no such file, or a picture is missing.
