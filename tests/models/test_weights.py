@@ -268,6 +268,7 @@ SAVED = {
     "both": lambda w: {"net": {f"module._orig_mod.{k}": v for k, v in w.items()}},
     "both, the other way": lambda w: {f"_orig_mod.module.{k}": v for k, v in w.items()},
     "a part compiled": lambda w: {k.replace(".", "._orig_mod.", 1): v for k, v in w.items()},
+    "averaged": lambda w: {"n_averaged": torch.tensor(3)} | {f"module.{k}": w[k] for k in w},
     "lightning": lambda w: {"state_dict": {f"model.{k}": v for k, v in w.items()}, "loops": {}},
 }
 

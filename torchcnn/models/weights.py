@@ -266,8 +266,8 @@ def find_state_dicts(content: Any, key: str = "") -> dict[str, dict[str, Tensor]
 def unwrapped(tensors: dict[str, Tensor], net: nn.Module | None) -> dict[str, Tensor]:
     """Take away what wrappers put before names, unless a module of your own has such names."""
     own = net.state_dict().keys() if net is not None else set[str]()
-    if not tensors.keys() <= own:  # parts of a network may be compiled, too
-        tensors = {name.replace("_orig_mod.", ""): tensor for name, tensor in tensors.items()}
+    if not tensors.keys() <= own:  # parts of a network may be compiled, too; averages have a count
+        tensors = {n.replace("_orig_mod.", ""): t for n, t in tensors.items() if n != "n_averaged"}
     while not tensors.keys() <= own and (
         wrapper := next((w for w in WRAPPERS if all(n.startswith(w) for n in tensors)), "")
     ):
