@@ -241,6 +241,17 @@ def test_a_run_a_checkpoint_and_a_file_give_the_same_weights(tmp_path):
         assert (found.classes, found.normalization) == known, source
 
 
+def test_a_path_with_the_name_of_weights_is_named_by_its_path(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lenet").mkdir()
+    net = describe().build()
+    write_checkpoint(tmp_path / "lenet" / "best.pt", net)
+    known = read_weights("lenet", "lenet").tensors
+    assert same(dict(known), dict(create_model("lenet", pretrained=True).state_dict()))
+    assert "takes the weights of this name; the path is ./lenet\n" in capsys.readouterr().out
+    assert same(dict(read_weights("./lenet", "lenet").tensors), dict(net.state_dict()))
+
+
 class Own(nn.Module):
     """A module of your own, of whose two layers the names are as others' or as wrappers' are."""
 

@@ -213,7 +213,9 @@ def read_weights(source: str, arch: str, net: nn.Module | None = None) -> Weight
         ValueError: it is damaged, or is not of the network.
     """
     path = Path(source).expanduser()
-    if source in ("imagenet", *list_pretrained()) and not path.exists():
+    if source in ("imagenet", *list_pretrained()):
+        if path.exists():
+            print(f"--init {source} takes the weights of this name; the path is ./{source}")
         return Weights.of(
             *(read_imagenet(arch) if source == "imagenet" else read_pretrained(source))
         )
