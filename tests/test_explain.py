@@ -263,6 +263,17 @@ def test_the_map_lies_where_the_network_saw(tmp_path, figures):
     assert np.flatnonzero(seen.any(1))[[0, -1]].tolist() == [10, 149]
 
 
+@pytest.mark.parametrize("size", [(4000, 2), (1, 3000)])
+def test_of_a_thin_photo_that_is_cropped_a_pixel_is_seen(size, tmp_path, figures):
+    """Of 1,000 pixels that are drawn, the middle."""
+    write_run(tmp_path, resize="crop")
+    Image.new("L", size, 200).save(tmp_path / "a.png")
+    main(["--checkpoint", str(tmp_path), str(tmp_path / "a.png"), "--out", str(tmp_path)])
+    shown = np.asarray(figures["a-attention.png"].axes[1].images[0].get_array())
+    seen = (shown != 60).any(2).squeeze()  # 0.3 · 200
+    assert seen.shape == (1000,) and np.flatnonzero(seen).tolist() == [500]
+
+
 def test_large_photos_are_drawn_at_a_thousand_pixels(tmp_path, figures):
     write_run(tmp_path)
     Image.new("L", (3000, 1500), 200).save(tmp_path / "a.jpg")

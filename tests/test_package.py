@@ -24,7 +24,7 @@ ROOMS = {  # whom each may import, beside itself; commands may import all of the
     "keras_io": {"layers", "models"},
     "formats": {"keras_io", "models"},
     "run": {"figures", "files", "models", "system"},
-    "pictures": {"cli", "files", "models", "run"},  # the flags that two commands share
+    "pictures": {"cli", "data", "files", "models", "run"},  # the flags that two commands share
     "looks": {"data", "figures", "models", "pictures"},
     "training": {*BASE, "layers", "data", "models", "run"},
     "train": {

@@ -15,7 +15,9 @@ from PIL import Image
 from torchcnn import __main__ as commands
 from torchcnn import cli, create_model
 from torchcnn.data.datasets import load_data
+from torchcnn.files import read_dataclass
 from torchcnn.models import MODELS
+from torchcnn.run.comparison import group, read_run
 from torchcnn.training import plan
 from torchcnn.training.config import Config
 from torchcnn.training.plan import begin, fit, make_spec
@@ -160,6 +162,14 @@ def test_the_reference_says_what_was_trained():
         with torch.device("meta"):
             net = make_spec(config, channels, tuple("0123456789")).build()
         assert sum(p.numel() for p in net.parameters()) == parameters, row["arch"]
+
+
+def test_the_reference_run_is_one_of_todays():
+    """With every setting, and as `compare` and `evaluate` read it."""
+    run = read_run(REFERENCE)
+    read_dataclass(Config, run.config, "the configuration")
+    assert group([run])[0].cells()[:4] == ["lenet", "1", "15", "44,878"]
+    assert run.setting().keys() >= {"options", "patience", "body_lr"}
 
 
 @pytest.mark.parametrize("name", READMES)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from torchcnn import cli
 from torchcnn.cli import option
+from torchcnn.data.identity import class_name
 from torchcnn.files import checkpoint_file
 from torchcnn.models import list_pretrained
 
@@ -52,7 +53,7 @@ class PicturesAndNetwork:
 
 def true_class(file: str, classes: Sequence[str]) -> str | None:
     """Return the class that the folder of a picture names, if its name is one: photos/cat/1.jpg."""
-    folder = Path(file).expanduser().absolute().parent.name
+    folder = class_name(Path(file).expanduser().absolute().parent.name)
     return folder if folder in classes else None
 
 

@@ -68,6 +68,7 @@ def test_grey_if_all_are_grey(tmp_path):
     for name in "ab":
         for i in range(2):
             picture(tmp_path / name / f"{i}.png", seed=i)
+    Image.new("LA", (9, 9)).save(tmp_path / "b" / "transparent.png")
     assert load_folder(tmp_path, FolderOptions(8)).train_images.shape[1] == 1
     picture(tmp_path / "a" / "2.png", RED)
     assert load_folder(tmp_path, FolderOptions(8)).train_images.shape[1] == 3
@@ -406,6 +407,8 @@ def test_a_resumed_run_keeps_its_channels(tmp_path, capsys):
     train.main([*STREAMED, *flags])
     coloured.unlink()
     train.main(["--resume", str(tmp_path / "r"), "--epochs", "2"])
+    said = "note: the pictures to test on are others than when the run was begun\n"
+    assert said in capsys.readouterr().out
     checkpoint = load_checkpoint(tmp_path / "r" / "last.pt")
     assert len(checkpoint.history) == 2 and checkpoint.spec.in_channels == 3
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import unicodedata
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from PIL import Image
 from torchcnn import evaluate, train
 from torchcnn.data.folder import FolderOptions, load_folder
 from torchcnn.data.identity import class_folders
+from torchcnn.pictures import true_class
 from torchcnn.run.checkpoint import load_checkpoint
 
 CLASSES = ["Zebra", "a b", "a-b", "birne", "Äpfel"]  # by code points, whatever the system's order
@@ -74,6 +76,9 @@ def test_a_run_knows_a_copy_on_another_system(tmp_path, capsys):
     assert load_checkpoint(tmp_path / "r" / "last.pt").spec.classes == tuple(CLASSES)
     evaluate.main(["--checkpoint", run, "--data", copy])
     assert "note:" not in capsys.readouterr().err
+    folders = {path.parent.parent for path in Path(copy, "TEST").rglob("*.PNG")}
+    truths = [true_class(f"{folder}/a.png", CLASSES) for folder in folders]
+    assert sorted(map(str, truths)) == sorted(CLASSES)  # to say whether an answer is right
 
 
 @pytest.mark.parametrize("other", [unicodedata.normalize("NFD", "Äpfel"), "Äpfel.", "Äpfel "])

@@ -1,6 +1,7 @@
 """Lists of pictures: CSV files, good and bad."""
 
 import re
+import unicodedata
 
 import numpy as np
 import pytest
@@ -42,6 +43,21 @@ def test_a_list_is_the_folder_that_it_describes(separator, mark, tmp_path):
     assert torch.equal(a.train_images, b.train_images)
     assert torch.equal(a.test_labels, b.test_labels)
     assert set(a.names["train"] + a.names["test"]) == set(paths)
+
+
+@pytest.mark.parametrize("file", ["NFC", "NFD"])
+@pytest.mark.parametrize("text", ["NFC", "NFD"])
+@pytest.mark.parametrize("separator", ["/", "\\"])
+def test_a_list_finds_its_pictures_on_another_system(separator, text, file, tmp_path):
+    """Accents in both forms, as on macOS and elsewhere, and the separators of Windows."""
+    paths, labels = write(tmp_path)
+    for path in paths:
+        (tmp_path / path).rename(tmp_path / unicodedata.normalize(file, path.replace("/", "/é")))
+    rows = [p.replace("/", f"{separator}é") + f",ö{c}" for p, c in zip(paths, labels, strict=True)]
+    lines = unicodedata.normalize(text, "\n".join(["path,label", *rows]))
+    (tmp_path / "list.csv").write_text(lines, encoding="utf-8")
+    (found,) = read_listing(tmp_path / "list.csv").values()
+    assert {name: len(pictures) for name, pictures in found.items()} == {"ödark": 6, "ölight": 6}
 
 
 def test_a_run_on_a_list_with_splits(tmp_path, capsys):

@@ -55,7 +55,7 @@ def test_a_class_is_always_in_both_parts():
 
 
 def test_copies_are_in_one_part():
-    """Three of each picture, in any class; only if a class has no other picture are they apart."""
+    """Three of each picture, all in its class; only if that has no other picture are they apart."""
     for seed in range(50):
         ids = torch.arange(20).repeat(3) + 100 * seed
         labels = torch.arange(60) % 2

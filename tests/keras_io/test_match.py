@@ -278,6 +278,13 @@ KERAS_UNKNOWN = {
 }  # fmt: skip
 
 
+def test_a_join_that_is_not_in_the_table_is_refused_by_name():
+    net = called(operator.add)
+    for join in (L.Multiply, L.Average, L.Maximum):
+        model = joined(join())
+        refused(net, lambda model=model: load_keras_weights(net, model), f"is a {join.__name__}")
+
+
 @pytest.mark.parametrize("match", KERAS_UNKNOWN)
 def test_what_keras_has_beside_the_table_is_refused(match):
     image = keras.Input((9, 9, 3))
@@ -306,9 +313,15 @@ def test_layers_that_do_more_than_their_class(match):
     refused(net, lambda: load_keras_weights(net, model), match)
 
 
-def test_an_input_that_is_overwritten_before_another_layer_takes_it():
-    net = Net(lambda net, x: net.relu(y := net.a(x)) + y, a=nn.Conv2d(3, 3, 1),
-              relu=nn.ReLU(inplace=True))  # fmt: skip
+@pytest.mark.parametrize(
+    "view",
+    [lambda net, y: y, lambda net, y: net.same(y), lambda net, y: net.drop(y),
+     lambda net, y: y[:, :, ::1, ::1]],
+)  # fmt: skip
+def test_an_input_that_is_overwritten_before_another_layer_takes_it(view):
+    """Itself, or what lies in the same memory."""
+    net = Net(lambda net, x: view(net, y := net.a(x)) + net.relu(y), a=nn.Conv2d(3, 3, 1),
+              same=nn.Identity(), drop=nn.Dropout(), relu=nn.ReLU(inplace=True))  # fmt: skip
     refused(net, lambda: to_keras(net), "relu overwrites the input of add")
 
 

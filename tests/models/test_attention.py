@@ -150,6 +150,19 @@ def test_grad_cam_takes_the_last_layer_with_seven_pixels_a_side_or_one_that_is_n
             attention(net, torch.randn(1, 1, 28, 28), layer=layer)
 
 
+def test_what_the_next_layer_overwrites_is_seen_as_it_was():
+    layers, x = (
+        [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)],
+        torch.randn(1, 3, 8, 8),
+    )
+    plain, in_place = nn.Sequential(*layers), nn.Sequential(layers[0], nn.ReLU(True), *layers[2:])
+    maps, others = stage_outputs(plain, x), stage_outputs(in_place, x)
+    for name in ("0", "1"):
+        assert torch.equal(maps[name], others[name])
+        ours, theirs = (attention(net, x, 0, name).heat for net in (in_place, plain))
+        assert torch.equal(ours, theirs)
+
+
 class OwnForward(nn.Sequential):
     """Its layers are those of a class activation map, but it does more with them."""
 

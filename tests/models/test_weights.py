@@ -238,6 +238,17 @@ def test_a_run_a_checkpoint_and_a_file_give_the_same_weights(tmp_path):
         assert (found.classes, found.normalization) == known, source
 
 
+def test_a_path_with_the_name_of_weights_is_named_by_its_path(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lenet").mkdir()
+    net = describe().build()
+    write_checkpoint(tmp_path / "lenet" / "best.pt", net)
+    known = read_weights("lenet", "lenet").tensors
+    assert same(dict(known), dict(create_model("lenet", pretrained=True).state_dict()))
+    assert "takes the weights of this name; the path is ./lenet\n" in capsys.readouterr().out
+    assert same(dict(read_weights("./lenet", "lenet").tensors), dict(net.state_dict()))
+
+
 class Own(nn.Module):
     """A module of your own, of whose two layers the names are as others' or as wrappers' are."""
 
@@ -265,6 +276,7 @@ SAVED = {
     "both": lambda w: {"net": {f"module._orig_mod.{k}": v for k, v in w.items()}},
     "both, the other way": lambda w: {f"_orig_mod.module.{k}": v for k, v in w.items()},
     "a part compiled": lambda w: {k.replace(".", "._orig_mod.", 1): v for k, v in w.items()},
+    "averaged": lambda w: {"n_averaged": torch.tensor(3)} | {f"module.{k}": w[k] for k in w},
     "lightning": lambda w: {"state_dict": {f"model.{k}": v for k, v in w.items()}, "loops": {}},
 }
 

@@ -31,7 +31,7 @@ from torchcnn.data.split import is_for_test
 from torchcnn.files import plural
 from torchcnn.system import files_under, free_memory, is_visible
 
-GREY = ("1", "L", "F", "I")  # Pillow's modes of one channel; 16 bits are I;16
+GREY = ("1", "L", "LA", "La", "F", "I")  # Pillow's modes of grey; 16 bits are I;16
 
 
 @dataclass

@@ -52,10 +52,14 @@ def readable(name: str) -> str:
     return unicodedata.normalize("NFC", os.fsencode(name).decode(errors="replace"))
 
 
-def class_folders(folder: Path) -> dict[str, Path]:
-    """Find the visible folders in a folder by their names as text, in the order of code points.
+def class_name(folder: str) -> str:
+    """Return the name of a folder's class: dots and blanks at its end are dropped by Windows."""
+    text = readable(folder)
+    return text.rstrip(". ") or text
 
-    Dots and blanks at the end do not count, since Windows drops them.
+
+def class_folders(folder: Path) -> dict[str, Path]:
+    """Find the visible folders in a folder by the names of classes, in the order of code points.
 
     Raises:
         ValueError: two have the same name.
@@ -63,8 +67,7 @@ def class_folders(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in folder.iterdir():
         if path.is_dir() and is_visible(path.name):
-            text = readable(path.name)
-            name = text.rstrip(". ") or text
+            name = class_name(path.name)
             if name in found:
                 two = " and ".join(sorted(ascii(p.name) for p in (path, found[name])))
                 raise ValueError(

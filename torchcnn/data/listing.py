@@ -26,8 +26,9 @@ def read_listing(path: Path) -> dict[str, Part]:
     """Read which pictures a list names, class by class: in each of its parts, or in one part "".
 
     The columns `path` and `label` are needed, `split` may be there, others are passed over. A path
-    is relative to the folder of the list. Between columns there are commas, semicolons, tabs or
-    bars. Blanks around a cell, empty lines and a byte order mark do not count.
+    is relative to the folder of the list, and may be spelled as on another system. Between columns
+    there are commas, semicolons, tabs or bars. Blanks around a cell, empty lines and a byte order
+    mark do not count.
 
     Raises:
         FileNotFoundError: there is no such file, or a picture is missing.
@@ -39,6 +40,7 @@ def read_listing(path: Path) -> dict[str, Part]:
     missing = []
     for line, row in rows:
         picture, label, split = (row.get(name, "") for name in ("path", "label", "split"))
+        label = unicodedata.normalize("NFC", label)
         if not picture or not label:
             raise ValueError(f"{path}, line {line}: there is no {'label' if picture else 'path'}")
         use = SPLITS.get(split.lower(), "") if "split" in row else ""
@@ -46,7 +48,7 @@ def read_listing(path: Path) -> dict[str, Part]:
             raise ValueError(
                 f"{path}, line {line}: got the split {split!r}, allowed are train, val and test"
             )
-        file, what = path.parent / Path(picture).expanduser(), (label, use)
+        file, what = _find(path.parent, picture), (label, use)
         if seen.setdefault(file, what) != what:
             raise ValueError(f"{path}, line {line}: {picture} has another label or split before")
         if not file.is_file():
@@ -59,6 +61,14 @@ def read_listing(path: Path) -> dict[str, Part]:
         use: {label: identify(list(files)) for label, files in sorted(classes.items())}
         for use, classes in found.items()
     }
+
+
+def _find(folder: Path, picture: str) -> Path:
+    """Find a picture, of whose path systems write separators and accents differently."""
+    slashed = picture.replace("\\", "/")
+    forms = [unicodedata.normalize(form, slashed) for form in ("NFC", "NFD")]
+    paths = [folder / Path(text).expanduser() for text in (picture, slashed, *forms)]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
@@ -81,7 +91,7 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         )
     rows = []
     for line, cells in enumerate(table[1:], start=2):
-        texts = [unicodedata.normalize("NFC", cell.strip()) for cell in cells]
+        texts = [cell.strip() for cell in cells]
         if any(texts):
             rows.append((line, dict(zip(head, texts, strict=False))))
     if not rows:

@@ -2,7 +2,7 @@
 
 Every class has images in each part, if it has enough of them. Which they are follows from the seed,
 and for pictures in a folder from their bytes: names and places do not matter, copies of a picture
-are in the same part, and adding pictures moves few of the others.
+in its class are in the same part, and adding pictures moves few of the others.
 """
 
 import hashlib

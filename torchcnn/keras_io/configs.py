@@ -60,6 +60,8 @@ class KerasGraph:
         if kind in KERAS and KERAS[kind].kind in JOINS:
             _check_axes(config, name, inputs[0])
             return Op(KERAS[kind].kind, name, inputs=inputs)
+        if len(inputs) != 1:
+            raise Refused(f"its layer {name} is a {kind}, which is not supported")
         (source,) = inputs
         op = _layer(kind, config, name, source, self.weights(path))
         inside = config.get("activation") if op.weights else None  # of a layer with weights

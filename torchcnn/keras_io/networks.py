@@ -12,8 +12,10 @@ from torch.fx import Graph, Node
 from torchcnn.keras_io.files import Refused
 from torchcnn.keras_io.graphs import Op, layer, ordered
 from torchcnn.keras_io.table import JOINS, WITH_WEIGHTS, check_options, of_module
-from torchcnn.layers import BatchNorm, as_defined, unchanged
+from torchcnn.layers import BatchNorm, FlattenLayer, as_defined, unchanged
 
+# Layers that may return their input, or a view of it.
+SHARING = (nn.Identity, nn.Dropout, nn.Flatten, FlattenLayer)
 CHANGES = (*JOINS, "padding of channels")  # what has other channels than its input, but no weights
 
 
@@ -30,7 +32,7 @@ def torch_ops(net: nn.Module, graph: Graph) -> Op:
         elif node.op == "call_module" and len(inputs) == 1:
             module = net.get_submodule(str(node.target))
             ops[node] = _module(net, str(node.target), module, inputs[0])
-            _check_in_place(node, module)
+            _check_in_place(net, node, module)
             ids = set(map(id, module.parameters()))
             if ids & used:
                 raise Refused(f"the network uses the weights of its layer {node.target} twice")
@@ -68,15 +70,25 @@ def _module(net: nn.Module, name: str, module: Any, source: Op) -> Op:
     return layer(row.kind, name, row.of_torch(module), source, training=training)
 
 
-def _check_in_place(node: Node, module: nn.Module) -> None:
+def _check_in_place(net: nn.Module, node: Node, module: nn.Module) -> None:
     """Check that a layer does not overwrite what another one needs after it."""
     if not getattr(module, "inplace", False) or isinstance(module, nn.Dropout):
         return
-    later: Any = node.next
-    while later.op != "root":
-        if node.all_input_nodes[0] in later.all_input_nodes:
+    nodes = list(node.graph.nodes)
+    place, memory = nodes.index(node), _memory(net, node)
+    overwritten = {n for n in nodes[:place] if _memory(net, n) is memory}
+    for later in nodes[place + 1 :]:
+        if overwritten & set(later.all_input_nodes):
             raise Refused(f"{node.name} overwrites the input of {later.name}")
-        later = later.next
+
+
+def _memory(net: nn.Module, node: Node) -> Node:
+    """Return the node that made the memory in which the value of a node lies."""
+    module = net.get_submodule(str(node.target)) if node.op == "call_module" else None
+    is_view = node.target is operator.getitem or isinstance(module, SHARING)
+    if is_view or getattr(module, "inplace", False):
+        return _memory(net, node.all_input_nodes[0])
+    return node
 
 
 def _function(node: Node, ops: dict[Node, Op]) -> Op:

@@ -187,9 +187,11 @@ def _watched(net: nn.Module, modules: Iterable[nn.Module]) -> Iterator[list[Call
     """
     calls: list[Call] = []
 
-    def collect(module: nn.Module, _: object, output: object) -> None:
-        if isinstance(output, Tensor):
-            calls.append((module, output))
+    def collect(module: nn.Module, _: object, output: object) -> Tensor | None:
+        if not isinstance(output, Tensor):
+            return None
+        calls.append((module, output))
+        return output.clone()  # the next layer may write into what it is given
 
     modes = [(module, module.training) for module in net.modules()]
     hooks = [module.register_forward_hook(collect) for module in dict.fromkeys(modules)]

@@ -213,7 +213,9 @@ def read_weights(source: str, arch: str, net: nn.Module | None = None) -> Weight
         ValueError: it is damaged, or is not of the network.
     """
     path = Path(source).expanduser()
-    if source in ("imagenet", *list_pretrained()) and not path.exists():
+    if source in ("imagenet", *list_pretrained()):
+        if path.exists():
+            print(f"--init {source} takes the weights of this name; the path is ./{source}")
         return Weights.of(
             *(read_imagenet(arch) if source == "imagenet" else read_pretrained(source))
         )
@@ -266,8 +268,8 @@ def find_state_dicts(content: Any, key: str = "") -> dict[str, dict[str, Tensor]
 def unwrapped(tensors: dict[str, Tensor], net: nn.Module | None) -> dict[str, Tensor]:
     """Take away what wrappers put before names, unless a module of your own has such names."""
     own = net.state_dict().keys() if net is not None else set[str]()
-    if not tensors.keys() <= own:  # parts of a network may be compiled, too
-        tensors = {name.replace("_orig_mod.", ""): tensor for name, tensor in tensors.items()}
+    if not tensors.keys() <= own:  # parts of a network may be compiled, too; averages have a count
+        tensors = {n.replace("_orig_mod.", ""): t for n, t in tensors.items() if n != "n_averaged"}
     while not tensors.keys() <= own and (
         wrapper := next((w for w in WRAPPERS if all(n.startswith(w) for n in tensors)), "")
     ):

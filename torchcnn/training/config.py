@@ -109,8 +109,8 @@ class Config:
     init: str = option(
         "weights to start from: a run, a checkpoint, a .safetensors file, a state dict in the "
         "names of this package or of torchvision, a network that is in the package, as resnet20, "
-        "or imagenet, torchvision's weights for it; the head is new if the number of classes is "
-        "another one",
+        "or imagenet, torchvision's weights for it; a row of the head belongs to the name of its "
+        "class, and of weights without such names the head is new if their number is another one",
         default="",
         type=cli.path,
     )
@@ -242,8 +242,8 @@ class Config:
         type=cli.path,
     )
     resume: str = option(
-        "run folder to resume from its last.pt, within an epoch too; --epochs, --device, --root "
-        "and --checkpoint-every may change, and --data if the folder was moved",
+        "run folder to resume from its last.pt, within an epoch too; --epochs, --patience, "
+        "--device, --root and --checkpoint-every may change, and --data if the folder was moved",
         default="",
         type=cli.path,
     )

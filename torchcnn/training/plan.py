@@ -18,6 +18,7 @@ from torch import nn
 
 from torchcnn import cli
 from torchcnn.data.datasets import DATASETS, ImageData
+from torchcnn.data.folder import USE
 from torchcnn.data.identity import copies_text
 from torchcnn.files import checkpoint_file, plural, read_dataclass
 from torchcnn.models.registry import MODELS, find_model
@@ -486,6 +487,9 @@ def check_dataset(
             f"the run was begun with other pictures than {dataset.name} has now; --data takes the "
             "place where the same pictures are now"
         )
+    for part, digest in dataset.digests.items():
+        if digest != resumed.digests.get(part):
+            print(f"note: the pictures to {USE[part]} on are others than when the run was begun")
 
 
 def check_batches(

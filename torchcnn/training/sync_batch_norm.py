@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from torchcnn.layers.tensorflow import KerasBatchNorm2d
+from torchcnn.layers import KerasBatchNorm2d, as_defined
 
 
 class _Sum(torch.autograd.Function):
@@ -76,12 +76,14 @@ def sync_batch_norm(net: nn.Module, count: int) -> nn.Module:
     With a `count` of 1 the network is left as it is.
 
     Raises:
-        ValueError: If the network has no batch norm layer of torch.nn.
+        ValueError: the network has no batch norm of torch.nn, or one does more than its class.
     """
     kind = nn.modules.batchnorm._BatchNorm
     norms = [module for module in net.modules() if isinstance(module, kind)]
     if not norms:
         raise ValueError("--sync-bn: the network has no batch norm of torch's kind (BatchNorm2d)")
+    if own := [type(norm).__name__ for norm in norms if not as_defined(norm)]:
+        raise ValueError(f"--sync-bn: {own[0]} has hooks or a forward pass of its own")
     synced: dict[Any, nn.Module] = {norm: SyncBatchNorm(norm, count) for norm in norms if count > 1}
     for parent in list(net.modules()):  # a norm that is in several places is a single one in all
         for name, child in parent._modules.items():
