@@ -26,8 +26,8 @@ def create_model(
             error here instead of in the first batch.
         pretrained: Load the weights for Fashion-MNIST that are in this package, see
             `list_pretrained`; with "imagenet", torchvision's weights for ImageNet, from the cache
-            of `torch.hub` or else the internet. The network has the size, channels, classes and
-            stem with which they were trained, and the attribute `spec` of `load_model`. With
+            of `torch.hub` or else the internet. The network has the size, channels, classes, stem
+            and options with which they were trained, and the attribute `spec` of `load_model`. With
             another `num_classes` the last layer is new; with `in_channels=1` in place of 3 the
             first convolution sums its kernels, and reads gray images.
         options: Keyword arguments of the network's builder, such as `in_channels`, `num_classes`
@@ -43,7 +43,7 @@ def create_model(
     find_model(name)  # an unknown name has an error of its own
     spec, weights = (read_imagenet if pretrained == "imagenet" else read_pretrained)(name)
     given = {"in_channels": spec.in_channels, "num_classes": spec.num_classes}
-    given |= ({"small_input": True} if spec.small_input else {}) | options
+    given |= spec.options | ({"small_input": True} if spec.small_input else {}) | options
     size, count = input_size or spec.input_size, given["num_classes"]
     net = build(name, size, **given)
     start_from(net, weights, (spec.num_classes, count))
