@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from torchcnn import train
 from torchcnn.data import datasets as data
-from torchcnn.figures import results, tiles
+from torchcnn.figures import results
 
 
 @pytest.fixture(autouse=True)
@@ -44,10 +44,8 @@ def blank_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     Those of `finished_run`, of commands in processes of their own and of notebooks are real.
     """
     if "real_figures" not in request.fixturenames:
-        for module, name in (
-            (results, "plot_curves"), (results, "plot_confusion"), (tiles, "plot_tiles")
-        ):  # fmt: skip
-            monkeypatch.setattr(module, name, lambda *_: Figure(figsize=(1, 1)))
+        for name in ("plot_inputs", "plot_curves", "plot_confusion"):
+            monkeypatch.setattr(results, name, lambda *_: Figure(figsize=(1, 1)))
 
 
 @pytest.fixture

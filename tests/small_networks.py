@@ -16,6 +16,9 @@ DEEPER = {"vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn", "resnet
           "resnet44", "resnet56", "resnet110", "resnet101", "resnet152", "densenet169",
           "densenet201"}  # fmt: skip
 ONE_OF_EACH = [name for name in MODELS if name not in DEEPER]
+EVERY = [  # the deeper ones in the slow suite
+    pytest.param(name, marks=() if name in ONE_OF_EACH else pytest.mark.slow) for name in MODELS
+]
 HEAVY = {"vgg11_bn", "resnet50", "densenet121"}  # left to the slow suite
 WHOLE_REGISTRY = [
     pytest.param(name, marks=pytest.mark.slow if name in HEAVY else ()) for name in ONE_OF_EACH

@@ -82,6 +82,7 @@ def test_a_function_is_told_whether_it_is_trained():
     assert told == [True] * 3 + [False] * 3 and not torch.equal(w, before)
     d2l.evaluate_accuracy(batches(), net)
     assert told[6:] == [False] * 3
+    assert d2l.evaluate_accuracy([(torch.eye(3), torch.arange(3))], torch.relu) == 1
 
 
 @pytest.fixture

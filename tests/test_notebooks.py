@@ -45,6 +45,8 @@ def test_a_notebook_runs_and_shows_what_is_committed(path, tmp_path):
     pairs = zip(committed.cells, run.cells, strict=True)
     for old, new in ((old, new) for old, new in pairs if old.cell_type == "code"):
         assert {o.output_type for o in old.outputs} == {o.output_type for o in new.outputs}
+        if re.search(r"^plot_\w+\(", old.source, re.MULTILINE):
+            assert any("image/png" in o.get("data", {}) for o in new.outputs), old.source
         assert not any(o.output_type == "error" or o.get("name") == "stderr" for o in new.outputs)
         assert "def " not in old.source and "class " not in old.source  # they call the package
 

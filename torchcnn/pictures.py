@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from torchcnn import cli
 from torchcnn.cli import option
-from torchcnn.data.identity import class_name
+from torchcnn.data.identity import class_name, readable
 from torchcnn.files import checkpoint_file
 from torchcnn.models import list_pretrained
 
@@ -53,8 +53,9 @@ class PicturesAndNetwork:
 
 def true_class(file: str, classes: Sequence[str]) -> str | None:
     """Return the class that the folder of a picture names, if its name is one: photos/cat/1.jpg."""
-    folder = class_name(Path(file).expanduser().absolute().parent.name)
-    return folder if folder in classes else None
+    folder = Path(file).expanduser().absolute().parent.name
+    names = readable(folder), class_name(folder)  # a list may have classes that end in a dot
+    return next((name for name in names if name in classes), None)
 
 
 def try_each(things: Iterable[Any], use: Callable[[Any], R]) -> tuple[list[R], list[str]]:

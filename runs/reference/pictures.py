@@ -15,6 +15,7 @@ from torchcnn import evaluate, explain, predict, train
 from torchcnn.data.datasets import load_data
 
 PLACE = Path(__file__).with_name("pictures")
+SHOWN = ("ankle boot", "bag", "dress", "sneaker", "t-shirt")
 CHINESE = {
     "sandal": "凉鞋",
     "sneaker": "运动鞋",
@@ -22,7 +23,7 @@ CHINESE = {
     "shirt": "衬衫",
     "coat": "大衣",
 }
-BROWSER = "/usr/bin/chromium"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def write_clothes(folder: Path, names: dict[str, str], n: int, part: str = "test") -> None:
@@ -41,7 +42,8 @@ def photograph(page: Path, picture: Path) -> None:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        program = next(filter(None, map(shutil.which, BROWSERS)))
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         tab = browser.new_page(viewport={"width": 1400, "height": 1100})
         tab.goto(page.as_uri())
         tab.locator('[data-step="stage2_0"] canvas').first.click(position={"x": 30, "y": 24})
@@ -52,11 +54,11 @@ def photograph(page: Path, picture: Path) -> None:
 
 
 def main() -> None:
-    shutil.rmtree(PLACE, ignore_errors=True)
+    PLACE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         clothes, run = folder / "clothes", str(folder / "run")
-        write_clothes(clothes, {name: name for name in load_data("sample").classes}, 1)
+        write_clothes(clothes, dict(zip(SHOWN, SHOWN, strict=True)), 2)
         write_clothes(folder / "鞋和衣", CHINESE, 60, "train")
         train.main(["--data", str(folder / "鞋和衣"), "--arch", "lenet", "--recipe", "fast",
                     "--input-size", "28", "--device", "cpu", "--out", run])  # fmt: skip
@@ -64,7 +66,7 @@ def main() -> None:
         shutil.copy(Path(run, "inputs.png"), PLACE)
         predict.main(["--arch", "resnet20", str(clothes), "--out", str(PLACE / "answers.png")])
         explain.main(["--arch", "resnet20", str(clothes), "--out", str(PLACE)])
-        boot = next((clothes / "ankle boot").iterdir()).rename(folder / "boot.png")
+        boot = (clothes / "ankle boot" / "0.png").rename(folder / "boot.png")
         explain.main(["--arch", "lenet", str(boot), "--out", str(PLACE)])
         explain.main(["--arch", "lenet", str(boot), "--html", str(folder / "walk.html")])
         photograph(folder / "walk.html", PLACE / "walk.png")

@@ -407,7 +407,7 @@ def test_a_resumed_run_keeps_its_channels(tmp_path, capsys):
     train.main([*STREAMED, *flags])
     coloured.unlink()
     train.main(["--resume", str(tmp_path / "r"), "--epochs", "2"])
-    said = "note: the pictures to test on are others than when the run was begun\n"
+    said = "note: the pictures to test on are others than when the run was begun, or none\n"
     assert said in capsys.readouterr().out
     checkpoint = load_checkpoint(tmp_path / "r" / "last.pt")
     assert len(checkpoint.history) == 2 and checkpoint.spec.in_channels == 3

@@ -7,7 +7,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
-from small_networks import ONE_OF_EACH
+from small_networks import EVERY
 from torch import nn
 
 import torchcnn
@@ -149,7 +149,7 @@ def test_a_network_is_drawn_by_its_stages(arch, titles):
     )
 
 
-@pytest.mark.parametrize("arch", ONE_OF_EACH)
+@pytest.mark.parametrize("arch", EVERY)
 def test_every_network_can_be_drawn(arch):
     """At most 40 inches wide, and as high as a few screens."""
     with torch.device("meta"):

@@ -245,7 +245,8 @@ def test_a_path_with_the_name_of_weights_is_named_by_its_path(tmp_path, monkeypa
     write_checkpoint(tmp_path / "lenet" / "best.pt", net)
     known = read_weights("lenet", "lenet").tensors
     assert same(dict(known), dict(create_model("lenet", pretrained=True).state_dict()))
-    assert "takes the weights of this name; the path is ./lenet\n" in capsys.readouterr().out
+    said = "takes the weights of this name, not the file or run lenet, which is --init ./lenet\n"
+    assert said in capsys.readouterr().out
     assert same(dict(read_weights("./lenet", "lenet").tensors), dict(net.state_dict()))
 
 
@@ -344,8 +345,8 @@ def test_what_is_refused(flags, message, tmp_path, monkeypatch, capsys):
 
 # --- those of the package -----------------------------------------------------------------------
 
-NAMES = ["densenet", "lenet", "resnet20", "tf_baseline"]
-SLOW = {"densenet", "resnet20"}
+NAMES = ["densenet", "lenet", "nin", "resnet20", "tf_baseline", "tf_inception10"]
+SLOW = {"densenet", "nin", "resnet20", "tf_inception10"}
 
 
 def training(path):
@@ -356,9 +357,9 @@ def training(path):
         return json.loads(file.metadata()["training"])
 
 
-def test_there_are_four_of_three_megabytes_together_and_they_say_how_they_were_trained():
+def test_there_are_six_of_three_megabytes_together_and_they_say_how_they_were_trained():
     assert list_pretrained() == NAMES
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 3e6
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 3.3e6
     readme = (FOLDER / "README.md").read_text()
     for name in NAMES:
         about, (spec, _) = training(FOLDER / f"{name}.safetensors"), read_pretrained(name)
@@ -400,6 +401,16 @@ def test_predict_and_a_run_take_them(tmp_path, capsys):
     said = "the head keeps the rows of 3 of 3 classes, known by name: head.7.weight, head.7.bias"
     assert said in capsys.readouterr().out
     assert json.loads((tmp_path / "r" / "result.json").read_text())["test_acc"] > 0.95
+
+
+@pytest.mark.usefixtures("tenth_of_the_sample")
+def test_a_run_takes_their_options_too(tmp_path):
+    """NiN has a quarter of its channels, a stem for small images, and learned the same clothes."""
+    train.main(["--arch", "nin", "--init", "nin", "--data", "sample", "--lr", "1e-30", "--epochs",
+                "1", "--device", "cpu", "--out", str(tmp_path / "r")])  # fmt: skip
+    net = load_model(tmp_path / "r")
+    assert net.spec.options == {"width": 0.25} and net.spec.input_size == 28
+    assert json.loads((tmp_path / "r" / "result.json").read_text())["test_acc"] > 0.7
 
 
 def test_a_finished_run_becomes_one_of_them(

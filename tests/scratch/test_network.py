@@ -18,7 +18,15 @@ from torchcnn.layers import SameAvgPool2d
 from torchcnn.training.loop import predict_logits, train_epoch
 
 # A smaller member of the same family is in the default suite.
-LARGE = HEAVY | {"vgg11", "tf_vgg13", "tf_vgg16", "tf_resnet18", "tf_resnet18_pool"}
+LARGE = HEAVY | {
+    "alexnet",
+    "googlenet",
+    "resnet18",
+    "tf_vgg13",
+    "tf_vgg16",
+    "tf_resnet18",
+    "tf_resnet18_pool",
+}
 BY_HAND = [pytest.param(n, marks=pytest.mark.slow if n in LARGE else ()) for n in ONE_OF_EACH]
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from comparing import killed
-from small_networks import ONE_OF_EACH
+from small_networks import EVERY
 from torch import nn
 
 from torchcnn import cli, train
@@ -17,7 +17,7 @@ from torchcnn.training.recipes import RECIPES, complete, fast, source
 from torchcnn.training.state import TrainState
 
 
-@pytest.mark.parametrize("arch", ONE_OF_EACH)
+@pytest.mark.parametrize("arch", EVERY)
 def test_every_network_can_take_its_fast_recipe(arch):
     """The network takes its images; there are at most as many epochs as the source has.
 

@@ -29,8 +29,9 @@ def test_what_nohup_ignores_stays_ignored(not_ignored):
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
 def test_a_signal_in_the_final_test_says_how_to_resume(not_ignored, tmp_path, monkeypatch, capsys):
-    """For SIGINT and SIGTERM see `test_exactness`."""
+    """For SIGINT and SIGTERM in training see `test_exactness`."""
     test = Trainer.test
 
     def interrupted(self):

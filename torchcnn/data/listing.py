@@ -36,7 +36,7 @@ def read_listing(path: Path) -> dict[str, Part]:
     """
     rows = _rows(path)
     found: dict[str, dict[str, dict[Path, int]]] = {}
-    seen: dict[Path, tuple[str, str]] = {}
+    seen: dict[str, tuple[str, str]] = {}
     missing = []
     for line, row in rows:
         picture, label, split = (row.get(name, "") for name in ("path", "label", "split"))
@@ -49,10 +49,11 @@ def read_listing(path: Path) -> dict[str, Part]:
                 f"{path}, line {line}: got the split {split!r}, allowed are train, val and test"
             )
         file, what = _find(path.parent, picture), (label, use)
-        if seen.setdefault(file, what) != what:
-            raise ValueError(f"{path}, line {line}: {picture} has another label or split before")
-        if not file.is_file():
+        if file is None:
             missing.append(f"{picture} (line {line})")
+            continue
+        if seen.setdefault(unicodedata.normalize("NFC", str(file)), what) != what:
+            raise ValueError(f"{path}, line {line}: {picture} has another label or split before")
         found.setdefault(use, {}).setdefault(label, {})[file] = line
     if missing:
         more = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
@@ -63,12 +64,12 @@ def read_listing(path: Path) -> dict[str, Part]:
     }
 
 
-def _find(folder: Path, picture: str) -> Path:
+def _find(folder: Path, picture: str) -> Path | None:
     """Find a picture, of whose path systems write separators and accents differently."""
     slashed = picture.replace("\\", "/")
-    forms = [unicodedata.normalize(form, slashed) for form in ("NFC", "NFD")]
-    paths = [folder / Path(text).expanduser() for text in (picture, slashed, *forms)]
-    return next((path for path in paths if path.is_file()), paths[0])
+    forms = (unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))
+    paths = (folder / Path(text).expanduser() for text in (picture, slashed, *forms))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:

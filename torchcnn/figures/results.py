@@ -1,4 +1,4 @@
-"""Plots of a run: its curves, the confusion matrix, the worst mistakes."""
+"""Plots of a run: its inputs, its curves, the confusion matrix, the worst mistakes."""
 
 import math
 from collections.abc import Sequence
@@ -90,6 +90,11 @@ def _plot_within(
         far = beyond[values[beyond].argmax() if up else values[beyond].argmin()]
         axes.annotate(f"{values[far]:.3g}", (epochs[far], within[far]), (6, 0), color=color, size=8,
                       textcoords="offset points", va="center")  # fmt: skip
+
+
+def plot_inputs(images: Sequence[Tensor], titles: Sequence[str]) -> Figure:
+    """Show images (c, h, w) uint8 as the network sees them, with their classes."""
+    return plot_tiles([Tile(i, [title]) for i, title in zip(images, titles, strict=True)])
 
 
 def plot_confusion(confusion: Tensor, classes: list[str]) -> Figure:

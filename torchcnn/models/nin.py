@@ -37,7 +37,7 @@ def nin(
     The last block has one channel for each class; the logit of a class is the mean of its channel,
     taken after a ReLU, as in the tutorials. With torch's first weights the logits of about half of
     the classes are 0, whatever the image, and get no gradient; some may stay so: see `evaluate`.
-    The shapes in the comments are those for 224 pixels.
+    The shapes in the comments are those for 224 pixels and a width of 1.
 
     Args:
         dropout: The probability of dropout before the last block.

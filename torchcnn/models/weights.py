@@ -215,7 +215,10 @@ def read_weights(source: str, arch: str, net: nn.Module | None = None) -> Weight
     path = Path(source).expanduser()
     if source in ("imagenet", *list_pretrained()):
         if path.exists():
-            print(f"--init {source} takes the weights of this name; the path is ./{source}")
+            print(
+                f"note: --init {source} takes the weights of this name, not the file or run "
+                f"{source}, which is --init ./{source}"
+            )
         return Weights.of(
             *(read_imagenet(arch) if source == "imagenet" else read_pretrained(source))
         )

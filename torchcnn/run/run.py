@@ -134,10 +134,9 @@ class Run:
         if not self.write:
             return
         with drawing("inputs.png"):
-            from torchcnn.figures.tiles import Tile, plot_tiles
+            from torchcnn.figures.results import plot_inputs
 
-            tiles = [Tile(image, [title]) for image, title in zip(images, titles, strict=True)]
-            save_figure(plot_tiles(tiles), self.path / "inputs.png")
+            save_figure(plot_inputs(images, titles), self.path / "inputs.png")
             self.tensorboard.add_inputs((self.path / "inputs.png").read_bytes())
 
     def log_graph(self, net: nn.Module, x: Tensor) -> None:

@@ -100,7 +100,7 @@ class TensorBoard:
         from torchcnn.figures.results import plot_confusion
 
         with BytesIO() as file:
-            plot_confusion(confusion, classes).savefig(file, format="png")
+            plot_confusion(confusion, classes).savefig(file, format="png", dpi=100)
             add_png(self.run, "confusion matrix", file.getvalue(), epoch)
 
     def close(self) -> None:

@@ -226,7 +226,10 @@ class _FunctionAsModule(nn.Module):
     def __init__(self, function: Callable[..., Tensor]) -> None:
         super().__init__()
         self.function = function
-        self.is_told = "is_training" in inspect.signature(function).parameters
+        try:
+            self.is_told = "is_training" in inspect.signature(function).parameters
+        except (TypeError, ValueError):  # of what is not written in Python
+            self.is_told = False
 
     def forward(self, x: Tensor) -> Tensor:
         return self.function(x, is_training=self.training) if self.is_told else self.function(x)
@@ -324,8 +327,8 @@ def train_ch5(
 
     `train_iter` and `test_iter` are any iterables of `(X, y)` that can be passed over again.
     `batch_size` is there because the tutorials pass it; it is not used.
-    The loss is the mean over the images. The tutorials divide the sum of the batches' means by the
-    number of images, and so print about 1 / batch_size of it.
+    The loss is the mean over the images. The book in its PyTorch version divides the sum of the
+    batches' means by the number of images, and so prints about 1 / batch_size of it.
 
     Raises:
         FloatingPointError: the loss became infinite or NaN.

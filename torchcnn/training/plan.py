@@ -267,6 +267,8 @@ def fit_to_weights(
 ) -> tuple[Config, dict[str, str]]:
     """Take images as the network of the weights did; also say which values were changed."""
     own = {name: getattr(spec, name) for name in ("input_size", "resize", "small_input")}
+    if spec.arch == config.arch:
+        own["model_kwargs"] = spec.options
     fitted = {
         name: value
         for name, value in own.items()
@@ -487,9 +489,9 @@ def check_dataset(
             f"the run was begun with other pictures than {dataset.name} has now; --data takes the "
             "place where the same pictures are now"
         )
-    for part, digest in dataset.digests.items():
-        if digest != resumed.digests.get(part):
-            print(f"note: the pictures to {USE[part]} on are others than when the run was begun")
+    for part, use in USE.items():
+        if dataset.digests.get(part) != resumed.digests.get(part):
+            print(f"note: the pictures to {use} on are others than when the run was begun, or none")
 
 
 def check_batches(

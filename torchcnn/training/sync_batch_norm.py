@@ -73,7 +73,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 def sync_batch_norm(net: nn.Module, count: int) -> nn.Module:
     """Replace each batch norm of `net` by a `SyncBatchNorm`; parameters keep their names.
 
-    With a `count` of 1 the network is left as it is.
+    With a `count` of 1 nothing is replaced, and the same is refused.
 
     Raises:
         ValueError: the network has no batch norm of torch.nn, or one does more than its class.

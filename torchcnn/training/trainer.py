@@ -236,8 +236,8 @@ class Trainer:
         if share > LAG and self.config.recipe == "source":
             print(
                 f"{share:.1%} of the norms' moving statistics is still what they began with, so "
-                "that the accuracy may be far too low; more epochs help, and the recipes fast and "
-                "best evaluate without it"
+                "that the accuracy may be far too low; more epochs help, and all recipes but "
+                "source evaluate without it"
             )
         if len(history) < self.config.epochs:
             print(
