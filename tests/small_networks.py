@@ -19,7 +19,8 @@ ONE_OF_EACH = [name for name in MODELS if name not in DEEPER]
 EVERY = [  # the deeper ones in the slow suite
     pytest.param(name, marks=() if name in ONE_OF_EACH else pytest.mark.slow) for name in MODELS
 ]
-HEAVY = {"vgg11_bn", "resnet50", "densenet121"}  # left to the slow suite
+# Left to the slow suite.
+HEAVY = {"vgg11_bn", "resnet50", "densenet121", "tf_vgg16", "tf_alexnet8", "tf_resnet18_pool"}
 WHOLE_REGISTRY = [
     pytest.param(name, marks=pytest.mark.slow if name in HEAVY else ()) for name in ONE_OF_EACH
 ]

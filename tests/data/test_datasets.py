@@ -147,10 +147,10 @@ def empty(path):
         (lambda path: path.unlink(), "but not train-images"),
     ],
 )
-@pytest.mark.parametrize("name", ["fashion-mnist", "auto"])
-def test_a_damaged_file_is_named(idx_folder, monkeypatch, damage, message, name):
+def test_a_damaged_file_is_named(idx_folder, monkeypatch, damage, message):
     monkeypatch.setattr(data, "FASHION_MNIST_MD5", data.SAMPLE_MD5)
     damage(idx_folder / "train-images-idx3-ubyte.gz")
+    name = "auto" if damage is cut else "fashion-mnist"  # which takes no sample in its place
     with pytest.raises(ValueError, match=message):
         load_data(name, idx_folder)
 
