@@ -43,6 +43,7 @@ from torchcnn.data.augment import resize
 from torchcnn.data.datasets import load_data
 from torchcnn.figures.network import plot_block, plot_network
 from torchcnn.models.registry import MODELS
+from torchcnn.models.weights import read_pretrained
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "torchcnn"
@@ -149,8 +150,8 @@ def add_family(pages: Pages, family: Family) -> str:
         pages[f"networks/{trained[0]}.html"] = walk_page(trained[0])
         page += [
             "## Walk through it",
-            f"`{trained[0]}`, as it was trained on Fashion-MNIST: every number, what it sees, and "
-            f"how it is computed ([alone]({trained[0]}.html)).",
+            f"`{trained[0]}`{options_of(trained[0])}, as it was trained on Fashion-MNIST: every "
+            f"number, what it sees, and how it is computed ([alone]({trained[0]}.html)).",
             f'<iframe class="walk" src="../{trained[0]}.html" title="{trained[0]}"></iframe>',
         ]
     page += [
@@ -167,12 +168,21 @@ def add_family(pages: Pages, family: Family) -> str:
     return first
 
 
+def options_of(name: str) -> str:
+    """Return the options of the weights of a network of the package, such as NiN's width."""
+    options = read_pretrained(name)[0].options
+    return "".join(f", with `{option}={value}`" for option, value in options.items())
+
+
 def walk_page(name: str) -> str:
     """Return a page that walks through a network of the package, with the weights that it has."""
     net = create_model(name, pretrained=True).eval()
     data = load_data("sample")
-    image = resize(data.test_images[:1], net.spec.input_size)[0]
-    return walk(net, image, title=data.classes[data.test_labels[0]]).html
+    images = resize(data.test_images[:20], net.spec.input_size)
+    answers = [int(net(net.spec.prepare(image)).argmax()) for image in images]
+    right = [answer == label for answer, label in zip(answers, data.test_labels, strict=False)]
+    first = right.index(True)
+    return walk(net, images[first], title=data.classes[answers[first]]).html
 
 
 def block_and_input(net: nn.Module, name: str, shape: Shape) -> tuple[nn.Module, Shape]:
