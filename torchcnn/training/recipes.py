@@ -21,6 +21,8 @@ COMMON = {"clip": 1.0, "batch_size": 64, "amp": "auto", "channels_last": "auto"}
 SGD = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 ADAMW = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01}
 LENET = {"epochs": 1, "lr": 0.5, "batch_size": 128, "weight_decay": 1e-4, "clip": 0.0}
+# Chosen on held-out images: 0.9130, by 40 epochs alone 0.9123, cropped too 0.9012.
+LONG_LENET = {"epochs": 40, "ema": 0.9995}
 # Images of twice their size with the usual stem: a quarter of the work of the small stem.
 DENSENET = {"epochs": 3, "input_size": 56, "small_input": False}
 RESNET20 = {"epochs": 3, "lr": 0.2, "label_smoothing": 0.1}
@@ -57,7 +59,7 @@ TABLE = {
     # name                         source
     "softmax_regression": Recipes("sgd  0.1   256  5  28", fast={"lr": 5e-3, "batch_size": 256}),
     "mlp":                Recipes("adam 1e-3   32  5  28", fast={"lr": 5e-3, "batch_size": 256}),
-    "lenet":              Recipes("adam 1e-3  256  5  28", fast=LENET, best={"epochs": 20}),
+    "lenet":              Recipes("adam 1e-3  256  5  28", fast=LENET, best=LONG_LENET),
     "alexnet":            Recipes("adam 1e-3  128  5 224", fast={"lr": 3e-3}),
     "vgg11":              Recipes("adam 1e-3   64  5 224"),
     "vgg13":              Recipes("adam 1e-3   64  5 224"),
