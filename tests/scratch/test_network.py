@@ -17,8 +17,8 @@ from torchcnn.data.loader import Batches
 from torchcnn.layers import SameAvgPool2d
 from torchcnn.training.loop import predict_logits, train_epoch
 
-# A smaller member of the same family is in the default suite.
 DEEP = {"vgg11_bn", "resnet50", "densenet121"}
+# A smaller member of the same family is in the default suite.
 LARGE = HEAVY | {"alexnet", "googlenet", "resnet18", "tf_vgg13", "tf_resnet18"}
 BY_HAND = [pytest.param(n, marks=pytest.mark.slow if n in LARGE else ()) for n in ONE_OF_EACH]
 

@@ -166,10 +166,7 @@ def heat_map(photo: Tensor, heat: Tensor, box: Box | None = None) -> Tensor:
     gray = photo.float().mean(0).div(255).repeat_interleave(times, 0).repeat_interleave(times, 1)
     h, w = gray.shape
     left, top, right, bottom = (round(times * x) for x in box) if box else (0, 0, w, h)
-    right, bottom = (
-        max(right, left + 1),
-        max(bottom, top + 1),
-    )  # the box of a thin photo may be less
+    right, bottom = max(right, left + 1), max(bottom, top + 1)  # of a thin photo
     shown = (gray * OUTSIDE)[..., None].repeat(1, 1, 3)
     large = enlarge(heat.float().cpu(), (bottom - top, right - left)).numpy()
     colours = torch.from_numpy(evidence(large, float(heat.min()), float(heat.max())))
