@@ -13,7 +13,7 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) - 1:
 import pytest
 import torch
 from filelock import FileLock  # torch brings it
-from matplotlib.figure import Figure
+from processes import DRAWN_BY_RUNS, blank
 
 from torchcnn import train
 from torchcnn.data import datasets as data
@@ -39,13 +39,13 @@ def real_figures() -> None:
 
 @pytest.fixture(autouse=True)
 def blank_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a run draws of itself is blank: to draw it takes most of the time of a short run.
+    """What a run draws of itself is blank.
 
-    Those of `finished_run`, of commands in processes of their own and of notebooks are real.
+    The pictures of `finished_run`, of commands in processes of their own and of notebooks are real.
     """
     if "real_figures" not in request.fixturenames:
-        for name in ("plot_inputs", "plot_curves", "plot_confusion"):
-            monkeypatch.setattr(results, name, lambda *_: Figure(figsize=(1, 1)))
+        for name in DRAWN_BY_RUNS:
+            monkeypatch.setattr(results, name, blank)
 
 
 @pytest.fixture

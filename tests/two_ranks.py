@@ -1,9 +1,8 @@
-"""What `test_ranks` runs under torchrun, and by itself for one rank; prints JSON."""
+"""What `test_distributed` runs on several ranks, and by itself for one; `main` prints JSON."""
 
 import json
 import os
 import signal
-import sys
 from collections import Counter
 from copy import deepcopy
 from unittest.mock import patch
@@ -13,10 +12,11 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from torchcnn import BatchNorm, create_model
+from torchcnn import train as cli
 from torchcnn.data.datasets import load_data
 from torchcnn.data.loader import Batches
 from torchcnn.layers import KerasBatchNorm2d
-from torchcnn.training import distributed
+from torchcnn.training import distributed, trainer
 from torchcnn.training.distributed import World, gather_steps, join, with_signal
 from torchcnn.training.ema import MovingAverage
 from torchcnn.training.loop import StepOptions, train_steps
@@ -124,10 +124,9 @@ def stops_after(world: World, at: int) -> list[int]:
     return [int(n) for n in world.all_gather(torch.tensor(last))]
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
+def main(networks: list[str]) -> None:
     with join() as world:
-        results = {name: train(name.rstrip("+"), "+" in name, world) for name in sys.argv[1:]}
+        results = {name: train(name.rstrip("+"), "+" in name, world) for name in networks}
         results["accumulated"] = train("mlp", False, world, parts=4, batch=110, n=450)
         results["buffers"] = {
             "torch": check_buffers(normed(nn.BatchNorm2d(1)), world),
@@ -143,3 +142,23 @@ if __name__ == "__main__":
         world.broadcast(net)
         results["copied"] = same_on_all([*net.parameters(), *net.buffers()], world)
         print(json.dumps(results | {"largest": world.all_reduce_max(world.rank + 5)}))
+
+
+def train_with_other_seed(flags: list[str]) -> None:
+    """Train; the last of three ranks has another seed, and so other images to train on."""
+    cli.main([*flags, "--seed", "001"[int(os.environ["RANK"])]])
+
+
+def train_until_a_signal(at: int, flags: list[str]) -> None:
+    """Train; the second rank gets a signal in step `at`."""
+    made = []
+
+    def signalled(*args):
+        for step in train_steps(*args):
+            made.append(step)
+            if os.environ["RANK"] == "1" and len(made) == at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield step
+
+    with patch.object(trainer, "train_steps", signalled):
+        cli.main(flags)

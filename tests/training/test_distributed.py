@@ -15,6 +15,7 @@ import pytest
 import torch
 import two_ranks
 from comparing import check_same
+from processes import run_ranks, train_on_ranks
 from torch import nn
 
 from torchcnn import create_model, train
@@ -32,9 +33,9 @@ NETWORKS = ["mlp", "lenet+"]  # +: with --sync-bn
 ALONE = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
 
 
-def torchrun(*argv, ranks=2):
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone",
-            f"--nproc_per_node={ranks}", *map(str, argv)]  # fmt: skip
+def torchrun(*argv):
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3",
+            *map(str, argv)]  # fmt: skip
 
 
 def environment():
@@ -46,11 +47,8 @@ def environment():
 @pytest.fixture(scope="session")
 def two(once):
     def run(path):
-        script = Path(two_ranks.__file__)
-        done = subprocess.run(torchrun(script, *NETWORKS, "lenet"), capture_output=True, text=True,
-                              env=environment(), timeout=120)  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        path.write_text(done.stdout)
+        ended = run_ranks(2, two_ranks.main, [*NETWORKS, "lenet"], log=path)
+        assert ended == [0, 0], path.read_text()
 
     return json.loads(once("two", run).read_text())
 
@@ -184,17 +182,11 @@ def test_every_rank_has_a_device_of_its_own(monkeypatch):
 @pytest.mark.slow
 def test_ranks_with_other_flags_do_not_begin(tmp_path):
     """The last has another seed, and so other images to train on."""
-    (tmp_path / "main.py").write_text(
-        "import os, sys; from torchcnn import train; "
-        "train.main([*sys.argv[1:], '--seed', '001'[int(os.environ['RANK'])]])"
-    )
-    done = subprocess.run(
-        torchrun(tmp_path / "main.py", *FLAGS[2:], "--out", tmp_path / "r", ranks=3),
-        capture_output=True, text=True, env=environment(), timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "the ranks have found different images or flags" in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["main.py"]
+    flags = [*FLAGS, "--out", str(tmp_path / "r")]
+    ended = run_ranks(3, two_ranks.train_with_other_seed, flags, log=tmp_path / "log")
+    assert ended == [2] * 3
+    assert "the ranks have found different images or flags" in (tmp_path / "log").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
 
 
 def test_all_norms_are_replaced_and_the_names_of_the_weights_stay():
@@ -246,7 +238,7 @@ def test_alone_a_synchronised_norm_is_torchs(options):
         torch.distributed.destroy_process_group()
 
 
-FLAGS = ["-m", "torchcnn.train", "--arch", "tf_baseline", "--input-size", "16", "--epochs", "3",
+FLAGS = ["--arch", "tf_baseline", "--input-size", "16", "--epochs", "3",
          "--val-fraction", "0.8", "--batch-size", "99", "--augment", "crop,flip", "--mix",
          "cutmix", "--ema", "0.9", "--accumulate", "2",
          "--data", "sample", "--device", "cpu", "--checkpoint-every", "7"]  # fmt: skip
@@ -256,8 +248,7 @@ FLAGS = ["-m", "torchcnn.train", "--arch", "tf_baseline", "--input-size", "16", 
 def whole(tmp_path_factory):
     """Three ranks that nothing befell: of three numbers, other than of two, the order matters."""
     folder = tmp_path_factory.mktemp("whole") / "r"
-    subprocess.run(torchrun(*FLAGS, "--out", folder, ranks=3), check=True, env=environment(),
-                   capture_output=True, timeout=120)  # fmt: skip
+    assert train_on_ranks(3, *FLAGS, "--out", folder) == [0] * 3
     return folder
 
 
@@ -273,7 +264,7 @@ def test_a_rank_that_dies_ends_all_and_a_restart_goes_on(whole, tmp_path):
     """Dropout, augmentation and moving average: to the bits of ranks that nothing befell."""
     folder, text = tmp_path / "r", ""
     with subprocess.Popen(
-        torchrun("--max-restarts=1", *FLAGS, "--out", folder, ranks=3), text=True,
+        torchrun("--max-restarts=1", "-m", "torchcnn.train", *FLAGS, "--out", folder), text=True,
         env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     ) as process:  # fmt: skip
         for line in process.stdout:
@@ -286,40 +277,17 @@ def test_a_rank_that_dies_ends_all_and_a_restart_goes_on(whole, tmp_path):
     check_same(whole, folder)
 
 
-SIGNALLED = """
-import os, signal, sys
-from torchcnn import train
-from torchcnn.training import trainer
-
-at, train_steps, made = int(sys.argv[1]), trainer.train_steps, []
-
-def signalled_steps(*args):
-    for step in train_steps(*args):
-        made.append(step)
-        if os.environ["RANK"] == "1" and len(made) == at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        yield step
-
-trainer.train_steps = signalled_steps
-train.main(sys.argv[2:])
-"""
-
-
 @pytest.mark.slow
 def test_a_signal_to_one_rank_stops_all_after_the_same_step(whole, tmp_path):
     """In the 15th step, which is the fourth of the second epoch. The ends: see `two`."""
-    folder, script = tmp_path / "r", tmp_path / "main.py"
-    script.write_text(SIGNALLED)
-    done = subprocess.run(
-        torchrun(script, 15, *FLAGS[2:-1], "0", "--out", folder, ranks=3), text=True,
-        env=environment(), capture_output=True, timeout=120,
-    )  # fmt: skip
-    last = done.stdout.splitlines()[-1]
-    assert done.returncode and re.match(r"stopped in epoch 2; resume with --resume ", last)
+    folder, flags = tmp_path / "r", [*FLAGS[:-1], "0", "--out", str(tmp_path / "r")]
+    log = tmp_path / "log"
+    assert run_ranks(3, two_ranks.train_until_a_signal, 15, flags, log=log) == [143] * 3
+    last = log.read_text().splitlines()[-1]
+    assert last == f"stopped in epoch 2; resume with --resume {folder}"
     checkpoint = load_checkpoint(folder / "last.pt")
     assert len(checkpoint.history) == 1 and len(checkpoint.progress.images) == 5
-    subprocess.run(torchrun("-m", "torchcnn.train", "--resume", folder, ranks=3), check=True,
-                   env=environment(), capture_output=True, timeout=120)  # fmt: skip
+    assert train_on_ranks(3, "--resume", folder) == [0] * 3
     check_same(whole, folder)
 
 
@@ -353,9 +321,9 @@ def two_machines(tmp_path, *flags, kill=False):
 def test_two_machines_train_and_resume_what_the_first_one_has(tmp_path):
     """To the bits of a run that nothing befell; the second machine never has a run."""
     machine = tmp_path / "machine0"
-    train.main([*FLAGS[2:], "--epochs", "1", "--out", str(machine / "first")])
-    flags = [*FLAGS[2:], "--batch-size", "100", "--init", "first", "--recipe", "source"]
-    two_machines(tmp_path, *flags, "--out", "whole")
+    train.main([*FLAGS, "--epochs", "1", "--out", str(machine / "first")])
+    flags = [*FLAGS, "--batch-size", "100", "--init", "first", "--recipe", "source"]
+    assert train_on_ranks(2, *flags, "--out", "whole", cwd=machine) == [0, 0]
     two_machines(tmp_path, *flags, "--out", "r", kill=True)
     assert not (machine / "r" / "result.json").exists()
     two_machines(tmp_path, "--resume", "r")
