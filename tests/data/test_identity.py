@@ -72,9 +72,13 @@ def test_a_run_knows_a_copy_on_another_system(tmp_path, capsys):
     train.main([*flags, "--data", str(root), "--out", run, "--epochs", "1"])
     copy = str(copy_elsewhere(root, tmp_path / "copy"))
     shutil.rmtree(root)
+    with pytest.raises(SystemExit):
+        train.main(["--resume", run, "--epochs", "2"])
+    assert "no folder" in (error := capsys.readouterr().err) and "--data says where" in error
     train.main(["--resume", run, "--data", copy, "--epochs", "2"])
-    assert load_checkpoint(tmp_path / "r" / "last.pt").spec.classes == tuple(CLASSES)
-    evaluate.main(["--checkpoint", run, "--data", copy])
+    checkpoint = load_checkpoint(tmp_path / "r" / "last.pt")
+    assert checkpoint.spec.classes == tuple(CLASSES) and checkpoint.config["data"] == copy
+    evaluate.main(["--checkpoint", run])
     assert "note:" not in capsys.readouterr().err
     folders = {path.parent.parent for path in Path(copy, "TEST").rglob("*.PNG")}
     truths = [true_class(f"{folder}/a.png", CLASSES) for folder in folders]

@@ -87,11 +87,11 @@ BAD = {
     "path,label\np/0.png,dark\nno.png,dark\ngone.png,light": "no picture no.png (line 3), gone",
     "path,label,split\np/0.png,dark,foo": "line 2: got the split 'foo', allowed are train, val",
     "path,label,split\np/0.png,dark,": "got the split ''",
-    "path,label\np/0.png,dark\np/1.png,dark": "has 1 label to train on, dark; at least 2",
+    "path,label\np/0.png,dark\np/1.png,dark": "holds one class, dark; at least 2",
     "path,label\np/0.png,a\np/1.png,b\np/0.png,b": "line 4: p/0.png has another label or split",
-    "path,label\np/0.png,a\np/1.png,b\np/2.png,a": "has one picture of b; at least 2",
-    "path,label,split\np/0.png,a,test\np/1.png,b,test": "the splits test; there must be train",
-    "path,label,split\np/0.png,a,train\np/1.png,b,train\np/2.png,c,test": "has c in test, but not",
+    "path,label\np/0.png,a\np/1.png,b\np/2.png,a": "holds one picture of b; at least 2",
+    "path,label,split\np/0.png,a,test\np/1.png,b,test": "holds test; there must be train",
+    "path,label,split\np/0.png,a,train\np/1.png,b,train\np/2.png,c,test": "holds c in test, but",
 }  # fmt: skip
 
 
