@@ -5,15 +5,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torchcnn import cli
 from torchcnn.cli import option
 from torchcnn.figures.draw import drawing, save_figure
 from torchcnn.files import table
-
-if TYPE_CHECKING:
-    from torchcnn.run.comparison import FinishedRun
+from torchcnn.pictures import try_each
 
 PROG = "python -m torchcnn.compare"
 
@@ -61,6 +58,7 @@ def compare(config: Config) -> None:
         find_runs,
         group,
         plot_rows,
+        read_run,
     )
 
     finished, unfinished = find_runs(config.runs)
@@ -68,7 +66,9 @@ def compare(config: Config) -> None:
         print(f"note: {path} is not finished, and left out", file=sys.stderr)
     if not finished:
         raise ValueError("none of these runs is finished")
-    runs, damaged = read_runs(finished)
+    runs, damaged = try_each(finished, read_run)
+    if not runs:
+        cli.refuse(PROG, damaged)
     rows = group(runs)
     for row in rows:
         for text in row.repeated():
@@ -91,25 +91,6 @@ def compare(config: Config) -> None:
                 print(f"{config.out} is drawn")
     if damaged:
         raise ValueError(f"left out: {'; '.join(damaged)}")
-
-
-def read_runs(paths: Sequence[Path]) -> "tuple[list[FinishedRun], list[str]]":
-    """Read finished runs; also return what is wrong with those that are damaged.
-
-    Raises:
-        ValueError: all of them are.
-    """
-    from torchcnn.run.comparison import read_run
-
-    runs, damaged = [], []
-    for path in paths:
-        try:
-            runs.append(read_run(path))
-        except ValueError as error:
-            damaged.append(str(error))
-    if not runs:
-        raise ValueError("; ".join(damaged))
-    return runs, damaged
 
 
 if __name__ == "__main__":

@@ -58,7 +58,8 @@ def export(checkpoint: str, to: str, out: Path) -> None:
         spec = replace(spec, mean=zeros, std=tuple(x + 1 for x in zeros))
     images = torch.rand(5, *spec.shape, generator=torch.Generator().manual_seed(0))
     with whole(out) as temporary:
-        with needs(form.needs, to), quiet():
+        with needs(form.needs, to), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of their internals; the result is checked afterwards
             form.module.write(net, images[:2], spec.to_json(), temporary)
             run, stored = form.module.load(temporary)
             difference = check(net, images, spec, run, ModelSpec.from_json(stored))
@@ -77,14 +78,6 @@ def needs(package: str, to: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise ValueError(f"--to {to} needs more: pip install '{package}' ({error})") from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the exporters' warnings of their internals; the result is checked afterwards."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 if __name__ == "__main__":
