@@ -122,9 +122,8 @@ class Batches:
 
     def unnormalize(self, x: Tensor) -> Tensor:
         """Return a batch's images (n, c, h, w) in [0, 1] again."""
-        return (
-            x if self.normalization is None else x * self.normalization[1] + self.normalization[0]
-        )
+        mean, std = self.normalization or (0, 1)
+        return x * std + mean
 
     def _images(self, indices: Tensor, size: int) -> Iterator[Tensor]:
         """Yield the images as uint8, `size` at a time; several batches are fetched by one call."""
