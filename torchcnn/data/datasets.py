@@ -7,7 +7,6 @@ import contextlib
 import gzip
 import hashlib
 import http.client
-import io
 import os
 import socket
 import struct
@@ -213,10 +212,7 @@ def _download(dataset: str, root: Path) -> None:
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torchvision sets none and would hang
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with (
-            tempfile.TemporaryDirectory(dir=root) as folder,
-            contextlib.redirect_stdout(io.StringIO()),
-        ):
+        with tempfile.TemporaryDirectory(dir=root) as folder:
             getattr(torchvision.datasets, dataset)(folder, download=True)
             for path in Path(folder).iterdir():
                 os.replace(path, root / path.name)
