@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def evaluate(config: Config) -> None:
+    import torch
     import torch.nn.functional as F
 
     from torchcnn.data.loader import Batches
@@ -95,14 +96,17 @@ def evaluate(config: Config) -> None:
         same_device = run.device.split(":")[0] == device.type
         with autocast(run.amp if same_device else "off", device):  # as the run itself evaluated
             logits, labels = (t.cpu() for t in predict_logits(net.to(device), batches))
-    confusion = confusion_matrix(logits, labels)
+    confusion, copies = confusion_matrix(logits, labels), {}
+    if data.ids and checkpoint.trained is not None:
+        seen = torch.isin(data.ids["test"], checkpoint.trained)
+        copies["images_in_training"] = int(seen.sum())
     about = {
         "checkpoint": str(checkpoint_file(Path(config.checkpoint).expanduser())),
         "epoch": len(checkpoint.history),
         "data": data.name,
         "part": part,
         "images": len(labels),
-        **count_copies(data, checkpoint),
+        **copies,
         "accuracy": accuracy(confusion),
         "correct": int(confusion.diag().sum()),
         "loss": float(F.cross_entropy(logits.double(), labels)),
@@ -181,16 +185,6 @@ def read_images(
     if name in DATASETS:
         return "test", load_images(name, config.root or run.root, device, options)
     return load_judged(Path(name), options, checkpoint.spec.classes, checkpoint.trained)
-
-
-def count_copies(data: ImageData, checkpoint: Checkpoint) -> dict[str, int]:
-    """Count the images that the run was trained on, if that is known."""
-    if not data.ids or checkpoint.trained is None:
-        return {}
-    import torch
-
-    copies = torch.isin(data.ids["test"], checkpoint.trained)
-    return {"images_in_training": int(copies.sum())}
 
 
 def check_images(data: ImageData, checkpoint: Checkpoint, path: str) -> None:

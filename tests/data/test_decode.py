@@ -284,25 +284,6 @@ def test_what_would_start_another_program_is_no_picture(tmp_path):
     assert not extensions() & {".eps", ".ps", ".wmf", ".h5", ".mpg"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("end", ["", "raise SystemExit(3)", "1 / 0"])
-def test_a_process_that_ends_in_a_pass_does_not_wait_for_its_threads(end, tmp_path):
-    for i in range(64):
-        Image.new("RGB", (8, 8)).save(tmp_path / f"{i}.png")
-    code = f"""
-from pathlib import Path
-import torch
-from torchcnn.data.decode import LazyImages, decode_batches
-images = LazyImages(sorted(Path({str(tmp_path)!r}).glob("*.png")), 3, 8, "squeeze")
-kept = decode_batches(images, torch.arange(64).split(2), False)
-print(len(next(kept)), flush=True)
-{end}
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
-    assert done.stdout == "2\n" and done.returncode == {"": 0, "1 / 0": 1}.get(end, 3)
-    assert done.stderr.count("Error") == (end == "1 / 0")
-
-
 @pytest.mark.parametrize(("resize", "box"), [("squeeze", (0, 0, 1000, 750)),
                                              ("crop", (125, 0, 875, 750))])  # fmt: skip
 def test_a_photo_has_about_the_pixels_of_an_exact_resize(resize, box, tmp_path):

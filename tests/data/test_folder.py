@@ -174,20 +174,17 @@ def test_a_run_without_a_test_part(tmp_path, capsys):
 
 
 def test_the_centre_of_a_picture_is_kept_by_the_run(tmp_path, capsys):
-    """A picture whose sides are another colour: the run, evaluate and predict crop them."""
-    for name, colour in (("red", RED), ("blue", BLUE)):
-        for i in range(8):
-            pixels = np.full((20, 60, 3), 128, np.uint8)
-            pixels[:, 20:40] = colour
-            (tmp_path / "d" / name).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(tmp_path / "d" / name / f"{i}.png")
-    folder = tmp_path / "r"
-    flags = [*STREAMED, "--data", str(tmp_path / "d"), "--epochs", "3", "--resize", "crop"]
+    """A picture whose sides are another colour: they are cut off."""
+    root, folder = make(tmp_path / "d", 8), tmp_path / "r"
+    flags = [*STREAMED, "--data", str(root), "--epochs", "3", "--resize", "crop"]
     train.main([*flags, "--out", str(folder)])
     assert load_checkpoint(folder / "last.pt").config["resize"] == "crop"
     capsys.readouterr()
-    whole, centre = tmp_path / "d" / "red" / "0.png", tmp_path / "c.png"
-    Image.open(whole).crop((20, 0, 40, 20)).save(centre)
+    whole, centre = tmp_path / "w.png", tmp_path / "c.png"
+    pixels = picture(whole, RED, (20, 60))
+    pixels[:, :20] = pixels[:, 40:] = BLUE
+    Image.fromarray(pixels).save(whole)
+    Image.fromarray(pixels[:, 20:40]).save(centre)
     predict.main(["--checkpoint", str(folder), str(whole), str(centre), "--json"])
     answers = json.loads(capsys.readouterr().out)
     for a, b in zip(*(answer["top"] for answer in answers), strict=True):

@@ -205,9 +205,8 @@ def split_classes(pictures: Part) -> dict[str, Part]:
     """Choose a part of each class to test on."""
     parts: dict[str, Part] = {"train": {}, "test": {}}
     for name, found in pictures.items():
-        pairs = list(zip(found, is_for_test([picture.id for picture in found]), strict=True))
-        parts["train"][name] = [picture for picture, test in pairs if not test]
-        parts["test"][name] = [picture for picture, test in pairs if test]
+        for picture, test in zip(found, is_for_test([p.id for p in found]), strict=True):
+            parts["test" if test else "train"].setdefault(name, []).append(picture)
     return parts
 
 
