@@ -171,11 +171,7 @@ def draw(config: Config, data: ImageData, logits: torch.Tensor, labels: torch.Te
 def read_images(
     config: Config, run: TrainConfig, checkpoint: Checkpoint, device: torch.device
 ) -> tuple[str, ImageData]:
-    """Read the images to judge by, as the test images of a data set, and say which part they are.
-
-    Raises:
-        ValueError, OSError: as `load_images` and `load_judged` do.
-    """
+    """Read the images to judge by, as the test images of a data set, and say which part it is."""
     from torchcnn.data.folder import FolderOptions, load_images
     from torchcnn.data.judged import load_judged
 

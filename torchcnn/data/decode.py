@@ -164,11 +164,7 @@ class LazyImages:
 
 @pillow_quiet()
 def decode_all(images: LazyImages) -> Tensor:
-    """Decode all pictures into memory: (n, channels, size, size) uint8.
-
-    Raises:
-        ValueError, FileNotFoundError: as `read_image` does.
-    """
+    """Decode all pictures into memory: (n, channels, size, size) uint8."""
     decoded = torch.empty(images.shape, dtype=torch.uint8)
     with ThreadPoolExecutor(cores()) as pool:  # Pillow releases Python's lock while it decodes
         for i, image in enumerate(pool.map(images.read, images.paths)):
@@ -179,11 +175,7 @@ def decode_all(images: LazyImages) -> Tensor:
 def decode_batches(
     images: LazyImages, batches: Sequence[Tensor], pin_memory: bool
 ) -> Iterator[Tensor]:
-    """Decode the pictures of each batch of indices in threads, a few batches ahead.
-
-    Raises:
-        ValueError, FileNotFoundError: as `read_image` does.
-    """
+    """Decode the pictures of each batch of indices in threads, a few batches ahead."""
     ahead = 2 + 2 * cores() // max(map(len, batches), default=1)
     decoding: deque[list[Future[Tensor]]] = deque()
     with pillow_quiet(), ThreadPoolExecutor(cores()) as pool:
