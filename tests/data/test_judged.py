@@ -132,19 +132,11 @@ def test_copies_beside_a_picture_stay_with_it(own, tmp_path, capsys):
     assert "byte for byte" not in capsys.readouterr().out
 
 
-def test_what_cannot_be_judged_is_refused(own, tmp_path, capsys):
-    def refusal(data):
-        with pytest.raises(SystemExit) as stop:
-            evaluate.main(["--checkpoint", str(own / "r"), "--data", str(data)])
-        error = capsys.readouterr().err
-        assert stop.value.code == 2 and error.count("\n") == 1
-        return error
-
-    shutil.copytree(own / "d" / "red", tmp_path / "d" / "violet")
-    shutil.copytree(own / "d" / "red", tmp_path / "d" / "red")
-    assert "d holds violet; the network was trained on the classes blue, green, red" in refusal(
-        tmp_path / "d"
-    )
-    assert "red holds pictures and no folders, one for each class; give the folder above" in (
-        refusal(tmp_path / "d" / "red")
-    )
+def test_what_cannot_be_judged_is_refused(own, tmp_path, refused):
+    for name in ("violet", "red"):
+        shutil.copytree(own / "d" / "red", tmp_path / name)
+    words = ["--checkpoint", own / "r", "--data"]
+    known = "holds violet; the network was trained on the classes blue, green, red"
+    assert known in refused(evaluate.main, *words, tmp_path)
+    hint = "red holds pictures and no folders, one for each class; give the folder above"
+    assert hint in refused(evaluate.main, *words, tmp_path / "red")
