@@ -96,19 +96,14 @@ def tiff(path, bits, content, kind=1):
     path.write_bytes(head + content + struct.pack("<H", len(tags)) + entries + b"\0\0\0\0")
 
 
-def packed_12(values):
-    """Two values of 12 bits in three bytes."""
-    bits = "".join(f"{v:012b}" for v in values)
-    return bytes(int(bits[i : i + 8], 2) for i in range(0, len(bits), 8))
-
-
 STEPS = np.arange(16)
 
 
 @pytest.mark.parametrize(
     ("name", "write"),
     [
-        ("12.tif", lambda path: tiff(path, 12, packed_12(STEPS * 273))),  # 0 to 4095
+        ("12.tif",  # 0 to 4095, each of them three hexadecimal digits
+         lambda path: tiff(path, 12, bytes.fromhex("".join(f"{v * 273:03x}" for v in STEPS)))),
         ("16.tif", lambda path: tiff(path, 16, (STEPS * 4369).astype("<u2").tobytes())),
         ("signed.tif",  # to 32767
          lambda path: tiff(path, 16, (STEPS * 2184 + STEPS // 2).astype("<i2").tobytes(), kind=2)),
@@ -230,30 +225,20 @@ def test_the_transparent_value_of_a_png_is_black_in_every_depth(
         assert read_image(tmp_path / "a.png", channels)[0, 0].tolist() == expected
 
 
-@pytest.mark.parametrize("mode", ["LA", "RGBA", "La", "RGBa", "PA", "P"])
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "La", "RGBa"])
 def test_every_kind_of_transparency_is_laid_on_black(mode, tmp_path):
     """Opaque 200, 200 at an alpha of 51, and what is hidden; `a` is multiplied by the alpha."""
     if mode == "La" and (b"II", 1, (1,), 1, (8, 8), (1,)) not in TiffImagePlugin.OPEN_INFO:
         pytest.skip("this Pillow does not read it")
-    path, associated = tmp_path / "a.tif", mode in ("La", "RGBa")
+    path, associated = tmp_path / "a.tif", mode.endswith("a")
     grey = np.array([[200, 40, 0] if associated else [200, 200, 200]], np.uint8)
-    alpha = np.array([[255, 51, 0]], np.uint8)
-    if mode == "P":
-        image, path = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "P"), tmp_path / "a.png"
-        image.putpalette([200] * 9)
-        image.save(path, transparency=alpha.tobytes())
-    else:
-        bands = [grey] * (3 if mode.startswith("RGB") else 1)
-        image = Image.merge(mode.upper(), [Image.fromarray(band) for band in (*bands, alpha)])
-        if mode == "PA":
-            image.putpalette(np.repeat(np.arange(256), 3).tolist())
-        image.save(path)
-        if associated:  # the tag of the kind of the extra sample is 338
-            kinds = [struct.pack("<HHIHH", 338, 3, 1, kind, 0) for kind in (2, 1)]
-            path.write_bytes(path.read_bytes().replace(*kinds))
+    bands = [grey] * (len(mode) - 1) + [np.array([[255, 51, 0]], np.uint8)]
+    Image.merge(mode.upper(), [Image.fromarray(band) for band in bands]).save(path)
+    if associated:  # the tag of the kind of the extra sample is 338
+        kinds = [struct.pack("<HHIHH", 338, 3, 1, kind, 0) for kind in (2, 1)]
+        path.write_bytes(path.read_bytes().replace(*kinds))
     for channels in (1, 3):
-        x = read_image(path, channels)[:, 0].tolist()
-        assert x == [[200, 40, 0]] * channels
+        assert read_image(path, channels)[:, 0].tolist() == [[200, 40, 0]] * channels
 
 
 def test_lab_is_read_in_grey_too(tmp_path):

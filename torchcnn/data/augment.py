@@ -12,16 +12,15 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 
-def resize(images: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """Resize images to squares, or to (height, width): (n, c, h, w) uint8 -> (n, c, h', w') uint8.
+def resize(images: Tensor, size: int) -> Tensor:
+    """Resize images to squares: (n, c, h, w) uint8 -> (n, c, size, size) uint8.
 
     The interpolation is bilinear with antialiasing, as that of Pillow and of torchvision's
     `Resize`. Pillow rounds between its two passes, so results may differ by one grey level.
     """
-    shape = size if isinstance(size, tuple) else (size, size)
-    if images.shape[2:] == shape:
+    if images.shape[2:] == (size, size):
         return images
-    return _to_bytes(F.interpolate(images.float(), shape, mode="bilinear", antialias=True))
+    return _to_bytes(F.interpolate(images.float(), size, mode="bilinear", antialias=True))
 
 
 def _to_bytes(x: Tensor) -> Tensor:
