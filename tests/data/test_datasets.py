@@ -103,36 +103,22 @@ def test_a_download_is_kept_whole_or_not_at_all(tmp_path, monkeypatch):
     assert (tmp_path / "seen").exists() and not root.exists()
 
 
-def cut(content):
-    return content[:-1000]
-
-
-def flip(content):
-    unpacked = bytearray(gzip.decompress(content))
-    unpacked[5000] ^= 1
-    return gzip.compress(bytes(unpacked))
-
-
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (cut, "train-images.* is cut short or damaged"),
-        (flip, "train-images.* md5 .* expected"),
-        (lambda _: b"<html>not here</html>", "train-images.* is cut short or damaged"),
-        (lambda _: b"", "train-images.* md5 .* expected"),
-        (None, "but not train-images"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "is cut short or damaged"),
+        (lambda path: path.write_bytes(b"<html>not here</html>"), "is cut short or damaged"),
+        (lambda path: path.write_bytes(b""), "md5 .* expected"),
+        (lambda path: path.unlink(), "holds .* but not .*train-images"),
     ],
 )
 def test_a_damaged_file_is_named(idx_folder, monkeypatch, damage, message):
     monkeypatch.setattr(data, "FASHION_MNIST_MD5", data.SAMPLE_MD5)
-    path = idx_folder / "train-images-idx3-ubyte.gz"
-    content = path.read_bytes()
-    path.unlink()
-    if damage:
-        path.write_bytes(damage(content))
-    name = "auto" if damage is cut else "fashion-mnist"  # which takes no sample in its place
-    with pytest.raises(ValueError, match=message):
-        load_data(name, idx_folder)
+    damage(idx_folder / "train-images-idx3-ubyte.gz")
+    for name in ("fashion-mnist", "auto"):  # which takes no sample in its place
+        with pytest.raises(ValueError, match=message) as error:
+            load_data(name, idx_folder)
+        assert "train-images" in str(error.value)
 
 
 def test_another_set_of_the_same_form_is_refused(idx_folder):
