@@ -50,43 +50,34 @@ def compare(config: Config) -> None:
         raise ValueError(f"--out draws a .png, got {config.out}")
     if config.json and config.markdown:
         raise ValueError("got --json and --markdown, allowed is one of them")
-    from torchcnn.run.comparison import (
-        COLUMNS,
-        as_markdown,
-        cells,
-        describe,
-        find_runs,
-        group,
-        plot_rows,
-        read_run,
-    )
+    from torchcnn.run import comparison
 
-    finished, unfinished = find_runs(config.runs)
+    finished, unfinished = comparison.find_runs(config.runs)
     for path in unfinished:
         print(f"note: {path} is not finished, and left out", file=sys.stderr)
     if not finished:
         raise ValueError("none of these runs is finished")
-    runs, damaged = try_each(finished, read_run)
+    runs, damaged = try_each(finished, comparison.read_run)
     if not runs:
         cli.refuse(PROG, damaged)
-    rows = group(runs)
+    rows = comparison.group(runs)
     for row in rows:
         for text in row.repeated():
             print(f"note: {text}", file=sys.stderr)
     if config.json:
         print(json.dumps([row.as_json() for row in rows], indent=1))
     elif config.markdown:
-        print(as_markdown(rows))
+        print(comparison.as_markdown(rows))
     else:
-        print(table(cells(rows), left={0, len(COLUMNS) - 1}))
+        print(table(comparison.cells(rows), left={0, len(comparison.COLUMNS) - 1}))
         first = rows[0].runs[0]
         common = first.setting() | {"data": first.data}
         names = [n for n in ("data", "recipe", "val_fraction") if n not in rows[0].differs]
         same = {name: common[name] for name in names if name in common}
-        print(f"\nfor all of them {describe(same)}")
+        print(f"\nfor all of them {comparison.describe(same)}")
     if config.out:
         with drawing(config.out):
-            save_figure(plot_rows(rows), Path(config.out).expanduser())
+            save_figure(comparison.plot_rows(rows), Path(config.out).expanduser())
             if not (config.json or config.markdown):
                 print(f"{config.out} is drawn")
     if damaged:

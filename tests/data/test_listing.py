@@ -19,22 +19,19 @@ def write(folder, count=12):
     for i in range(count):
         pixels = np.random.default_rng(i).integers(0, 100, (12, 12)) + 100 * (i % 2)
         Image.fromarray(pixels.astype(np.uint8)).save(folder / "p" / f"{i}.png")
-    return [f"p/{i}.png" for i in range(count)], ["dark", "light"] * (count // 2)
+    return [(f"p/{i}.png", ("dark", "light")[i % 2]) for i in range(count)]
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_a_list_is_the_folder_that_it_describes(separator, mark, tmp_path):
     """In other words: columns in any order, one more, blanks, an empty line, CRLF."""
-    paths, labels = write(tmp_path)
-    lines = [f" label{separator}id{separator}Path"]
-    lines += [
-        f"{label} {separator}{i}{separator} {p}"
-        for i, (p, label) in enumerate(zip(paths, labels, strict=True))
-    ]
+    pictures = write(tmp_path)
+    rows = [(f"{label} ", str(i), f" {path}") for i, (path, label) in enumerate(pictures)]
+    lines = [separator.join(row) for row in ((" label", "id", "Path"), *rows)]
     file = tmp_path / "list.csv"
     file.write_bytes((mark + "\r\n".join([*lines, "", ""])).encode())
-    for path, label in zip(paths, labels, strict=True):
+    for path, label in pictures:
         place = tmp_path / "folder" / label / path.split("/")[1]
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes((tmp_path / path).read_bytes())
@@ -42,7 +39,7 @@ def test_a_list_is_the_folder_that_it_describes(separator, mark, tmp_path):
     assert a.classes == b.classes == ("dark", "light") and a.digests == b.digests
     assert torch.equal(a.train_images, b.train_images)
     assert torch.equal(a.test_labels, b.test_labels)
-    assert set(a.names["train"] + a.names["test"]) == set(paths)
+    assert set(a.names["train"] + a.names["test"]) == {path for path, _ in pictures}
 
 
 @pytest.mark.parametrize("file", ["NFC", "NFD"])
@@ -50,10 +47,10 @@ def test_a_list_is_the_folder_that_it_describes(separator, mark, tmp_path):
 @pytest.mark.parametrize("separator", ["/", "\\"])
 def test_a_list_finds_its_pictures_on_another_system(separator, text, file, tmp_path):
     """Accents in both forms, as on macOS and elsewhere, and the separators of Windows."""
-    paths, labels = write(tmp_path)
-    for path in paths:
+    pictures = write(tmp_path)
+    for path, _ in pictures:
         (tmp_path / path).rename(tmp_path / unicodedata.normalize(file, path.replace("/", "/é")))
-    rows = [p.replace("/", f"{separator}é") + f",ö{c}" for p, c in zip(paths, labels, strict=True)]
+    rows = [path.replace("/", f"{separator}é") + f",ö{label}" for path, label in pictures]
     lines = unicodedata.normalize(text, "\n".join(["path,label", *rows]))
     (tmp_path / "list.csv").write_text(lines, encoding="utf-8")
     (found,) = read_listing(tmp_path / "list.csv").values()
@@ -61,8 +58,8 @@ def test_a_list_finds_its_pictures_on_another_system(separator, text, file, tmp_
 
 
 def test_a_run_on_a_list_with_splits(tmp_path, capsys):
-    paths, labels = write(tmp_path, 30)
-    rows = zip(paths, labels, ["Train"] * 18 + ["valid"] * 6 + ["test"] * 6, strict=True)
+    parts = ["Train"] * 18 + ["valid"] * 6 + ["test"] * 6
+    rows = [(*pair, part) for pair, part in zip(write(tmp_path, 30), parts, strict=True)]
     (tmp_path / "list.csv").write_text("path,label,split\n" + "\n".join(map(",".join, rows)))
     run = tmp_path / "run"
     train.main(["--data", str(tmp_path / "list.csv"), "--arch", "mlp", "--recipe", "fast",

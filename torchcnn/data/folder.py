@@ -103,7 +103,8 @@ def decode_parts(
     found = {name: pictures_of(parts.get(name, {})) for name in USE}
     paths = {name: [picture.path for picture in pictures] for name, pictures in found.items()}
     every = [path for of_part in paths.values() for path in of_part]
-    channels = options.channels or (1 if all(open_image(p, _is_grey) for p in every) else 3)
+    modes = (open_image(path, lambda image: image.mode.split(";")[0]) for path in every)
+    channels = options.channels or (1 if all(mode in GREY for mode in modes) else 3)
     images: dict[str, Any] = {
         name: LazyImages(of_part, channels, options.size, options.resize)
         for name, of_part in paths.items()
@@ -234,10 +235,6 @@ def _shown(root: Path, path: Path) -> str:
     """The path of a picture below the folder, or below that of the list."""
     folder = root.parent if is_listing(root) else root
     return readable((path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix())
-
-
-def _is_grey(image: Any) -> bool:
-    return image.mode.split(";")[0] in GREY
 
 
 def _labels(part: Part, classes: Sequence[str]) -> Tensor:
