@@ -5,15 +5,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torchcnn import cli
 from torchcnn.cli import option
 from torchcnn.figures.draw import drawing, save_figure
 from torchcnn.files import table
-
-if TYPE_CHECKING:
-    from torchcnn.run.comparison import FinishedRun
+from torchcnn.pictures import try_each
 
 PROG = "python -m torchcnn.compare"
 
@@ -53,63 +50,38 @@ def compare(config: Config) -> None:
         raise ValueError(f"--out draws a .png, got {config.out}")
     if config.json and config.markdown:
         raise ValueError("got --json and --markdown, allowed is one of them")
-    from torchcnn.run.comparison import (
-        COLUMNS,
-        as_markdown,
-        cells,
-        describe,
-        find_runs,
-        group,
-        plot_rows,
-    )
+    from torchcnn.run import comparison
 
-    finished, unfinished = find_runs(config.runs)
+    finished, unfinished = comparison.find_runs(config.runs)
     for path in unfinished:
         print(f"note: {path} is not finished, and left out", file=sys.stderr)
     if not finished:
         raise ValueError("none of these runs is finished")
-    runs, damaged = read_runs(finished)
-    rows = group(runs)
+    runs, damaged = try_each(finished, comparison.read_run)
+    if not runs:
+        cli.refuse(PROG, damaged)
+    rows = comparison.group(runs)
     for row in rows:
         for text in row.repeated():
             print(f"note: {text}", file=sys.stderr)
     if config.json:
         print(json.dumps([row.as_json() for row in rows], indent=1))
     elif config.markdown:
-        print(as_markdown(rows))
+        print(comparison.as_markdown(rows))
     else:
-        print(table(cells(rows), left={0, len(COLUMNS) - 1}))
+        print(table(comparison.cells(rows), left={0, len(comparison.COLUMNS) - 1}))
         first = rows[0].runs[0]
         common = first.setting() | {"data": first.data}
         names = [n for n in ("data", "recipe", "val_fraction") if n not in rows[0].differs]
         same = {name: common[name] for name in names if name in common}
-        print(f"\nfor all of them {describe(same)}")
+        print(f"\nfor all of them {comparison.describe(same)}")
     if config.out:
         with drawing(config.out):
-            save_figure(plot_rows(rows), Path(config.out).expanduser())
+            save_figure(comparison.plot_rows(rows), Path(config.out).expanduser())
             if not (config.json or config.markdown):
                 print(f"{config.out} is drawn")
     if damaged:
         raise ValueError(f"left out: {'; '.join(damaged)}")
-
-
-def read_runs(paths: Sequence[Path]) -> "tuple[list[FinishedRun], list[str]]":
-    """Read finished runs; also return what is wrong with those that are damaged.
-
-    Raises:
-        ValueError: all of them are.
-    """
-    from torchcnn.run.comparison import read_run
-
-    runs, damaged = [], []
-    for path in paths:
-        try:
-            runs.append(read_run(path))
-        except ValueError as error:
-            damaged.append(str(error))
-    if not runs:
-        raise ValueError("; ".join(damaged))
-    return runs, damaged
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def evaluate(config: Config) -> None:
+    import torch
     import torch.nn.functional as F
 
     from torchcnn.data.loader import Batches
@@ -94,15 +96,17 @@ def evaluate(config: Config) -> None:
         same_device = run.device.split(":")[0] == device.type
         with autocast(run.amp if same_device else "off", device):  # as the run itself evaluated
             logits, labels = (t.cpu() for t in predict_logits(net.to(device), batches))
-    confusion = confusion_matrix(logits, labels)
-    path = Path(config.checkpoint).expanduser()
+    confusion, copies = confusion_matrix(logits, labels), {}
+    if data.ids and checkpoint.trained is not None:
+        seen = torch.isin(data.ids["test"], checkpoint.trained)
+        copies["images_in_training"] = int(seen.sum())
     about = {
-        "checkpoint": str(checkpoint_file(path)),
+        "checkpoint": str(checkpoint_file(Path(config.checkpoint).expanduser())),
         "epoch": len(checkpoint.history),
         "data": data.name,
         "part": part,
         "images": len(labels),
-        **count_copies(data, checkpoint),
+        **copies,
         "accuracy": accuracy(confusion),
         "correct": int(confusion.diag().sum()),
         "loss": float(F.cross_entropy(logits.double(), labels)),
@@ -114,46 +118,60 @@ def evaluate(config: Config) -> None:
     if config.top:
         found = logits.topk(min(config.top, len(classes))).indices == labels[:, None]
         about[f"top_{config.top}"] = int(found.sum()) / len(labels)
-    show(config, about, confusion, classes, data.note)
+    show(config, about, confusion, data)
     if config.out:
-        images, names = data.test_images, data.names.get("test")
-        figures = {
-            "confusion.png": lambda: plots().plot_confusion(confusion, classes),
-            "mistakes.png": lambda: plots().plot_mistakes(images, logits, labels, classes, names),
-        }
-        draw(figures, Path(config.out).expanduser(), quiet=config.json)
+        draw(config, data, logits, labels)
 
 
-def show(
-    config: Config, about: dict[str, Any], confusion: torch.Tensor, classes: list[str], note: str
-) -> None:
+def show(config: Config, about: dict[str, Any], confusion: torch.Tensor, data: ImageData) -> None:
     """Print what was evaluated, how well it did, and which classes it confuses."""
     from torchcnn.run import report
 
+    classes = list(data.classes)
     if config.json:
         tables = {
             "classes": report.classes_as_json(confusion, classes),
             "confusion": confusion.tolist(),
         }
         print(json.dumps(about | tables, indent=1))
-    else:
-        print(as_text(about, note))
-        print(report.by_class(confusion, classes), end="\n\n")
-        print(report.confusion_text(confusion, classes))
-        if config.top:
-            print(f"\ntop-{config.top} acc {about[f'top_{config.top}']:.4f}")
-        if said := report.confused_text(confusion, classes):
-            print(f"\n{said}")
+        return
+    part = {"test": "test ", "val": "validation ", "all": ""}[about["part"]]
+    print(f"{about['checkpoint']}, epoch {about['epoch']}")
+    print(f"{about['images']:,} {part}images of {about['data']} ({data.note})")
+    if copies := about.get("images_in_training"):
+        print(copies_text(copies, about["images"], f"{part}images"))
+    right = f"acc {about['accuracy']:.4f} ({about['correct']:,} correct)"
+    print(f"{part}{right}, loss {about['loss']:.4f}\n")
+    print(report.by_class(confusion, classes), end="\n\n")
+    print(report.confusion_text(confusion, classes))
+    if config.top:
+        print(f"\ntop-{config.top} acc {about[f'top_{config.top}']:.4f}")
+    if said := report.confused_text(confusion, classes):
+        print(f"\n{said}")
+
+
+def draw(config: Config, data: ImageData, logits: torch.Tensor, labels: torch.Tensor) -> None:
+    """Draw the confusion matrix and the surest mistakes into the folder `--out`."""
+    from torchcnn.figures.results import plot_confusion, plot_mistakes
+    from torchcnn.training.loop import confusion_matrix
+
+    classes, images, names = list(data.classes), data.test_images, data.names.get("test")
+    figures = {
+        "confusion.png": partial(plot_confusion, confusion_matrix(logits, labels), classes),
+        "mistakes.png": partial(plot_mistakes, images, logits, labels, classes, names),
+    }
+    for name, plot in figures.items():
+        path = Path(config.out).expanduser() / name
+        with drawing(name):
+            save_figure(plot(), path)
+            if not config.json:
+                print(f"{path} is drawn")
 
 
 def read_images(
     config: Config, run: TrainConfig, checkpoint: Checkpoint, device: torch.device
 ) -> tuple[str, ImageData]:
-    """Read the images to judge by, as the test images of a data set, and say which part they are.
-
-    Raises:
-        ValueError, OSError: as `load_images` and `load_judged` do.
-    """
+    """Read the images to judge by, as the test images of a data set, and say which part it is."""
     from torchcnn.data.folder import FolderOptions, load_images
     from torchcnn.data.judged import load_judged
 
@@ -163,45 +181,6 @@ def read_images(
     if name in DATASETS:
         return "test", load_images(name, config.root or run.root, device, options)
     return load_judged(Path(name), options, checkpoint.spec.classes, checkpoint.trained)
-
-
-def count_copies(data: ImageData, checkpoint: Checkpoint) -> dict[str, int]:
-    """Count the images that the run was trained on, if that is known."""
-    if not data.ids or checkpoint.trained is None:
-        return {}
-    import torch
-
-    copies = torch.isin(data.ids["test"], checkpoint.trained)
-    return {"images_in_training": int(copies.sum())}
-
-
-def as_text(about: dict[str, Any], note: str) -> str:
-    """Say what was evaluated, and how well it did."""
-    part = {"test": "test ", "val": "validation ", "all": ""}[about["part"]]
-    copies = about.get("images_in_training", 0)
-    said = copies_text(copies, about["images"], f"{part}images") + "\n" if copies else ""
-    return (
-        f"{about['checkpoint']}, epoch {about['epoch']}\n"
-        f"{about['images']:,} {part}images of {about['data']} ({note})\n"
-        f"{said}{part}acc {about['accuracy']:.4f} ({about['correct']:,} correct), "
-        f"loss {about['loss']:.4f}\n"
-    )
-
-
-def draw(figures: dict[str, Callable[[], Any]], out: Path, quiet: bool) -> None:
-    """Draw figures into a folder, by the names of their files."""
-    for name, figure in figures.items():
-        with drawing(name):
-            save_figure(figure(), out / name)
-            if not quiet:
-                print(f"{out / name} is drawn")
-
-
-def plots() -> Any:
-    """The module that draws, which takes a second to import."""
-    from torchcnn.figures import results
-
-    return results
 
 
 def check_images(data: ImageData, checkpoint: Checkpoint, path: str) -> None:

@@ -2,8 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -58,33 +57,22 @@ def export(checkpoint: str, to: str, out: Path) -> None:
         spec = replace(spec, mean=zeros, std=tuple(x + 1 for x in zeros))
     images = torch.rand(5, *spec.shape, generator=torch.Generator().manual_seed(0))
     with whole(out) as temporary:
-        with needs(form.needs, to), quiet():
-            form.module.write(net, images[:2], spec.to_json(), temporary)
-            run, stored = form.module.load(temporary)
-            difference = check(net, images, spec, run, ModelSpec.from_json(stored))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the exporters' of their internals
+                form.module.write(net, images[:2], spec.to_json(), temporary)
+                run, stored = form.module.load(temporary)
+                difference = check(net, images, spec, run, ModelSpec.from_json(stored))
+        except ImportError as error:
+            raise ValueError(
+                f"--to {to} needs more: pip install '{form.needs}' ({error})"
+            ) from error
         os.umask(mask := os.umask(0))
         temporary.chmod(0o666 & ~mask)  # safetensors makes it unreadable to others
     print(
         f"{out}: {spec.arch} for {to}; loaded again, its logits for batches of 1, 2 and 5 "
         f"images differ by at most {difference:.1e}"
     )
-
-
-@contextmanager
-def needs(package: str, to: str) -> Iterator[None]:
-    """Say what to install if an import fails."""
-    try:
-        yield
-    except ImportError as error:
-        raise ValueError(f"--to {to} needs more: pip install '{package}' ({error})") from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the exporters' warnings of their internals; the result is checked afterwards."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class Answer(NamedTuple):
 
     file: str
     image: "Tensor"  # (c, size, size) uint8
-    top: list[tuple[str, float]]  # classes with their probabilities
+    top: list[dict[str, Any]]  # the "class" and its "probability", as `--json` prints them
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -54,10 +54,11 @@ def predict(config: Config) -> None:
     files = find_pictures(config.files)
     answers, unread = try_each(files, lambda file: classify(net, file, config.top))
     if config.json:
-        print(json.dumps([as_json(answer) for answer in answers], indent=1))
+        print(json.dumps([{"file": a.file, "top": a.top} for a in answers], indent=1))
     else:
         for answer in answers:
-            print(f"{answer.file}: " + ", ".join(f"{name} {p:.4f}" for name, p in answer.top))
+            top = [f"{found['class']} {found['probability']:.4f}" for found in answer.top]
+            print(f"{answer.file}: {', '.join(top)}")
     if config.out and answers:
         draw(answers, net.spec.classes, Path(config.out).expanduser())
     cli.refuse(PROG, unread)
@@ -79,16 +80,8 @@ def classify(net: Any, file: str, top: int) -> Answer:
     with torch.no_grad():
         probabilities = net(spec.prepare(image)).softmax(1)[0]
     values, classes = probabilities.topk(min(top, len(probabilities)))
-    named = [spec.classes[i] for i in classes.tolist()]
-    return Answer(file, image, list(zip(named, values.tolist(), strict=True)))
-
-
-def as_json(answer: Answer) -> dict[str, Any]:
-    """Return a picture's answer as `--json` prints it."""
-    return {
-        "file": answer.file,
-        "top": [{"class": name, "probability": p} for name, p in answer.top],
-    }
+    pairs = zip(classes.tolist(), values.tolist(), strict=True)
+    return Answer(file, image, [{"class": spec.classes[i], "probability": p} for i, p in pairs])
 
 
 def draw(answers: Sequence[Answer], classes: Sequence[str], out: Path) -> None:
@@ -98,9 +91,9 @@ def draw(answers: Sequence[Answer], classes: Sequence[str], out: Path) -> None:
 
         tiles = []
         for answer in answers:
-            lines = [f"{name} {p:.0%}" for name, p in answer.top]
+            lines = [f"{found['class']} {found['probability']:.0%}" for found in answer.top]
             truth = true_class(answer.file, classes)
-            wrong = truth is not None and truth != answer.top[0][0]
+            wrong = truth is not None and truth != answer.top[0]["class"]
             if truth is not None:
                 lines[0] = f"{'✗' if wrong else '✓'} {lines[0]}"
             lines += [f"true: {truth}"] * wrong + [Path(answer.file).name]

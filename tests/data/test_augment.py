@@ -37,11 +37,6 @@ def test_resize_is_within_a_grey_level_of_pillow(channels, h, w, size):
         assert (result.int() - expected.int()).abs().max() <= 1
 
 
-def test_resize_to_its_own_size_is_free():
-    images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
-    assert resize(images, 28) is images
-
-
 def drawn(seed=0):
     return torch.Generator().manual_seed(seed)
 
@@ -124,24 +119,17 @@ def test_a_random_crop_is_a_rectangle_of_the_image():
     assert middle.std() > 2 and ((middle - 32).abs() <= 32 * (1 - width) + 0.6).all()
 
 
-def test_erase_blackens_one_rectangle_in_half_of_the_images():
-    white = torch.full((200, 1, 30, 30), 255, dtype=torch.uint8)
-    black = erase(white, drawn())[:, 0] == 0
-    touched = black.flatten(1).any(1)
-    assert 70 < int(touched.sum()) < 130
-    for hole in black[touched]:
-        rows, columns = hole.any(1), hole.any(0)
-        assert int(hole.sum()) == int(rows.sum()) * int(columns.sum())  # a rectangle
-
-
 @pytest.mark.parametrize(("h", "w"), [(28, 30), (32, 3), (4, 1)])
-def test_erase_takes_at_most_a_third_of_the_sides_and_reaches_every_pixel(h, w):
-    """Each length from 1 to a third occurs; of a side of less than 3 pixels it is 1."""
+def test_erase_blackens_a_rectangle_in_half_of_the_images(h, w):
+    """Each length from 1 to a third occurs, and every place; of less than 3 pixels it is 1."""
     white = torch.full((4000, 1, h, w), 255, dtype=torch.uint8)
     black = erase(white, drawn())[:, 0] == 0
     black = black[black.flatten(1).any(1)]
-    assert set(black.any(2).sum(1).tolist()) == set(range(1, max(h // 3, 1) + 1))
-    assert set(black.any(1).sum(1).tolist()) == set(range(1, max(w // 3, 1) + 1))
+    assert 1850 < len(black) < 2150
+    heights, widths = black.any(2).sum(1), black.any(1).sum(1)
+    assert torch.equal(black.sum((1, 2)), heights * widths)  # a rectangle
+    assert set(heights.tolist()) == set(range(1, max(h // 3, 1) + 1))
+    assert set(widths.tolist()) == set(range(1, max(w // 3, 1) + 1))
     assert black.any(0).all()
 
 

@@ -13,21 +13,16 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from torchcnn.data import datasets as data
-from torchcnn.data.datasets import ImageData, in_channels, load_data, load_idx
-from torchcnn.data.sample import make_sample
+from torchcnn.data.datasets import ImageData, in_channels, load_data
 
 
-def test_the_sample_is_balanced_and_whole():
+def test_the_sample_is_balanced():
     sample = load_data("sample")
     assert sample.train_images.shape == (5000, 1, 28, 28)
     assert sample.test_images.shape == (1000, 1, 28, 28)
     assert sample.train_images.dtype == torch.uint8
     assert sample.train_labels.bincount().tolist() == [500] * 10
     assert sample.test_labels.bincount().tolist() == [100] * 10
-    assert len(sample.classes) == 10
-    # A trouser is dark in the middle and has two bright legs: labels and images belong together.
-    trousers = sample.train_images[sample.train_labels == 1].double().mean(0)[0]
-    assert trousers[24, 13:15].mean() < trousers[24, 9:12].mean() / 2
 
 
 def test_the_whole_set_is_the_published_one(real_fashion_mnist):
@@ -55,15 +50,19 @@ def test_the_whole_set_is_the_published_one(real_fashion_mnist):
     assert whole.test_images.shape == (10000, 1, 28, 28)
 
 
-def test_the_sample_is_made_from_the_whole_set(real_fashion_mnist, tmp_path):
-    make_sample.main(real_fashion_mnist, tmp_path)
-    for path in data.SAMPLE_FOLDER.glob("*.gz"):
-        made = gzip.decompress((tmp_path / path.name).read_bytes())
-        assert made == gzip.decompress(path.read_bytes())
+def test_the_sample_is_the_first_of_each_class_of_the_whole_set(real_fashion_mnist):
+    whole, sample = load_data("fashion-mnist"), load_data("sample")
+    for part, count in (("train", 500), ("test", 100)):
+        images, labels = (f"{part}_{what}" for what in ("images", "labels"))
+        of_class = [(getattr(whole, labels) == c).nonzero()[:count, 0] for c in range(10)]
+        first = torch.cat(of_class).sort().values  # in their original order
+        for what in (images, labels):
+            assert torch.equal(getattr(sample, what), getattr(whole, what)[first])
 
 
-@pytest.mark.parametrize("place", ["", "fashion-mnist", "FashionMNIST/raw"])
-@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize(
+    ("place", "packed"), [("", True), ("fashion-mnist", True), ("FashionMNIST/raw", False)]
+)
 def test_fashion_mnist_is_found_under_root(idx_folder, tmp_path, monkeypatch, place, packed):
     monkeypatch.setattr(data, "FASHION_MNIST_MD5", data.SAMPLE_MD5)
     folder = tmp_path / "root" / place
@@ -104,61 +103,22 @@ def test_a_download_is_kept_whole_or_not_at_all(tmp_path, monkeypatch):
     assert (tmp_path / "seen").exists() and not root.exists()
 
 
-def cut(path):
-    path.write_bytes(path.read_bytes()[:-1000])
-
-
-def cut_inside(path):
-    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-5]))
-
-
-def flip(path):
-    content = bytearray(gzip.decompress(path.read_bytes()))
-    content[5000] ^= 1
-    path.write_bytes(gzip.compress(bytes(content)))
-
-
-def no_idx(path):
-    path.write_bytes(gzip.compress(b"<html>not here</html>"))
-
-
-def no_dimensions(path):
-    path.write_bytes(gzip.compress(b"\0\0\x08\0a"))
-
-
-def no_gzip(path):
-    path.write_bytes(b"<html>not here</html>")
-
-
-def empty(path):
-    path.write_bytes(b"")
-
-
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (cut, "train-images.* is cut short or damaged"),
-        (cut_inside, "train-images.*promises 3920000 bytes, it holds 3919995"),
-        (flip, "train-images.* md5 .* expected"),
-        (no_idx, "train-images.* is not an IDX file"),
-        (no_dimensions, "train-images.* is not an IDX file"),
-        (no_gzip, "train-images.* is cut short or damaged"),
-        (empty, "train-images.* is (cut short|not an IDX)"),
-        (lambda path: path.unlink(), "but not train-images"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "is cut short or damaged"),
+        (lambda path: path.write_bytes(b"<html>not here</html>"), "is cut short or damaged"),
+        (lambda path: path.write_bytes(b""), "md5 .* expected"),
+        (lambda path: path.unlink(), "holds .* but not .*train-images"),
     ],
 )
 def test_a_damaged_file_is_named(idx_folder, monkeypatch, damage, message):
     monkeypatch.setattr(data, "FASHION_MNIST_MD5", data.SAMPLE_MD5)
     damage(idx_folder / "train-images-idx3-ubyte.gz")
-    name = "auto" if damage is cut else "fashion-mnist"  # which takes no sample in its place
-    with pytest.raises(ValueError, match=message):
-        load_data(name, idx_folder)
-
-
-def test_labels_must_match_their_images(idx_folder):
-    shutil.copy(idx_folder / "t10k-labels-idx1-ubyte.gz", idx_folder / "train-labels-idx1-ubyte.gz")
-    with pytest.raises(ValueError, match=r"train-labels.* holds 1000 labels for 5000 images"):
-        load_idx(idx_folder, data.SAMPLE_MD5)
+    for name in ("fashion-mnist", "auto"):  # which takes no sample in its place
+        with pytest.raises(ValueError, match=message) as error:
+            load_data(name, idx_folder)
+        assert "train-images" in str(error.value)
 
 
 def test_another_set_of_the_same_form_is_refused(idx_folder):

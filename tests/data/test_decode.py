@@ -8,8 +8,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps, TiffImagePlugin
-from torchvision import transforms
+from PIL import Image, TiffImagePlugin
 from torchvision.transforms import functional
 
 from torchcnn.data.decode import extensions, find_pictures, read_image
@@ -17,23 +16,15 @@ from torchcnn.data.decode import extensions, find_pictures, read_image
 RAMP = np.linspace(0, 255, 16).round().astype(np.uint8).reshape(1, 16)  # 0, 17, 34, ... 255
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
-def test_every_kind_of_picture_becomes_bytes(mode, tmp_path):
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (5, 8), np.uint8))
-    path = tmp_path / ("m.tiff" if mode == "CMYK" else "m.png")
-    image.convert(mode).save(path)
-    for channels in (1, 3):
-        x = read_image(path, channels)
-        assert x.shape == (channels, 5, 8) and x.dtype == torch.uint8
-        assert read_image(path, channels, 4).shape == (channels, 4, 4)
-
-
-def test_the_pixels_of_a_picture_are_its_own(tmp_path):
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_the_pixels_of_a_picture_are_its_own(mode, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (5, 8, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "m.png")
-    assert np.array_equal(read_image(tmp_path / "m.png", 3).permute(1, 2, 0).numpy(), pixels)
+    path = tmp_path / ("m.tiff" if mode == "CMYK" else "m.png")
+    Image.fromarray(pixels).convert(mode).save(path)
+    assert np.array_equal(read_image(path, 3).permute(1, 2, 0).numpy(), pixels)
+    assert read_image(path, 1).shape == (1, 5, 8)
     with pytest.raises(ValueError, match="has 1 or 3 channels, not 2"):
-        read_image(tmp_path / "m.png", 2)
+        read_image(path, 2)
 
 
 TURNED = {  # EXIF's definition: which row and column of what is stored are seen above and left
@@ -77,11 +68,6 @@ def test_the_orientation_is_applied_once_in_every_format(kind, orientation, tmp_
         corners = [read_image(path, channels, 8)[0, i, j] for i in (0, 7) for j in (0, 7)]
         corners_expected = [expected[i, j] for i in (0, -1) for j in (0, -1)]
         assert np.abs(np.subtract(corners, corners_expected)).max() <= 6  # reduced in decoding
-    with (
-        open(path, "rb") as stream,
-        Image.open(stream) as file,
-    ):  # from a path Pillow 13 has a fault
-        assert ImageOps.exif_transpose(file).size == expected.shape[::-1]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow's; the commands do not show it
@@ -110,70 +96,60 @@ def tiff(path, bits, content, kind=1):
     path.write_bytes(head + content + struct.pack("<H", len(tags)) + entries + b"\0\0\0\0")
 
 
-def packed_12(values):
-    """Two values of 12 bits in three bytes."""
-    bits = "".join(f"{v:012b}" for v in values)
-    return bytes(int(bits[i : i + 8], 2) for i in range(0, len(bits), 8))
+STEPS = np.arange(16)
 
 
-@pytest.mark.parametrize("kind", ["1", "12", "16", "16 signed", "float", "16 png", "16 pgm"])
-def test_a_ramp_is_a_ramp_in_every_depth(kind, tmp_path):
-    path, expected = tmp_path / "a.tif", RAMP
-    ramp = np.arange(16)
-    if kind == "1":
-        expected = np.array([[0, 255] * 8])
-        Image.fromarray(expected.astype(np.uint8)).convert("1").save(path)
-    elif kind == "12":
-        tiff(path, 12, packed_12(ramp * 273))  # 0 to 4095
-    elif kind == "16":
-        tiff(path, 16, (ramp * 4369).astype("<u2").tobytes())  # 0 to 65535
-    elif kind == "16 signed":
-        tiff(path, 16, (ramp * 2184 + ramp // 2).astype("<i2").tobytes(), kind=2)  # to 32767
-    elif kind == "float":
-        Image.fromarray((ramp / 15).astype(np.float32).reshape(1, 16)).save(path)
-    elif kind == "16 png":
-        path = tmp_path / "a.png"
-        Image.fromarray((ramp * 4369).astype(np.uint16).reshape(1, 16)).save(path)
-    else:
-        path = tmp_path / "a.pgm"
-        path.write_bytes(b"P5 16 1 65535\n" + (ramp * 4369).astype(">u2").tobytes())
-    assert read_image(path, 1)[0].tolist() == expected.tolist()
-    assert read_image(path, 3).tolist() == [expected.tolist()] * 3
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("12.tif",  # 0 to 4095, each of them three hexadecimal digits
+         lambda path: tiff(path, 12, bytes.fromhex("".join(f"{v * 273:03x}" for v in STEPS)))),
+        ("16.tif", lambda path: tiff(path, 16, (STEPS * 4369).astype("<u2").tobytes())),
+        ("signed.tif",  # to 32767
+         lambda path: tiff(path, 16, (STEPS * 2184 + STEPS // 2).astype("<i2").tobytes(), kind=2)),
+        ("float.tif",
+         lambda path: Image.fromarray((STEPS / 15).astype(np.float32).reshape(1, 16)).save(path)),
+        ("16.pgm", lambda path: path.write_bytes(
+            b"P5 16 1 65535\n" + (STEPS * 4369).astype(">u2").tobytes())),
+    ],
+)  # fmt: skip
+def test_a_ramp_is_a_ramp_in_every_depth(name, write, tmp_path):
+    """Of 1, 2, 4 and 8 bits, and of PNG, see the test of its transparent value."""
+    write(tmp_path / name)
+    for channels in (1, 3):
+        assert read_image(tmp_path / name, channels).tolist() == [RAMP.tolist()] * channels
 
 
-@pytest.mark.parametrize("kind", ["32", "float above 1", "float below 0", "float nan"])
-def test_pixels_of_no_known_range_are_refused_by_name(kind, tmp_path):
-    path, ramp = tmp_path / "a.tif", np.arange(16, dtype=np.float32).reshape(1, 16)
-    if kind == "32":
-        tiff(path, 32, np.arange(16).astype("<u4").tobytes())
-        message = "a.tif .*32-bit integers have no known range; save it in 8 or 16 bits"
-    else:
-        value = {"float above 1": ramp, "float below 0": ramp - 15, "float nan": ramp * np.nan}[
-            kind
-        ]
-        Image.fromarray(value).save(path)
-        message = r"a\.tif .*floating-point pixels must be from 0 to 1, got"
-    with pytest.raises(ValueError, match=message):
+def test_pixels_of_no_known_range_are_refused_by_name(tmp_path):
+    path = tmp_path / "a.tif"
+    tiff(path, 32, STEPS.astype("<u4").tobytes())
+    with pytest.raises(ValueError, match="32-bit integers have no known range; save it in 8 or"):
         read_image(path, 1)
+    for pixels in (STEPS, STEPS - 15, STEPS * np.nan):
+        Image.fromarray(pixels.astype(np.float32).reshape(1, 16)).save(path)
+        message = r"a\.tif .*floating-point pixels must be from 0 to 1, got"
+        with pytest.raises(ValueError, match=message):
+            read_image(path, 1)
 
 
 SHAPES = [(60, 40), (41, 60), (50, 50), (33, 100), (3, 7), (23, 24), (24, 500), (500, 24),
           (2, 4000), (4000, 2), (1, 50), (7, 1000), (100, 1300), (129, 140)]  # fmt: skip
 
 
-@pytest.mark.parametrize("size", SHAPES, ids=str)
-def test_crop_is_torchvisions_convention(size, tmp_path):
-    """The shorter side to 24 pixels, then the centre; enlarged and reduced, however thin."""
-    pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    whole = transforms.Compose([transforms.Resize(24), transforms.CenterCrop(24)])
-    expected = np.array(whole(Image.fromarray(pixels))).astype(int)
-    x = read_image(tmp_path / "a.png", 3, 24, "crop").permute(1, 2, 0).numpy()
-    assert np.abs(x - expected).max() <= 1  # Pillow rounds between its two passes
-    squeezed = np.array(Image.fromarray(pixels).resize((24, 24), Image.Resampling.BILINEAR))
-    if max(size) < 144:  # else it is reduced first
-        x = read_image(tmp_path / "a.png", 3, 24).permute(1, 2, 0).numpy()
-        assert np.abs(x - squeezed.astype(int)).max() <= 1
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_crop_is_torchvisions_convention(shape, tmp_path):
+    """The shorter side to 24 pixels or more, then the centre; enlarged or reduced, however thin."""
+    pixels = np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8)
+    picture, path = Image.fromarray(pixels), tmp_path / "a.png"
+    picture.save(path)
+    # Pillow rounds between its two passes: a level or two.
+    for resize, edge, most in (("crop", 24, 1), ("crop-232", 25, 2), ("crop-256", 27, 2)):
+        theirs = functional.center_crop(functional.resize(picture, edge), 24)
+        ours = read_image(path, 3, 24, resize).int()
+        assert (ours - functional.pil_to_tensor(theirs).int()).abs().max() <= most
+    squeezed = functional.pil_to_tensor(picture.resize((24, 24), Image.Resampling.BILINEAR))
+    if max(shape) < 144:  # else it is reduced first
+        assert (read_image(path, 3, 24).int() - squeezed.int()).abs().max() <= 1
 
 
 def test_a_thin_picture_takes_little_memory_and_a_large_one_is_read_without_a_word(tmp_path):
@@ -199,17 +175,6 @@ def test_a_bomb_is_refused_in_one_line(tmp_path):
     png(tmp_path / "b.png", 1, 0, b"", b"\0\0", 180_000_000)
     with pytest.raises(ValueError, match=r"^.*b\.png cannot be decoded .*180000000 pixels.*$"):
         read_image(tmp_path / "b.png", 1, 8)
-
-
-def test_a_large_jpeg_is_decoded_at_a_fraction_and_looks_the_same(tmp_path):
-    y, x = np.mgrid[:600, :800]
-    smooth = np.stack([x / 800 * 255, y / 600 * 255, (np.sin(x / 40) + 1) * 127], 2).astype(
-        np.uint8
-    )
-    Image.fromarray(smooth).save(tmp_path / "a.jpg", quality=95)
-    whole = Image.open(tmp_path / "a.jpg").resize((32, 32), Image.Resampling.BILINEAR)
-    read = read_image(tmp_path / "a.jpg", 3, 32).permute(1, 2, 0).numpy()
-    assert np.abs(read - np.array(whole).astype(int)).mean() < 2
 
 
 def test_hidden_and_system_files_are_passed_over_but_for_a_folder_that_is_named(tmp_path):
@@ -260,30 +225,20 @@ def test_the_transparent_value_of_a_png_is_black_in_every_depth(
         assert read_image(tmp_path / "a.png", channels)[0, 0].tolist() == expected
 
 
-@pytest.mark.parametrize("mode", ["LA", "RGBA", "La", "RGBa", "PA", "P"])
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "La", "RGBa"])
 def test_every_kind_of_transparency_is_laid_on_black(mode, tmp_path):
     """Opaque 200, 200 at an alpha of 51, and what is hidden; `a` is multiplied by the alpha."""
     if mode == "La" and (b"II", 1, (1,), 1, (8, 8), (1,)) not in TiffImagePlugin.OPEN_INFO:
         pytest.skip("this Pillow does not read it")
-    path, associated = tmp_path / "a.tif", mode in ("La", "RGBa")
+    path, associated = tmp_path / "a.tif", mode.endswith("a")
     grey = np.array([[200, 40, 0] if associated else [200, 200, 200]], np.uint8)
-    alpha = np.array([[255, 51, 0]], np.uint8)
-    if mode == "P":
-        image, path = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "P"), tmp_path / "a.png"
-        image.putpalette([200] * 9)
-        image.save(path, transparency=alpha.tobytes())
-    else:
-        bands = [grey] * (3 if mode.startswith("RGB") else 1)
-        image = Image.merge(mode.upper(), [Image.fromarray(band) for band in (*bands, alpha)])
-        if mode == "PA":
-            image.putpalette(np.repeat(np.arange(256), 3).tolist())
-        image.save(path)
-        if associated:  # the tag of the kind of the extra sample is 338
-            kinds = [struct.pack("<HHIHH", 338, 3, 1, kind, 0) for kind in (2, 1)]
-            path.write_bytes(path.read_bytes().replace(*kinds))
+    bands = [grey] * (len(mode) - 1) + [np.array([[255, 51, 0]], np.uint8)]
+    Image.merge(mode.upper(), [Image.fromarray(band) for band in bands]).save(path)
+    if associated:  # the tag of the kind of the extra sample is 338
+        kinds = [struct.pack("<HHIHH", 338, 3, 1, kind, 0) for kind in (2, 1)]
+        path.write_bytes(path.read_bytes().replace(*kinds))
     for channels in (1, 3):
-        x = read_image(path, channels)[:, 0].tolist()
-        assert x == [[200, 40, 0]] * channels
+        assert read_image(path, channels)[:, 0].tolist() == [[200, 40, 0]] * channels
 
 
 def test_lab_is_read_in_grey_too(tmp_path):
@@ -312,36 +267,6 @@ def test_what_would_start_another_program_is_no_picture(tmp_path):
         read_image(tmp_path / "a.png", 3)
     assert {".png", ".jpg", ".jfif", ".ppm", ".webp", ".tif"} <= extensions()
     assert not extensions() & {".eps", ".ps", ".wmf", ".h5", ".mpg"}
-
-
-@pytest.mark.parametrize(("width", "height"), [(500, 375), (301, 400), (260, 260)])
-def test_a_crop_within_the_picture_is_that_of_torchvision(width, height, tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    picture = Image.fromarray(pixels).resize((width, height), box=(0, 0, width // 4, height // 4))
-    picture.save(tmp_path / "a.png")
-    for edge in (232, 256):
-        theirs = functional.center_crop(functional.resize(picture, edge), 224)
-        ours = read_image(tmp_path / "a.png", 3, 224, f"crop-{edge}").int()
-        assert (ours - functional.pil_to_tensor(theirs).int()).abs().max() <= 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("end", ["", "raise SystemExit(3)", "1 / 0"])
-def test_a_process_that_ends_in_a_pass_does_not_wait_for_its_threads(end, tmp_path):
-    for i in range(64):
-        Image.new("RGB", (8, 8)).save(tmp_path / f"{i}.png")
-    code = f"""
-from pathlib import Path
-import torch
-from torchcnn.data.decode import LazyImages, decode_batches
-images = LazyImages(sorted(Path({str(tmp_path)!r}).glob("*.png")), 3, 8, "squeeze")
-kept = decode_batches(images, torch.arange(64).split(2), False)
-print(len(next(kept)), flush=True)
-{end}
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
-    assert done.stdout == "2\n" and done.returncode == {"": 0, "1 / 0": 1}.get(end, 3)
-    assert done.stderr.count("Error") == (end == "1 / 0")
 
 
 @pytest.mark.parametrize(("resize", "box"), [("squeeze", (0, 0, 1000, 750)),

@@ -66,15 +66,17 @@ def test_a_copy_on_another_system_is_the_same_data_set(parts, tmp_path):
     assert load_folder(root, FolderOptions(8)).digests["train"] != here.digests["train"]
 
 
-def test_a_run_knows_a_copy_on_another_system(tmp_path, capsys):
+def test_a_run_knows_a_copy_on_another_system(tmp_path, refused, capsys):
     root, run = make(tmp_path / "d", ("train", "test"), 2), str(tmp_path / "r")
     flags = ["--arch", "tf_baseline", "--input-size", "16", "--batch-size", "4", "--device", "cpu"]
     train.main([*flags, "--data", str(root), "--out", run, "--epochs", "1"])
     copy = str(copy_elsewhere(root, tmp_path / "copy"))
     shutil.rmtree(root)
+    assert "--data says where" in refused(train.main, "--resume", run, "--epochs", "2")
     train.main(["--resume", run, "--data", copy, "--epochs", "2"])
-    assert load_checkpoint(tmp_path / "r" / "last.pt").spec.classes == tuple(CLASSES)
-    evaluate.main(["--checkpoint", run, "--data", copy])
+    checkpoint = load_checkpoint(tmp_path / "r" / "last.pt")
+    assert checkpoint.spec.classes == tuple(CLASSES) and checkpoint.config["data"] == copy
+    evaluate.main(["--checkpoint", run])
     assert "note:" not in capsys.readouterr().err
     folders = {path.parent.parent for path in Path(copy, "TEST").rglob("*.PNG")}
     truths = [true_class(f"{folder}/a.png", CLASSES) for folder in folders]

@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 
 from torchcnn import evaluate, train
+from torchcnn.data.identity import identify
+from torchcnn.run.checkpoint import load_checkpoint
 
 CLASSES = ("blue", "green", "red")
 
@@ -84,14 +86,11 @@ def test_pictures_that_the_run_has_not_seen_are_judged_all(inside, own, tmp_path
 
 def test_some_that_the_run_was_trained_on_are_counted(own, tmp_path, capsys):
     add(tmp_path / "red", range(100, 110))
-    trained = 0
-    for i in range(5):  # of which some were kept to test on, or held out
-        shutil.copy(own / "d" / "red" / f"{i}.png", tmp_path / "red" / f"copy of {i}.png")
-        one = tmp_path / f"{i}" / "red"
-        one.mkdir(parents=True)
-        shutil.copy(own / "d" / "red" / f"{i}.png", one)
-        trained += judge(own / "r", one.parent, capsys)[0]["images_in_training"]
-        shutil.rmtree(one.parent)
+    copies = [own / "d" / "red" / f"{i}.png" for i in range(5)]
+    for path in copies:
+        shutil.copy(path, tmp_path / "red" / f"copy of {path.name}")
+    known = load_checkpoint(own / "r" / "last.pt").trained.tolist()
+    trained = sum(picture.id in known for picture in identify(copies))  # others were held out
     found, out = judge(own / "r", tmp_path, capsys)
     assert (found["part"], found["images"]) == ("all", 15)
     assert found["images_in_training"] == trained > 1
@@ -133,19 +132,11 @@ def test_copies_beside_a_picture_stay_with_it(own, tmp_path, capsys):
     assert "byte for byte" not in capsys.readouterr().out
 
 
-def test_what_cannot_be_judged_is_refused(own, tmp_path, capsys):
-    def refusal(data):
-        with pytest.raises(SystemExit) as stop:
-            evaluate.main(["--checkpoint", str(own / "r"), "--data", str(data)])
-        error = capsys.readouterr().err
-        assert stop.value.code == 2 and error.count("\n") == 1
-        return error
-
-    shutil.copytree(own / "d" / "red", tmp_path / "d" / "violet")
-    shutil.copytree(own / "d" / "red", tmp_path / "d" / "red")
-    assert "d holds violet; the network was trained on the classes blue, green, red" in refusal(
-        tmp_path / "d"
-    )
-    assert "red holds pictures and no folders, one for each class; give the folder above" in (
-        refusal(tmp_path / "d" / "red")
-    )
+def test_what_cannot_be_judged_is_refused(own, tmp_path, refused):
+    for name in ("violet", "red"):
+        shutil.copytree(own / "d" / "red", tmp_path / name)
+    words = ["--checkpoint", own / "r", "--data"]
+    known = "holds violet; the network was trained on the classes blue, green, red"
+    assert known in refused(evaluate.main, *words, tmp_path)
+    hint = "red holds pictures and no folders, one for each class; give the folder above"
+    assert hint in refused(evaluate.main, *words, tmp_path / "red")

@@ -55,12 +55,7 @@ def test_resizing_once_or_batchwise_gives_the_same(monkeypatch):
         (torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(2), 1, "2 labels"),
         (torch.zeros(3, 1, 2, 2), torch.zeros(3), 1, "float32 images"),
         (torch.zeros(3, 2, 2, dtype=torch.uint8), torch.zeros(3), 1, r"got \(3, 2, 2\)"),
-        (
-            torch.zeros(3, 1, 2, 2, dtype=torch.uint8),
-            torch.zeros(3),
-            0,
-            "must be at least 1, got 0",
-        ),
+        (torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(3), 0, "at least 1, got 0"),
     ],
 )
 def test_batches_refuse(images, labels, batch_size, message):

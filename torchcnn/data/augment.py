@@ -12,17 +12,19 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 
-def resize(images: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """Resize images to squares, or to (height, width): (n, c, h, w) uint8 -> (n, c, h', w') uint8.
+def resize(images: Tensor, size: int) -> Tensor:
+    """Resize images to squares: (n, c, h, w) uint8 -> (n, c, size, size) uint8.
 
     The interpolation is bilinear with antialiasing, as that of Pillow and of torchvision's
     `Resize`. Pillow rounds between its two passes, so results may differ by one grey level.
     """
-    shape = size if isinstance(size, tuple) else (size, size)
-    if images.shape[2:] == shape:
+    if images.shape[2:] == (size, size):
         return images
-    y = F.interpolate(images.float(), shape, mode="bilinear", antialias=True)
-    return y.round_().clamp_(0, 255).to(torch.uint8)
+    return _to_bytes(F.interpolate(images.float(), size, mode="bilinear", antialias=True))
+
+
+def _to_bytes(x: Tensor) -> Tensor:
+    return x.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _beside(images: Tensor, drawn: Tensor) -> Tensor:
@@ -56,13 +58,10 @@ def flip(images: Tensor, generator: Generator) -> Tensor:
 
 def rotate(images: Tensor, generator: Generator, degrees: float = 15.0) -> Tensor:
     """Rotate every image about its centre by up to `degrees`: (n, c, h, w) uint8."""
-    n, _, h, w = images.shape
-    angle = _uniform(images, generator, -degrees, degrees).view(n) * (math.pi / 180)
+    h, w = images.shape[2:]
+    angle = _uniform(images, generator, -degrees, degrees) * (math.pi / 180)
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    theta = torch.stack([cos, -sin * h / w, zero, sin * w / h, cos, zero], 1).view(n, 2, 3)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    y = F.grid_sample(images.float(), grid, align_corners=False)
-    return y.round_().clamp_(0, 255).to(torch.uint8)
+    return _warp(images, [cos, -sin * h / w, zero, sin * w / h, cos, zero], "zeros")
 
 
 def random_resized_crop(images: Tensor, generator: Generator, least: float = 0.35) -> Tensor:
@@ -71,18 +70,19 @@ def random_resized_crop(images: Tensor, generator: Generator, least: float = 0.3
     Its area is drawn from `least` to 1 of the image's, and its aspect ratio from 3/4 to 4/3, as in
     torchvision's `RandomResizedCrop`, where the least area is 0.08. The interpolation is bilinear.
     """
-    n, aspects = len(images), (math.log(3 / 4), math.log(4 / 3))
-    area = _uniform(images, generator, least, 1).view(n)
-    ratio = _uniform(images, generator, *aspects).view(n).exp()
+    area = _uniform(images, generator, least, 1)
+    ratio = _uniform(images, generator, math.log(3 / 4), math.log(4 / 3)).exp()
     width, height = ((area * r).sqrt().clamp(max=1) for r in (ratio, 1 / ratio))
-    left, top = (
-        (2 * _uniform(images, generator, 0, 1).view(n) - 1) * (1 - side) for side in (width, height)
-    )
+    left, top = (_uniform(images, generator, -1, 1) * (1 - side) for side in (width, height))
     zero = torch.zeros_like(width)
-    theta = torch.stack([width, zero, left, zero, height, top], 1).view(n, 2, 3)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    y = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
-    return y.round_().clamp_(0, 255).to(torch.uint8)
+    return _warp(images, [width, zero, left, zero, height, top], "border")
+
+
+def _warp(images: Tensor, theta: list[Tensor], padding: str) -> Tensor:
+    """Take each pixel from where an affine map has it, six numbers (n, 1, 1, 1) for each image."""
+    matrix = torch.cat(theta, 1).view(-1, 2, 3)
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    return _to_bytes(F.grid_sample(images.float(), grid, padding_mode=padding, align_corners=False))
 
 
 def color_jitter(images: Tensor, generator: Generator, strength: float = 0.3) -> Tensor:
@@ -115,7 +115,7 @@ def adjust_colors(
     if x.shape[1] == 3:
         x = torch.lerp(grey(x), x, saturation).clamp(0, 255)
         x = _turn_hue(x, turn)
-    return x.round_().clamp_(0, 255).to(torch.uint8)
+    return _to_bytes(x)
 
 
 def _turn_hue(x: Tensor, turn: Tensor) -> Tensor:
@@ -139,12 +139,17 @@ def erase(images: Tensor, generator: Generator) -> Tensor:
     """
     n, _, h, w = images.shape
     r = _beside(images, torch.rand(5, n, 1, 1, 1, generator=generator))
-    y = torch.arange(h, device=images.device).view(h, 1)
-    x = torch.arange(w, device=images.device)
     height, width = (r[1] * (h // 3)).floor() + 1, (r[2] * (w // 3)).floor() + 1
     top, left = (r[3] * (h - height + 1)).floor(), (r[4] * (w - width + 1)).floor()
-    inside = (y >= top) & (y < top + height) & (x >= left) & (x < left + width) & (r[0] < 0.5)
-    return images.masked_fill(inside, 0)
+    return images.masked_fill(_rectangle(images, top, left, height, width) & (r[0] < 0.5), 0)
+
+
+def _rectangle(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> Tensor:
+    """Return which pixels lie in the rectangle (n, 1, 1, 1) of each image: (n, 1, h, w) bool."""
+    h, w = images.shape[2:]
+    y = torch.arange(h, device=images.device).view(h, 1)
+    x = torch.arange(w, device=images.device)
+    return (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
 
 
 def mixup(
@@ -173,10 +178,8 @@ def cutmix(
     other = _beside(images, torch.randperm(n, generator=generator))
     side = _uniform(images, generator, 0, 1).sqrt()
     r = _beside(images, torch.rand(2, n, 1, 1, 1, generator=generator))
-    y = torch.arange(h, device=images.device).view(h, 1)
-    x = torch.arange(w, device=images.device)
     top, left = r[0] * h - side * h / 2, r[1] * w - side * w / 2
-    inside = (y >= top) & (y < top + side * h) & (x >= left) & (x < left + side * w)
+    inside = _rectangle(images, top, left, side * h, side * w)
     kept = 1 - inside.float().mean((2, 3), keepdim=True)
     mixed = torch.where(inside, images[other], images)
     return mixed, _targets(labels, other, kept, num_classes)

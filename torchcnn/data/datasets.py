@@ -7,14 +7,12 @@ import contextlib
 import gzip
 import hashlib
 import http.client
-import io
-import math
 import os
 import socket
 import struct
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -116,78 +114,61 @@ def auto(root: Path) -> ImageData:
 def fashion_mnist(root: Path) -> ImageData:
     """Fashion-MNIST (arXiv:1708.07747): 60,000 + 10,000 grey images of 28×28 pixels."""
     places = (root, root / "fashion-mnist", root / "FashionMNIST" / "raw", DEBIAN_FOLDER)
-    folder = next((p for p in places if any(_idx_files(p))), None)
+    folder = next((p for p in places if _idx_files(p)), None)
     if folder is None:
         _download("FashionMNIST", root)
         folder = root / "FashionMNIST" / "raw"
-    arrays = load_idx(folder, FASHION_MNIST_MD5)
-    return _grey_data("fashion-mnist", arrays, f"from {folder}")
+    return _grey_data("fashion-mnist", folder, FASHION_MNIST_MD5, f"from {folder}")
 
 
 def sample(root: Path) -> ImageData:
     """The first 500 + 100 images of each class of Fashion-MNIST, which are in this package."""
-    arrays = load_idx(SAMPLE_FOLDER, SAMPLE_MD5)
-    return _grey_data("sample", arrays, "the embedded 5,000 + 1,000 images of Fashion-MNIST")
+    note = "the embedded 5,000 + 1,000 images of Fashion-MNIST"
+    return _grey_data("sample", SAMPLE_FOLDER, SAMPLE_MD5, note)
 
 
-def _grey_data(name: str, arrays: tuple[Tensor, ...], note: str) -> ImageData:
-    x_train, y_train, x_test, y_test = arrays
+def _grey_data(name: str, folder: Path, md5: dict[str, str], note: str) -> ImageData:
+    x_train, y_train, x_test, y_test = load_idx(folder, md5)
     train, test = (x_train.unsqueeze(1), y_train.long()), (x_test.unsqueeze(1), y_test.long())
     return ImageData(name, FASHION_MNIST_CLASSES, *train, *test, note)
 
 
-def _idx_files(folder: Path) -> Iterator[Path]:
-    for name in FASHION_MNIST_MD5:
-        for path in (folder / name, folder / f"{name}.gz"):
-            if path.is_file():
-                yield path
-                break
+def _idx_files(folder: Path) -> dict[str, Path]:
+    """Find those of the four files that there are, packed or, which comes first, not."""
+    names = FASHION_MNIST_MD5
+    places = ((name, folder / f"{name}{end}") for end in (".gz", "") for name in names)
+    return {name: path for name, path in places if path.is_file()}
 
 
-def load_idx(folder: Path, md5: dict[str, str]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Read the four IDX files of a folder: images, labels, test images and test labels.
+def load_idx(folder: Path, md5: dict[str, str]) -> list[Tensor]:
+    """Read training images and labels, test images and labels of a set in IDX format.
 
     The files may be compressed (.gz). Images are (n, h, w) uint8, labels (n,) uint8.
 
     Raises:
-        ValueError: a file is missing, cut short or damaged, the labels do not match the images,
-            or the content is not the one whose `md5` is given; the message names the file.
+        ValueError: a file is missing or damaged, or its content is not the one whose `md5` is
+            given; the message names the file.
     """
-    found = {path.name.removesuffix(".gz"): path for path in _idx_files(folder)}
-    missing = [name for name in md5 if name not in found]
-    if missing:
+    found = _idx_files(folder)
+    if missing := [name for name in md5 if name not in found]:
         raise ValueError(
             f"{folder} holds {', '.join(sorted(found))} but not {', '.join(missing)}; "
             "choose another --root, or remove them all to have the set downloaded"
         )
-    contents = {name: _read(found[name]) for name in md5}
-    arrays = [_parse_idx(found[name], contents[name]) for name in md5]
-    for name, images, labels in zip(list(md5)[1::2], arrays[::2], arrays[1::2], strict=True):
-        if len(images) != len(labels):
-            raise ValueError(f"{found[name]} holds {len(labels)} labels for {len(images)} images")
-    for name, expected in md5.items():
-        _check_md5(found[name], contents[name], expected)
-    return tuple(arrays)  # type: ignore[return-value]
+    return [_read_idx(found[name], expected) for name, expected in md5.items()]
 
 
-def _read(path: Path) -> bytes:
+def _read_idx(path: Path, md5: str) -> Tensor:
+    """Read numbers of 8 bits; that the file is whole is known by its md5."""
+    content = path.read_bytes()
     try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} is cut short or damaged ({error})") from error
-
-
-def _parse_idx(path: Path, content: bytes) -> Tensor:
-    dims = 3 if "idx3" in path.name else 1
-    header = 4 + 4 * dims
-    if content[:4] != bytes([0, 0, 8, dims]) or len(content) < header:
-        raise ValueError(f"{path} is not an IDX file of bytes, or its header is cut short")
+    _check_md5(path, content, md5)
+    dims = content[3]
     shape = struct.unpack_from(f">{dims}I", content, 4)
-    if len(content) - header != math.prod(shape):
-        raise ValueError(
-            f"{path} is cut short or damaged: its header promises {math.prod(shape)} bytes, "
-            f"it holds {len(content) - header}"
-        )
+    header = 4 + 4 * dims
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header).view(shape)
 
 
@@ -231,10 +212,7 @@ def _download(dataset: str, root: Path) -> None:
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torchvision sets none and would hang
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with (
-            tempfile.TemporaryDirectory(dir=root) as folder,
-            contextlib.redirect_stdout(io.StringIO()),
-        ):
+        with tempfile.TemporaryDirectory(dir=root) as folder:
             getattr(torchvision.datasets, dataset)(folder, download=True)
             for path in Path(folder).iterdir():
                 os.replace(path, root / path.name)

@@ -2,11 +2,10 @@
 
 import functools
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +51,21 @@ def extensions() -> frozenset[str]:
     return frozenset(ext for ext, name in Image.registered_extensions().items() if name in known)
 
 
+def pictures_under(folder: Path, passed: Counter[str]) -> list[Path]:
+    """Find the pictures in a folder and below, sorted; count what is passed over, by its kind."""
+    found = []
+    for path in files_under(folder, is_visible):
+        if not is_visible(path.name):
+            passed["hidden"] += 1
+        elif not path.is_file():  # a pipe, a socket, a link to nothing
+            passed["no regular file"] += 1
+        elif path.suffix.lower() not in extensions():
+            passed[path.suffix.lower() or "without extension"] += 1
+        else:
+            found.append(path)
+    return sorted(found)
+
+
 def find_pictures(names: Sequence[str]) -> list[str]:
     """Replace folders by the pictures in them and below, in the order of their names.
 
@@ -64,14 +78,10 @@ def find_pictures(names: Sequence[str]) -> list[str]:
     files: dict[str, None] = {}
     for name in names:
         folder = Path(name).expanduser()
-        if not folder.is_dir():
-            files[name] = None
-            continue
-        inside = [p for p in sorted(files_under(folder, is_visible)) if is_visible(p.name)]
-        inside = [p for p in inside if p.suffix.lower() in extensions() and p.is_file()]
+        inside = list(map(str, pictures_under(folder, Counter()))) if folder.is_dir() else [name]
         if not inside:
             raise FileNotFoundError(f"there are no pictures in {name}")
-        files |= dict.fromkeys(map(str, inside))
+        files |= dict.fromkeys(inside)
     return list(files)
 
 
@@ -144,22 +154,20 @@ class LazyImages:
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, int):
             return read_image(self.paths[index], self.channels, self.size, self.resize)
-        chosen = torch.arange(len(self))[index].tolist()
-        paths = [self.paths[i] for i in chosen]
+        paths = [self.paths[i] for i in torch.arange(len(self))[index].tolist()]
         return LazyImages(paths, self.channels, self.size, self.resize)
+
+    def read(self, path: Path) -> Tensor:
+        """Decode one of them; the caller keeps Pillow quiet."""
+        return _read(path, self.channels, self.size, self.resize)
 
 
 @pillow_quiet()
 def decode_all(images: LazyImages) -> Tensor:
-    """Decode all pictures into memory: (n, channels, size, size) uint8.
-
-    Raises:
-        ValueError, FileNotFoundError: as `read_image` does.
-    """
+    """Decode all pictures into memory: (n, channels, size, size) uint8."""
     decoded = torch.empty(images.shape, dtype=torch.uint8)
     with ThreadPoolExecutor(cores()) as pool:  # Pillow releases Python's lock while it decodes
-        options = map(repeat, (images.channels, images.size, images.resize))
-        for i, image in enumerate(pool.map(_read, images.paths, *options)):
+        for i, image in enumerate(pool.map(images.read, images.paths)):
             decoded[i] = image
     return decoded
 
@@ -167,19 +175,13 @@ def decode_all(images: LazyImages) -> Tensor:
 def decode_batches(
     images: LazyImages, batches: Sequence[Tensor], pin_memory: bool
 ) -> Iterator[Tensor]:
-    """Decode the pictures of each batch of indices in threads, a few batches ahead.
-
-    Raises:
-        ValueError, FileNotFoundError: as `read_image` does.
-    """
-    options = images.channels, images.size, images.resize
+    """Decode the pictures of each batch of indices in threads, a few batches ahead."""
     ahead = 2 + 2 * cores() // max(map(len, batches), default=1)
     decoding: deque[list[Future[Tensor]]] = deque()
     with pillow_quiet(), ThreadPoolExecutor(cores()) as pool:
         try:
-            for batch in [*batches, *[None] * ahead]:
-                chosen = () if batch is None else (images.paths[i] for i in batch.tolist())
-                decoding.append([pool.submit(_read, path, *options) for path in chosen])
+            for batch in [*batches, *[torch.tensor(())] * ahead]:
+                decoding.append([pool.submit(images.read, images.paths[i]) for i in batch.tolist()])
                 if len(decoding) > ahead:
                     decoded = torch.stack([picture.result() for picture in decoding.popleft()])
                     yield decoded.pin_memory() if pin_memory else decoded

@@ -16,20 +16,14 @@ from torchcnn.data.decode import (
     decode_all,
     extensions,
     open_image,
+    pictures_under,
     pillow_quiet,
 )
-from torchcnn.data.identity import (
-    Part,
-    class_folders,
-    digest,
-    identify,
-    pictures_of,
-    readable,
-)
+from torchcnn.data.identity import Part, class_folders, digest, identify, pictures_of, readable
 from torchcnn.data.listing import SPLITS, is_listing, read_listing
 from torchcnn.data.split import is_for_test
 from torchcnn.files import plural
-from torchcnn.system import files_under, free_memory, is_visible
+from torchcnn.system import free_memory
 
 GREY = ("1", "L", "LA", "La", "F", "I")  # Pillow's modes of grey; 16 bits are I;16
 
@@ -42,11 +36,10 @@ class Passed:
     folders: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        kinds = [f"{count} {kind}" for kind, count in self.files.most_common(4)]
-        files = plural(self.files.total(), "file")
-        text = f"; passed over {files} ({', '.join(kinds)})" if kinds else ""
-        which = "folder" if len(self.folders) == 1 else "folders"
-        return text + f"; passed over the {which} {', '.join(self.folders)}" * bool(self.folders)
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.files.most_common(4))
+        text = f"; passed over {plural(self.files.total(), 'file')} ({kinds})" if kinds else ""
+        s = "s" * (len(self.folders) > 1)
+        return text + f"; passed over the folder{s} {', '.join(self.folders)}" * bool(self.folders)
 
 
 @dataclass(frozen=True)
@@ -90,13 +83,11 @@ def load_folder(root: Path, options: FolderOptions) -> ImageData:
             trained, or a picture cannot be decoded; the message names it.
     """
     passed = Passed()
-    parts = listed_parts(root) if is_listing(root) else find_parts(root, passed)
+    parts = find_parts(root, passed)
     data = decode_parts(root, parts, list(parts["train"]), options)
-    counts = {name: len(pictures_of(part)) for name, part in parts.items()}
-    note = ", ".join(f"{n:,} to {USE[name]}" for name, n in counts.items())
-    note = f"images: {note}, of {len(data.classes)} classes"
-    if "test" not in parts:
-        note += "; there is no test part"
+    counts = ", ".join(f"{len(data.names[name]):,} to {USE[name]}" for name in parts)
+    note = f"images: {counts}, of {len(data.classes)} classes"
+    note += "; there is no test part" * ("test" not in parts)
     return replace(data, note=f"{note}{data.note}{passed}")
 
 
@@ -109,22 +100,22 @@ def decode_parts(
     Raises:
         ValueError: a picture cannot be decoded; the message names it.
     """
-    found = {name: parts.get(name, {}) for name in USE}
-    paths = {name: [picture.path for picture in pictures_of(part)] for name, part in found.items()}
+    found = {name: pictures_of(parts.get(name, {})) for name in USE}
+    paths = {name: [picture.path for picture in pictures] for name, pictures in found.items()}
     every = [path for of_part in paths.values() for path in of_part]
-    channels = options.channels or (1 if all(open_image(p, _is_grey) for p in every) else 3)
-    lazy = {
+    modes = (open_image(path, lambda image: image.mode.split(";")[0]) for path in every)
+    channels = options.channels or (1 if all(mode in GREY for mode in modes) else 3)
+    images: dict[str, Any] = {
         name: LazyImages(of_part, channels, options.size, options.resize)
         for name, of_part in paths.items()
     }
-    in_memory = len(every) * channels * options.size**2 <= options.max_bytes
-    images: dict[str, Any] = (
-        {name: decode_all(x) for name, x in lazy.items()} if in_memory else lazy
-    )
-    labels = {name: _labels(part, classes) for name, part in found.items()}
-    room = f"{options.max_bytes / 2**30:.1f} GiB"
-    streamed = f"; decoded in every pass, since memory holds {room} of images"
-    has_val = "val" in parts
+    note = ""
+    if len(every) * channels * options.size**2 <= options.max_bytes:
+        images = {name: decode_all(lazy) for name, lazy in images.items()}
+    else:
+        room = f"{options.max_bytes / 2**30:.1f} GiB"
+        note = f"; decoded in every pass, since memory holds {room} of images"
+    labels = {name: _labels(parts.get(name, {}), classes) for name in USE}
     return ImageData(
         name=str(root),
         classes=tuple(classes),
@@ -132,17 +123,11 @@ def decode_parts(
         train_labels=labels["train"],
         test_images=images["test"],
         test_labels=labels["test"],
-        note="" if in_memory else streamed,
-        val_images=images["val"] if has_val else None,
-        val_labels=labels["val"] if has_val else None,
-        names={
-            name: [readable(_within(root, path).as_posix()) for path in paths[name]]
-            for name in parts
-        },
-        ids={
-            name: torch.tensor([p.id for p in pictures_of(part)], dtype=torch.int64)
-            for name, part in parts.items()
-        },
+        note=note,
+        val_images=images["val"] if "val" in parts else None,
+        val_labels=labels["val"] if "val" in parts else None,
+        names={name: [_shown(root, path) for path in paths[name]] for name in parts},
+        ids={name: torch.tensor([p.id for p in found[name]], dtype=torch.int64) for name in parts},
         digests={name: digest(part) for name, part in parts.items()},
     )
 
@@ -150,8 +135,8 @@ def decode_parts(
 USE = {"train": "train", "val": "validate", "test": "test"}
 
 
-def find_named(root: Path) -> tuple[dict[str, Path], list[str]]:
-    """Find the folders of parts, by what they are for, and the names of the folders beside them.
+def find_named(root: Path, passed: Passed) -> dict[str, Path]:
+    """Find the folders of parts, by what they are for; if there are none, "" is the whole folder.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -171,51 +156,35 @@ def find_named(root: Path) -> tuple[dict[str, Path], list[str]]:
             raise ValueError(f"{root} holds {named[use].name} and {path.name}; keep one")
         else:
             named[use] = path
-    return named, others
+    if not named:
+        _check_no_parts(root)
+        return {"": root}
+    passed.folders += others
+    return named
 
 
 def find_parts(root: Path, passed: Passed) -> dict[str, Part]:
     """Find the pictures to train on, to validate on and to test on, as far as there are parts."""
-    named, others = find_named(root)
-    if not named:
-        _check_no_parts(root)
-        pictures = find_pictures(root, passed)
-        if alone := [name for name, found in pictures.items() if len(found) < 2]:
-            raise ValueError(f"{root / alone[0]} holds one picture; at least 2 are needed")
-        return split_classes(pictures)
-    if "train" not in named or len(named) == 1:
-        here = ", ".join(f"{path.name}/<class>/*" for path in named.values())
-        raise ValueError(
-            f"{root} holds {here}; there must be train/<class>/* and beside it test or val, or "
-            "<class>/* alone, of which a fifth is chosen to test on"
-        )
-    passed.folders += others
-    parts = {name: find_pictures(named[name], passed) for name in USE if name in named}
-    for name, part in parts.items():
-        if unknown := ", ".join(sorted(part.keys() - parts["train"].keys())):
-            raise ValueError(f"{named[name]} holds {unknown}, which {named['train']} does not")
-    return parts
-
-
-def listed_parts(path: Path) -> dict[str, Part]:
-    """Find the pictures of a list, as `find_parts` does those of a folder."""
-    parts = read_listing(path)
-    classes = parts.get("", parts.get("train", {}))
+    if is_listing(root):
+        parts = read_listing(root)
+    else:
+        named = find_named(root, passed)
+        parts = {name: find_pictures(folder, passed) for name, folder in named.items()}
     if "" not in parts and ("train" not in parts or len(parts) == 1):
-        got = ", ".join(parts)
-        raise ValueError(f"{path} has the splits {got}; there must be train, and test or val")
-    if len(classes) < 2:
         raise ValueError(
-            f"{path} has {len(classes)} label to train on, {', '.join(classes)}; at least 2 are "
-            "needed"
+            f"{root} holds {', '.join(parts)}; there must be train, and test or val, or no parts, "
+            "of which a fifth is chosen to test on"
         )
+    classes = parts.get("") or parts["train"]
+    if len(classes) == 1:
+        raise ValueError(f"{root} holds one class, {next(iter(classes))}; at least 2 are needed")
     for name, part in parts.items():
         if unknown := ", ".join(sorted(part.keys() - classes.keys())):
-            raise ValueError(f"{path} has {unknown} in {name}, but not in train")
+            raise ValueError(f"{root} holds {unknown} in {name}, but not in train")
     if "" not in parts:
         return {name: parts[name] for name in USE if name in parts}
     if alone := [name for name, pictures in classes.items() if len(pictures) < 2]:
-        raise ValueError(f"{path} has one picture of {alone[0]}; at least 2 are needed")
+        raise ValueError(f"{root} holds one picture of {alone[0]}; at least 2 are needed")
     return split_classes(classes)
 
 
@@ -237,58 +206,35 @@ def split_classes(pictures: Part) -> dict[str, Part]:
     """Choose a part of each class to test on."""
     parts: dict[str, Part] = {"train": {}, "test": {}}
     for name, found in pictures.items():
-        pairs = list(zip(found, is_for_test([picture.id for picture in found]), strict=True))
-        parts["train"][name] = [picture for picture, test in pairs if not test]
-        parts["test"][name] = [picture for picture, test in pairs if test]
+        for picture, test in zip(found, is_for_test([p.id for p in found]), strict=True):
+            parts["test" if test else "train"].setdefault(name, []).append(picture)
     return parts
 
 
-def find_pictures(folder: Path, passed: Passed, least: int = 2) -> Part:
+def find_pictures(folder: Path, passed: Passed) -> Part:
     """Find the pictures of every class, at any depth.
 
     Raises:
-        ValueError: there are fewer classes than `least`, or one has no pictures.
+        ValueError: there are no classes, or one has no pictures.
     """
     places = class_folders(folder)
-    found = {name: _pictures_under(place, passed) for name, place in places.items()}
+    found = {name: pictures_under(place, passed.files) for name, place in places.items()}
     if empty := ", ".join(name for name, paths in found.items() if not paths):
         known = " ".join(sorted(extensions()))
         raise ValueError(f"{folder} holds no pictures in {empty}; pictures end in {known}")
-    if not places and _pictures_under(folder, Passed()):
+    if not places:
+        what = "pictures and no folders" if pictures_under(folder, Counter()) else "no folders"
         raise ValueError(
-            f"{folder} holds pictures and no folders, one for each class; give the folder above, "
+            f"{folder} holds {what}, one for each class; give the folder above, "
             f"if {folder.absolute().name} is a class"
-        )
-    if len(found) < least:
-        raise ValueError(
-            f"{folder} holds {plural(len(found), 'folder')} of pictures; there must be one for "
-            f"each class, {least} or more"
         )
     return {name: identify(paths) for name, paths in found.items()}
 
 
-def _pictures_under(place: Path, passed: Passed) -> list[Path]:
-    found = []
-    for path in files_under(place, is_visible):
-        if not is_visible(path.name):
-            passed.files["hidden"] += 1
-        elif not path.is_file():  # a pipe, a socket, a link to nothing
-            passed.files["no regular file"] += 1
-        elif path.suffix.lower() not in extensions():
-            passed.files[path.suffix.lower() or "without extension"] += 1
-        else:
-            found.append(path)
-    return sorted(found)
-
-
-def _within(root: Path, path: Path) -> Path:
+def _shown(root: Path, path: Path) -> str:
     """The path of a picture below the folder, or below that of the list."""
     folder = root.parent if is_listing(root) else root
-    return path.relative_to(folder) if path.is_relative_to(folder) else path
-
-
-def _is_grey(image: Any) -> bool:
-    return image.mode.split(";")[0] in GREY
+    return readable((path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix())
 
 
 def _labels(part: Part, classes: Sequence[str]) -> Tensor:

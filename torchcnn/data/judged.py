@@ -1,8 +1,9 @@
 """Which pictures of a folder a trained network is judged by."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -40,16 +41,11 @@ def load_judged(
         ValueError: it holds no pictures, or a class that the network does not know.
     """
     passed = Passed()
-    if is_listing(root):
-        listed, folder = read_listing(root), root
-        part = next((name for name in ("test", "val") if name in listed), "all")
-        pictures = listed.get(part) or listed.get("") or listed["train"]
-    else:
-        named, others = find_named(root)
-        passed.folders += others if named else []
-        part = next((name for name in ("test", "val") if name in named), "all")
-        folder = named.get(part) or named.get("train", root)
-        pictures = find_pictures(folder, passed, least=1)
+    found: Mapping[str, Any] = read_listing(root) if is_listing(root) else find_named(root, passed)
+    part = next((name for name in ("test", "val") if name in found), "all")
+    pictures, folder = found.get(part) or found.get("") or found["train"], root
+    if isinstance(pictures, Path):
+        folder, pictures = pictures, find_pictures(pictures, passed)
     if unknown := [name for name in pictures if name not in classes]:
         raise ValueError(
             f"{folder} holds {', '.join(unknown)}; the network was trained on the classes "

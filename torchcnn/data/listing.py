@@ -34,17 +34,16 @@ def read_listing(path: Path) -> dict[str, Part]:
         FileNotFoundError: there is no such file, or a picture is missing.
         ValueError: it is not such a list; the message names the line.
     """
-    rows = _rows(path)
-    found: dict[str, dict[str, dict[Path, int]]] = {}
+    found: dict[str, dict[str, set[Path]]] = {}  # by parts and labels
     seen: dict[str, tuple[str, str]] = {}
     missing = []
-    for line, row in rows:
+    for line, row in _rows(path):
         picture, label, split = (row.get(name, "") for name in ("path", "label", "split"))
         label = unicodedata.normalize("NFC", label)
         if not picture or not label:
             raise ValueError(f"{path}, line {line}: there is no {'label' if picture else 'path'}")
-        use = SPLITS.get(split.lower(), "") if "split" in row else ""
-        if "split" in row and not use:
+        use = SPLITS.get(split.lower()) if "split" in row else ""
+        if use is None:
             raise ValueError(
                 f"{path}, line {line}: got the split {split!r}, allowed are train, val and test"
             )
@@ -54,7 +53,7 @@ def read_listing(path: Path) -> dict[str, Part]:
             continue
         if seen.setdefault(unicodedata.normalize("NFC", str(file)), what) != what:
             raise ValueError(f"{path}, line {line}: {picture} has another label or split before")
-        found.setdefault(use, {}).setdefault(label, {})[file] = line
+        found.setdefault(use, {}).setdefault(label, set()).add(file)
     if missing:
         more = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
         raise FileNotFoundError(f"{path}: there is no picture {', '.join(missing[:3])}{more}")
@@ -81,8 +80,8 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no list {path}") from None
     for separator in ",;\t|":
-        table = list(csv.reader(lines, delimiter=separator, strict=False))
-        head = [cell.strip().lower() for cell in table[0]] if table else []
+        head, *table = list(csv.reader(lines, delimiter=separator)) or [[]]
+        head = [cell.strip().lower() for cell in head]
         if {"path", "label"} <= set(head):
             break
     else:
@@ -91,7 +90,7 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
             f"{path} must begin with the names of its columns, path and label; got {first!r}"
         )
     rows = []
-    for line, cells in enumerate(table[1:], start=2):
+    for line, cells in enumerate(table, start=2):
         texts = [cell.strip() for cell in cells]
         if any(texts):
             rows.append((line, dict(zip(head, texts, strict=False))))

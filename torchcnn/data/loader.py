@@ -75,19 +75,19 @@ class Batches:
         self.labels = labels.to(device, torch.int64)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.epoch, self.start, self.augment, self.mix, self.share = 0, 0, augment, mix, share
-        self.normalization = None
-        if normalization is not None:
-            mean, std = (torch.tensor(v).view(-1, 1, 1) for v in normalization)
-            self.normalization = mean.to(self.labels.device), std.to(self.labels.device)
+        self.normalization = normalization and [
+            torch.tensor(values, device=self.labels.device).view(-1, 1, 1)
+            for values in normalization
+        ]
         self.count = len(labels) // share[1] * share[1]
         n, c, h, w = images.shape
-        self.size = None if (h, w) == (size, size) else size
-        fits = self.size and n * c * self.size**2 <= RESIZE_ONCE_BYTES
-        if isinstance(self.images, Tensor) and self.size and fits:
-            resized = self.images.new_empty(n, c, self.size, self.size)
+        self.size = size
+        fits = size and (h, w) != (size, size) and n * c * size**2 <= RESIZE_ONCE_BYTES
+        if isinstance(self.images, Tensor) and size and fits:
+            resized = self.images.new_empty(n, c, size, size)
             for part, target in zip(self.images.split(1024), resized.split(1024), strict=True):
-                target.copy_(resize(part, self.size))
-            self.images, self.size = resized, None
+                target.copy_(resize(part, size))
+            self.images = resized
 
     def __len__(self) -> int:
         return math.ceil(self.count / self.batch_size)
@@ -122,9 +122,8 @@ class Batches:
 
     def unnormalize(self, x: Tensor) -> Tensor:
         """Return a batch's images (n, c, h, w) in [0, 1] again."""
-        return (
-            x if self.normalization is None else x * self.normalization[1] + self.normalization[0]
-        )
+        mean, std = self.normalization or (0, 1)
+        return x * std + mean
 
     def _images(self, indices: Tensor, size: int) -> Iterator[Tensor]:
         """Yield the images as uint8, `size` at a time; several batches are fetched by one call."""

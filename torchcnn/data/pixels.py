@@ -41,13 +41,8 @@ def prepare(file: Any, channels: int, size: int | None, resize: str) -> Any:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
     image = image.convert("L" if channels == 1 else "RGB")
-    return image if size is None else _resize(image, size, resize)
-
-
-def _resize(image: Any, size: int, resize: str) -> Any:
-    """Resize a picture to a square, or its middle; only what is needed is computed."""
-    from PIL import Image
-
+    if size is None:
+        return image
     box = square_in(image.size, size, resize)
     return image.resize((size, size), Image.Resampling.BILINEAR, box, reducing_gap=ENOUGH)
 
@@ -61,10 +56,10 @@ def square_in(
         return 0.0, 0.0, float(w), float(h)
     # The whole picture would become this large: "crop-256" is a shorter side of 256 for 224.
     shorter = round(size * int(resize[5:] or 224) / 224)
-    resized = shorter * w // min(w, h), shorter * h // min(w, h)
-    left, top = (round((side - size) / 2) for side in resized)
-    scales = w / resized[0], h / resized[1]
-    return left * scales[0], top * scales[1], (left + size) * scales[0], (top + size) * scales[1]
+    resized_w, resized_h = shorter * w // min(w, h), shorter * h // min(w, h)
+    left, top = round((resized_w - size) / 2), round((resized_h - size) / 2)
+    x, y = w / resized_w, h / resized_h
+    return left * x, top * y, (left + size) * x, (top + size) * y
 
 
 def _transparent_value(file: Any) -> Any:
