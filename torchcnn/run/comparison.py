@@ -96,20 +96,22 @@ class Row:
         values = self.accuracies()
         return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
 
+    def score(self) -> str:
+        """Return the accuracy as text: 0.8400 ± 0.0529."""
+        mean, std = self.mean_and_std()
+        return f"{mean:.4f}" + ("" if std is None else f" ± {std:.4f}")
+
     def cells(self, marked: bool = False) -> list[str]:
         """Return the row of the printed table, in the order of `COLUMNS`.
 
         If it is `marked`, the accuracy says what it is that of.
         """
-        mean, std = self.mean_and_std()
         return [
             self.name,
             str(len(self.runs)),
             str(len(self.runs[0].history)),
             f"{self.runs[0].result['parameters']:,}",
-            f"{mean:.4f}"
-            + ("" if std is None else f" ± {std:.4f}")
-            + f" ({self.runs[0].split})" * marked,
+            self.score() + f" ({self.runs[0].split})" * marked,
             f"{statistics.mean(run.seconds for run in self.runs):,.1f}",
             describe(self.differs),
         ]
@@ -277,9 +279,8 @@ def plot_rows(rows: Sequence[Row]) -> "Figure":
         plot_mean(accuracy_axes, row, f"{split}_acc", style)
         # Rows beside each other, so that no error bar hides another.
         end = longest + 0.5 + 0.04 * longest * (i + 1)
-        label += f", {mean:.4f}" + (f" ± {std:.4f}" if std is not None else "")
-        accuracy_axes.errorbar(end, mean, std, fmt="D", markersize=5, capsize=3, label=label,
-                               color=style["color"])  # fmt: skip
+        accuracy_axes.errorbar(end, mean, std, fmt="D", markersize=5, capsize=3,
+                               label=f"{label}, {row.score()}", color=style["color"])  # fmt: skip
     splits = sorted({eval_split(row.runs[0].config) for row in rows})
     tested = sorted({row.runs[0].split for row in rows})
     loss_axes.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))

@@ -18,8 +18,10 @@ def device_settings(device: torch.device, deterministic: bool) -> Iterator[None]
     torch and what it imports change these two as well.
     """
     environment = dict(os.environ)
-    with warnings.catch_warnings(), _torch_settings(), _current(device):
-        cuda = device.type == "cuda"
+    cuda = device.type == "cuda"
+    # A GPU is made the current one, or the first is used too, by all that names none.
+    current: AbstractContextManager[Any] = torch.cuda.device(device) if cuda else nullcontext()
+    with warnings.catch_warnings(), _torch_settings(), current:
         # Linear layers in TF32, as torch computes convolutions on a GPU; this is deterministic too.
         # The newer `torch.backends.cuda.matmul.fp32_precision` makes torch.compile fail in 2.11.
         torch.set_float32_matmul_precision("high" if cuda else "highest")
@@ -38,20 +40,6 @@ def device_settings(device: torch.device, deterministic: bool) -> Iterator[None]
             os.environ.update(environment)
 
 
-@contextmanager
-def own_random_numbers(device: torch.device) -> Iterator[None]:
-    """Leave torch's random number generators, of the CPU and of the device, as they were."""
-    generators: list[Any] = [torch.random]
-    if device.type != "cpu":
-        generators.append(torch.get_device_module(device))
-    states = [generator.get_rng_state() for generator in generators]
-    try:
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_rng_state(state)
-
-
 def seed_generators(seed: int, device: torch.device) -> None:
     """Seed the generators of the CPU and of the device, as `torch.manual_seed` seeds all devices.
 
@@ -60,11 +48,6 @@ def seed_generators(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)
-
-
-def _current(device: torch.device) -> AbstractContextManager[Any]:
-    """Make a GPU the current one, or the first is used too, by all that names none."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _set_deterministic(mode: bool, warn_only: bool = False) -> None:

@@ -2,16 +2,14 @@
 
 import functools
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from torchcnn.data.augment import AUGMENTATIONS, MIXES
-from torchcnn.data.datasets import DATASETS, ImageData
+from torchcnn.data.datasets import ImageData
 from torchcnn.data.decode import LazyImages, decode_all
-from torchcnn.data.folder import FolderOptions, load_images
 from torchcnn.data.loader import Batches
 from torchcnn.data.split import hold_out
 from torchcnn.files import plural, table
@@ -77,19 +75,6 @@ class Loaders(NamedTuple):
     train: Batches
     val: Batches
     test: Batches | None
-
-
-def read_images(
-    config: Config, device: torch.device, world: World, channels: int | None
-) -> ImageData:
-    """Read the data set, on the main rank first, so that the others find what it downloads.
-
-    Args:
-        channels: of a run that is resumed; None for a new one.
-    """
-    options = FolderOptions(config.input_size, config.resize, channels)
-    with world.main_first() if config.data in DATASETS else nullcontext():
-        return load_images(config.data, config.root, device, options)
 
 
 def split(config: Config, dataset: ImageData) -> Parts:

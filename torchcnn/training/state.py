@@ -117,9 +117,7 @@ class TrainState:
 @contextmanager
 def left_as_it_was(net: nn.Module | None) -> Iterator[None]:
     """Afterwards a network's layers are in the modes, and its parameters as frozen, as before."""
-    if net is None:
-        yield
-        return
+    net = nn.Module() if net is None else net
     modules = [(module, module.training, FROZEN in vars(module)) for module in net.modules()]
     parameters = [(p, p.requires_grad) for p in net.parameters()]
     try:
