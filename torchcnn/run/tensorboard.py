@@ -112,9 +112,6 @@ class TensorBoard:
 
         TensorBoard shows the columns of the run that it finds first: all runs have the same ones.
         """
-        from tensorboard.plugins.hparams.api_pb2 import MetricName
-        from tensorboard.plugins.hparams.metadata import PLUGIN_NAME
-        from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
         from torch.utils.tensorboard.summary import hparams
 
         values = {
@@ -122,15 +119,8 @@ class TensorBoard:
             for name, value in config.items()
             if name not in NO_HYPERPARAMETERS
         }
-        experiment, start, _ = hparams(values, {})
-        content = HParamsPluginData.FromString(experiment.value[0].metadata.plugin_data.content)
-        for tag in CHOSEN:
-            content.experiment.metric_infos.add(name=MetricName(tag=tag))
-        experiment.value[0].metadata.plugin_data.content = content.SerializeToString()
-        assert experiment.value[0].metadata.plugin_data.plugin_name == PLUGIN_NAME
-        writer: Any = self.run.file_writer
-        for summary in (experiment, start):
-            writer.add_summary(summary)
+        for summary in hparams(values, dict.fromkeys(CHOSEN))[:2]:  # the third says "success"
+            self.run.file_writer.add_summary(summary)
 
 
 def make_writer(path: Path, suffix: str = SUFFIX) -> Any:

@@ -7,7 +7,6 @@ import re
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -91,11 +90,22 @@ class Trainer:
             FloatingPointError: a loss became infinite or NaN.
             Stopped: a signal asked for it; `last.pt` is written.
         """
-        with says_how_to_resume(self.run, self.config.epochs, self.config.lr):
+        history, last = self.run.history, self.run.path / "last.pt"
+        try:
             if self.plan.resumed:
                 self._print_resumed(self.plan.resumed)
             self.fit()
             return self.test()
+        except KeyboardInterrupt:
+            epoch = min(len(history) + 1, self.config.epochs)
+            if last.exists():
+                print(f"stopped in epoch {epoch}; resume with --resume {self.run.path}", flush=True)
+            raise
+        except FloatingPointError as error:
+            raise FloatingPointError(
+                f"epoch {len(history) + 1}: {error}; {last} holds the last weights that were "
+                f"saved; start anew with a smaller --lr than {self.config.lr}"
+            ) from error
 
     def fit(self) -> None:
         """Train the epochs that are left."""
@@ -208,18 +218,21 @@ class Trainer:
             self.world.broadcast(net)
         split = "test" if self.loaders.test else "val"
         loss, confusion = self.evaluate(self.loaders.test or self.loaders.val)
-        acc = accuracy(confusion)
-        result: dict[str, Any] = {"checkpoint": name, "epoch": epoch}
-        result |= {f"{split}_loss": loss, f"{split}_acc": acc}
-        result |= {
-            f"{part}_images_in_training": count for part, count in self.plan.parts.copies().items()
+        acc, plan = accuracy(confusion), self.plan
+        result: dict[str, Any] = {
+            "checkpoint": name,
+            "epoch": epoch,
+            f"{split}_loss": loss,
+            f"{split}_acc": acc,
+            **{f"{part}_images_in_training": n for part, n in plan.parts.copies().items()},
+            **{name: getattr(self.config, name) for name in ("arch", "data", "recipe", "seed")},
+            "epochs": len(self.run.history),
+            "parameters": sum(p.numel() for p in net.parameters()),
+            "network": about_network(plan.spec, self.state.net),
+            "decided": plan.decided,
+            "digests": plan.dataset.digests,
+            "seconds": sum(record.seconds for record in self.run.history),  # of training
         }
-        result |= {name: getattr(self.config, name) for name in ("arch", "data", "recipe", "seed")}
-        result["epochs"] = len(self.run.history)
-        result["parameters"] = sum(p.numel() for p in net.parameters())
-        result["network"] = about_network(self.plan.spec, self.state.net)
-        result |= {"decided": self.plan.decided, "digests": self.plan.dataset.digests}
-        result["seconds"] = sum(record.seconds for record in self.run.history)  # of training
         self.run.write_result(result)
         hint = "" if self.loaders.test else "; there are no test images"
         self._say(
@@ -375,20 +388,3 @@ def about_network(spec: ModelSpec, net: nn.Module) -> dict[str, Any]:
         text = re.sub(r" at 0x\w+", "", repr(net))  # where it lies in memory
         about["structure"] = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
     return about
-
-
-@contextmanager
-def says_how_to_resume(run: Run, epochs: int, lr: float) -> Iterator[None]:
-    """When a run ends early, say where it stopped and what can be done."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        epoch = min(len(run.history) + 1, epochs)
-        if (run.path / "last.pt").exists():
-            print(f"stopped in epoch {epoch}; resume with --resume {run.path}", flush=True)
-        raise
-    except FloatingPointError as error:
-        raise FloatingPointError(
-            f"epoch {len(run.history) + 1}: {error}; {run.path / 'last.pt'} holds the last weights "
-            f"that were saved; start anew with a smaller --lr than {lr}"
-        ) from error
