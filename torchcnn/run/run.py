@@ -25,7 +25,7 @@ from torchcnn.run.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from torchcnn.run.tensorboard import SUB_RUNS, TensorBoard, event_files
+from torchcnn.run.tensorboard import SUB_RUNS, TensorBoard, add_png, event_files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -137,7 +137,7 @@ class Run:
             from torchcnn.figures.results import plot_inputs
 
             save_figure(plot_inputs(images, titles), self.path / "inputs.png")
-            self.tensorboard.add_inputs((self.path / "inputs.png").read_bytes())
+            add_png(self.tensorboard.run, "inputs", (self.path / "inputs.png").read_bytes())
 
     def log_graph(self, net: nn.Module, x: Tensor) -> None:
         """Show the graph of a network, which must be in eval mode, in TensorBoard."""

@@ -67,10 +67,6 @@ class TensorBoard:
         for writer in (self.run, *self.parts.values()):
             writer.flush()
 
-    def add_inputs(self, png: bytes) -> None:
-        """Show the picture of the first step's images."""
-        add_png(self.run, "inputs", png)
-
     def add_graph(self, net: nn.Module, x: Tensor) -> None:
         """Show the graph of a network, which must be in eval mode."""
         with warnings.catch_warnings():

@@ -150,7 +150,13 @@ def make_loaders(
     Raises:
         ValueError: there are fewer images to evaluate on than ranks.
     """
-    normalization = (spec.mean, spec.std) if spec.is_normalized else None
+    batches = functools.partial(
+        Batches,
+        batch_size=config.batch_size,
+        size=spec.input_size,
+        device=device,
+        normalization=(spec.mean, spec.std) if spec.is_normalized else None,
+    )
 
     def evaluated(part: Images) -> Batches:
         """The images of this rank; each is on one of them."""
@@ -160,14 +166,7 @@ def make_loaders(
                 f"{world.world_size} ranks cannot share {plural(len(labels), 'image')} to evaluate"
             )
         mine = slice(world.rank, None, world.world_size)
-        return Batches(
-            images[mine],
-            labels[mine],
-            config.batch_size,
-            size=spec.input_size,
-            device=device,
-            normalization=normalization,
-        )
+        return batches(images[mine], labels[mine])
 
     test = evaluated(parts.test) if parts.test else None
     val = evaluated(parts.val) if parts.val else test
@@ -175,16 +174,12 @@ def make_loaders(
     mix = None
     if config.mix != "off":
         mix = functools.partial(MIXES[config.mix], num_classes=spec.num_classes)
-    train = Batches(
+    train = batches(
         *parts.train,
-        config.batch_size,
         shuffle=True,
         seed=config.seed,
-        size=config.input_size,
         augment=[AUGMENTATIONS[name] for name in config.augment],
         mix=mix,
         share=(world.rank, world.world_size),
-        device=device,
-        normalization=normalization,
     )
     return Loaders(train, val, test)

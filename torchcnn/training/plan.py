@@ -43,15 +43,8 @@ from torchcnn.training.schedule import SCHEDULES
 from torchcnn.training.speed import choose_precision
 from torchcnn.training.state import TrainState
 
-MAY_CHANGE = {
-    "resume",
-    "epochs",
-    "patience",
-    "device",
-    "root",
-    "checkpoint_every",
-    "verbose",
-}  # when a run is resumed
+# When a run is resumed.
+MAY_CHANGE = {"resume", "epochs", "patience", "device", "root", "checkpoint_every", "verbose"}
 AGAIN = {"data": "auto", "schedule": "stay", "amp": "auto", "channels_last": "auto"}  # no change
 Datasets = dict[Any, ImageData]  # those that were read, by their name and the size of the images
 FEW = 2_000  # pictures of your own to train and to validate on; with fewer, recipes are fitted
@@ -419,11 +412,9 @@ def read_config(path: Path, checkpoint: Checkpoint) -> Config:
     for f in fields(Config):
         value = getattr(config, f.name)
         try:
-            good = cli.read_value(f, value) == value
-        except ValueError:
-            good = False
-        if not good:
-            raise ValueError(f"{what} is damaged: its {f.name} is {value!r}")
+            assert cli.read_value(f, value) == value
+        except (ValueError, AssertionError) as error:
+            raise ValueError(f"{what} is damaged: its {f.name} is {value!r}") from error
     return config
 
 

@@ -19,12 +19,7 @@ from torch import Tensor, nn
 from torchcnn.data.loader import Batches, mix_seed
 from torchcnn.files import plural
 from torchcnn.models.spec import ModelSpec
-from torchcnn.run.checkpoint import (
-    Checkpoint,
-    EpochProgress,
-    EpochRecord,
-    load_checkpoint,
-)
+from torchcnn.run.checkpoint import Checkpoint, EpochProgress, EpochRecord, load_checkpoint
 from torchcnn.run.report import confused_text
 from torchcnn.run.run import Run, plot_history
 from torchcnn.training.device import seed_generators
