@@ -7,8 +7,8 @@ for it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, replace
 from io import StringIO
 from pathlib import Path
@@ -70,6 +70,7 @@ def _train(
     flags: dict[str, Any], net: nn.Module | None = None, datasets: Datasets | None = None
 ) -> TrainResult:
     from torchcnn.training.distributed import join
+    from torchcnn.training.plan import planned
     from torchcnn.training.trainer import Trainer
 
     with (
@@ -79,27 +80,6 @@ def _train(
         open_run(plan, world) as run,  # from here on the folder exists and is locked
     ):
         return Trainer(plan, run, world).train()
-
-
-@contextmanager
-def planned(
-    flags: dict[str, Any], net: nn.Module | None, world: World, datasets: Datasets | None
-) -> Iterator[Plan]:
-    """Plan a run, and set up its device; afterwards all is as it was."""
-    import torch
-
-    from torchcnn.training.device import device_settings
-    from torchcnn.training.plan import make_plan, make_request
-    from torchcnn.training.state import left_as_it_was
-
-    request = make_request(flags, net, world)
-    device = request.device
-    with (
-        device_settings(device, request.settings.config.deterministic),
-        torch.random.fork_rng([device] * (device.type != "cpu"), device_type=device.type),
-        left_as_it_was(net),
-    ):
-        yield make_plan(request, world, datasets)
 
 
 def open_run(plan: Plan, world: World) -> Run:
@@ -132,6 +112,7 @@ def train_all(flags: dict[str, Any]) -> None:
     """
     from torchcnn.run.comparison import read_run
     from torchcnn.training.distributed import World
+    from torchcnn.training.plan import planned
 
     datasets: Datasets = {}
     runs = [what_is_left(run) for run in list_runs(flags)]

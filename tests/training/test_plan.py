@@ -12,7 +12,7 @@ from torchcnn.run.comparison import read_run
 from torchcnn.run.run import Run
 from torchcnn.training.config import Config
 from torchcnn.training.distributed import World
-from torchcnn.training.plan import Settings, fit, fit_to_few, make_plan, make_request
+from torchcnn.training.plan import Settings, fit, fit_to_few, planned
 from torchcnn.training.recipes import complete
 from torchcnn.training.trainer import Trainer
 
@@ -36,18 +36,18 @@ def test_a_plan_has_all_that_a_run_needs_and_writes_nothing(tmp_path, monkeypatc
     """No "auto" is left, every value has a source, and the trainer follows it."""
     monkeypatch.chdir(tmp_path)
     flags = {"arch": "mlp", "recipe": "fast", "data": "sample", "device": "cpu", "epochs": 1}
-    plan = make_plan(make_request(flags, None, World()), World())
-    assert "auto" not in (plan.config.amp, plan.config.channels_last, plan.config.data)
-    assert plan.sources.keys() == vars(plan.config).keys()
-    assert plan.sources["epochs"] == "given" and plan.sources["lr"] == "fast recipe"
-    assert plan.sources["seed"] == "default" and plan.decided["amp"] == "decided"
-    assert plan.spec == plan.state.net.spec and plan.spec.shape == (1, 28, 28)
-    assert plan.config.batch_size == 256  # as `recipes.TABLE` has it
-    assert len(plan.loaders.train) == 18  # of 4500 images, a tenth of 5000 is held out
-    assert not list(tmp_path.iterdir())
-    (tmp_path / "r").mkdir()
-    with Run(tmp_path / "r", vars(plan.config), plan.split) as run:
-        result = Trainer(plan, run, World()).train()
+    with planned(flags, None, World()) as plan:
+        assert "auto" not in (plan.config.amp, plan.config.channels_last, plan.config.data)
+        assert plan.sources.keys() == vars(plan.config).keys()
+        assert plan.sources["epochs"] == "given" and plan.sources["lr"] == "fast recipe"
+        assert plan.sources["seed"] == "default" and plan.decided["amp"] == "decided"
+        assert plan.spec == plan.state.net.spec and plan.spec.shape == (1, 28, 28)
+        assert plan.config.batch_size == 256  # as `recipes.TABLE` has it
+        assert len(plan.loaders.train) == 18  # of 4500 images, a tenth of 5000 is held out
+        assert not list(tmp_path.iterdir())
+        (tmp_path / "r").mkdir()
+        with Run(tmp_path / "r", vars(plan.config), plan.split) as run:
+            result = Trainer(plan, run, World()).train()
     stored = load_checkpoint(tmp_path / "r" / "last.pt")
     assert stored.sources == plan.sources and stored.spec == plan.spec
     assert (result.epoch, result.checkpoint) == (1, "best.pt")

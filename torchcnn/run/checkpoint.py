@@ -165,13 +165,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
             progress = read_dataclass(EpochProgress, progress, "its unfinished epoch")
             check_progress(progress)
         del content["torchcnn"]
-        return read_dataclass(
-            Checkpoint,
-            content
-            | {"spec": spec, "history": history, "progress": progress}
-            | {"state": read_dataclass(State, state, "its state")},
-            "its content",
-        )
+        content |= {"spec": spec, "history": history, "progress": progress}
+        content["state"] = read_dataclass(State, state, "its state")
+        return read_dataclass(Checkpoint, content, "its content")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is a damaged checkpoint: {error}") from error
 
@@ -200,23 +196,23 @@ def check_progress(progress: EpochProgress) -> None:
     Raises:
         ValueError: they are not, or a state is not one of a random number generator.
     """
-    n = len(progress.images)
-    states = [*progress.rng, *progress.cuda_rng]
-    if (
-        n < 1
-        or not all(isinstance(x, int) and 0 < x < 2**31 for x in progress.images)
-        or not all(is_series(x) and len(x) == n for x in (progress.losses, progress.correct))
-        or progress.correct.dtype != torch.int64
-        or not all(isinstance(k, str) for k in progress.logged)
-        or not all(is_series(x) and len(x) == n for x in progress.logged.values())
-        or not all(is_series(x) and x.dtype == torch.uint8 for x in states)
-    ):
-        raise ValueError("its unfinished epoch is damaged")
+    n, states = len(progress.images), [*progress.rng, *progress.cuda_rng]
+    series = [progress.losses, progress.correct, *progress.logged.values()]
+    good = (
+        n > 0
+        and all(isinstance(x, int) and 0 < x < 2**31 for x in progress.images)
+        and all(is_series(x) and len(x) == n for x in series)
+        and progress.correct.dtype == torch.int64
+        and all(isinstance(k, str) for k in progress.logged)
+        and all(is_series(x) and x.dtype == torch.uint8 for x in states)
+    )
     try:
-        for state in progress.rng:
+        for state in progress.rng if good else ():
             torch.Generator().set_state(state)
-    except RuntimeError as error:
-        raise ValueError("its unfinished epoch is damaged") from error
+    except RuntimeError:
+        good = False
+    if not good:
+        raise ValueError("its unfinished epoch is damaged")
 
 
 def is_series(x: Any) -> bool:

@@ -7,8 +7,8 @@ device. A resumed run has the plan with which it was begun, except for what may 
 
 import inspect
 import math
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from torchcnn.run.checkpoint import Checkpoint, EpochRecord, best_epoch, load_ch
 from torchcnn.run.run import RUNS, check_best, check_out
 from torchcnn.system import is_elastic
 from torchcnn.training.config import Config
+from torchcnn.training.device import device_settings
 from torchcnn.training.distributed import World, device_of_rank
 from torchcnn.training.loaders import (
     Loaders,
@@ -41,7 +42,7 @@ from torchcnn.training.loaders import (
 from torchcnn.training.recipes import TABLE, complete
 from torchcnn.training.schedule import SCHEDULES
 from torchcnn.training.speed import choose_precision
-from torchcnn.training.state import TrainState
+from torchcnn.training.state import TrainState, left_as_it_was
 
 # When a run is resumed.
 MAY_CHANGE = {"resume", "epochs", "patience", "device", "root", "checkpoint_every", "verbose"}
@@ -114,25 +115,18 @@ class Plan:
         return "val" if self.config.val_fraction else "test"
 
 
-class Request(NamedTuple):
-    """What a run is asked to do, before its images are read.
+@contextmanager
+def planned(
+    flags: dict[str, Any], net: nn.Module | None, world: World, datasets: Datasets | None = None
+) -> Iterator[Plan]:
+    """Plan a run, new or resumed, and set up its device; afterwards all is as it was.
+
+    Nothing is written. A run that is resumed is read by the main rank, which may be on another
+    machine.
 
     Args:
-        settings: the flags, completed by the recipe, or by the run that is resumed.
         net: a module to train in place of a registered network.
-        resumed: the checkpoint of the run that is resumed.
-    """
-
-    settings: Settings
-    net: nn.Module | None
-    resumed: Checkpoint | None
-    device: torch.device
-
-
-def make_request(flags: dict[str, Any], net: nn.Module | None, world: World) -> Request:
-    """Complete the flags of a run, new or resumed; nothing is written.
-
-    A run that is resumed is read by the main rank, which may be on another machine.
+        datasets: those that were read before, so that none is read twice.
 
     Raises:
         ValueError, OSError: the run cannot be, in one line.
@@ -140,19 +134,24 @@ def make_request(flags: dict[str, Any], net: nn.Module | None, world: World) -> 
     begun = world.from_main(lambda: resume(flags, net))
     settings, resumed = begun or (begin(flags, net), None)
     device = cli.pick_device(device_of_rank(settings.config.device))
-    return Request(settings, net, resumed, device)
+    datasets = {} if datasets is None else datasets
+    with (
+        device_settings(device, settings.config.deterministic),
+        torch.random.fork_rng([device] * (device.type != "cpu"), device_type=device.type),
+        left_as_it_was(net),
+    ):
+        yield make_plan(settings, net, resumed, device, world, datasets)
 
 
-def make_plan(request: Request, world: World, datasets: Datasets | None = None) -> Plan:
-    """Decide all that a run will do; nothing is written.
-
-    Args:
-        datasets: those that were read before, so that none is read twice.
-
-    Raises:
-        ValueError, OSError: the run cannot be, in one line.
-    """
-    settings, net, resumed, device = request
+def make_plan(
+    settings: Settings,
+    net: nn.Module | None,
+    resumed: Checkpoint | None,
+    device: torch.device,
+    world: World,
+    datasets: Datasets,
+) -> Plan:
+    """Decide what is open until the images are read."""
     config = settings.config
     if not resumed:
         check_out(Path(config.out or RUNS / "new"))
@@ -165,7 +164,6 @@ def make_plan(request: Request, world: World, datasets: Datasets | None = None) 
         if weights.spec and config.recipe == "finetune":
             settings = fit_to_weights(settings, weights.spec)
     channels = resumed.spec.in_channels if resumed else None  # else the pictures decide
-    datasets = {} if datasets is None else datasets
     dataset = read_once(settings.config, channels, device, world, datasets)
     check_dataset(settings.config, dataset, resumed, device, world)
     few = bool(dataset.ids) and len(dataset.train_labels) < FEW
@@ -412,9 +410,11 @@ def read_config(path: Path, checkpoint: Checkpoint) -> Config:
     for f in fields(Config):
         value = getattr(config, f.name)
         try:
-            assert cli.read_value(f, value) == value
-        except (ValueError, AssertionError) as error:
-            raise ValueError(f"{what} is damaged: its {f.name} is {value!r}") from error
+            good = cli.read_value(f, value) == value
+        except ValueError:
+            good = False
+        if not good:
+            raise ValueError(f"{what} is damaged: its {f.name} is {value!r}")
     return config
 
 

@@ -7,7 +7,6 @@ import re
 import shlex
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -130,7 +129,7 @@ class Trainer:
         plan = self.plan
         checkpoint = Checkpoint(
             spec=plan.spec,
-            config=asdict(self.config) | {"out": str(self.run.path)},
+            config=self.run.config,
             sources=plan.sources,
             images=len(plan.dataset.train_labels),
             digests=plan.dataset.digests,
