@@ -56,11 +56,7 @@ def read_dataclass(cls: type[T], stored: Any, what: str) -> T:
         raise ValueError(f"{what} is damaged, or of another version")
     values = {}
     for name, hint in hints.items():
-        kinds = (
-            get_args(hint)
-            if get_origin(hint) is UnionType or isinstance(hint, UnionType)
-            else (hint,)
-        )
+        kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
         plain = tuple(get_origin(kind) or kind for kind in kinds)
         value = stored[name]
         if tuple in plain and isinstance(value, list):

@@ -88,10 +88,8 @@ def open_run(plan: Plan, world: World) -> Run:
     from torchcnn.training.plan import print_plan
 
     config, resumed = plan.config, plan.resumed
-    out = config.out
-    if not resumed:
-        name = f"{config.arch}-{Path(config.data).name}-seed{config.seed}"
-        out = world.from_main(lambda: str(make_folder(config.out, name)))
+    name = f"{config.arch}-{Path(config.data).name}-seed{config.seed}"
+    out = config.out if resumed else world.from_main(lambda: str(make_folder(config.out, name)))
     history = resumed.history if resumed else None
     run = Run(Path(out), asdict(config) | {"out": out}, plan.split, history, world.is_main)
     print_plan(plan, world.world_size)

@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -303,11 +302,13 @@ def plot_rows(rows: Sequence[Row]) -> "Figure":
 
 def plot_mean(axes: Any, row: Row, key: str, style: dict[str, Any]) -> None:
     """Plot a column of the histories of a row: its mean, and a band of its standard deviation."""
+    import numpy as np
+
     longest = max(len(run.history) for run in row.runs)
     columns = [[run.history[i][key] for run in row.runs if i < len(run.history)]
                for i in range(longest)]  # fmt: skip
-    epochs, means = range(1, longest + 1), [statistics.mean(values) for values in columns]
-    spreads = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in columns]
+    epochs, means = range(1, longest + 1), np.array([statistics.mean(v) for v in columns])
+    spreads = np.array([statistics.stdev(v) if len(v) > 1 else 0.0 for v in columns])
     if longest == 1:
         axes.errorbar(
             epochs, means, spreads, fmt="o", markersize=5, capsize=3, color=style["color"]
@@ -315,9 +316,6 @@ def plot_mean(axes: Any, row: Row, key: str, style: dict[str, Any]) -> None:
         return
     axes.plot(epochs, means, "o", markersize=3, **style)
     if len(row.runs) > 1:
-        low, high = (
-            [m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1)
-        )
-        bounds = {"acc": (0, 1), "loss": (0, math.inf)}[key.rpartition("_")[2]]
-        low, high = ([min(max(x, bounds[0]), bounds[1]) for x in edge] for edge in (low, high))
-        axes.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
+        low, high = means - spreads, means + spreads
+        edges = low.clip(min=0), high.clip(max=1 if key.endswith("acc") else high.max())
+        axes.fill_between(epochs, *edges, color=style["color"], alpha=0.15, linewidth=0)

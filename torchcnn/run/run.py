@@ -60,9 +60,8 @@ class Run:
         history: list[EpochRecord] | None = None,
         write: bool = True,
     ) -> None:
-        self.path, self.split, self.write = path, split, write
+        self.path, self.config, self.write = path, config, write
         self.history = list(history or [])
-        self.config = config
         self.result: dict[str, Any] = {}
         if not write:
             return

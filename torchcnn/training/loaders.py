@@ -160,13 +160,11 @@ def make_loaders(
 
     def evaluated(part: Images) -> Batches:
         """The images of this rank; each is on one of them."""
-        images, labels = part
-        if len(labels) < world.world_size:
-            raise ValueError(
-                f"{world.world_size} ranks cannot share {plural(len(labels), 'image')} to evaluate"
-            )
-        mine = slice(world.rank, None, world.world_size)
-        return batches(images[mine], labels[mine])
+        n = len(part[1])
+        if n < world.world_size:
+            images = plural(n, "image")
+            raise ValueError(f"{world.world_size} ranks cannot share {images} to evaluate")
+        return batches(*(x[world.rank :: world.world_size] for x in part))
 
     test = evaluated(parts.test) if parts.test else None
     val = evaluated(parts.val) if parts.val else test

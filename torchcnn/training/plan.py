@@ -464,11 +464,12 @@ def check_dataset(
     world.check_same(dataset.classes, n, len(dataset.test_labels), done, shared, dataset.digests)
     if not resumed:
         return
-    begun: dict[str, Any] = {"classes": list(resumed.spec.classes), "images": resumed.images}
-    for what, now in (("classes", list(dataset.classes)), ("images", n)):
-        if begun[what] != now:
-            then = f"the {what} {begun[what]}"
-            raise ValueError(f"the run was begun with {then}; {dataset.name} has {now}")
+    for what, then, now in (
+        ("classes", [*resumed.spec.classes], [*dataset.classes]),
+        ("images", resumed.images, n),
+    ):
+        if then != now:
+            raise ValueError(f"the run was begun with the {what} {then}; {dataset.name} has {now}")
     digest = resumed.digests.get("train")
     if digest != dataset.digests.get("train", digest):
         raise ValueError(

@@ -32,9 +32,10 @@ from torchcnn.training.loop import (
     epoch_result,
     eval_mode,
     evaluate,
-    logged_columns,
     progress_bar,
+    stack_steps,
     train_steps,
+    unstack_steps,
 )
 from torchcnn.training.plan import Plan, is_over
 from torchcnn.training.schedule import learning_rate
@@ -345,14 +346,15 @@ class Trainer:
     def _progress(self, steps: list[Step], seconds: float) -> EpochProgress:
         """The progress of an epoch, with the state of every rank's random number generator."""
         cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        losses, correct, images, logged = stack_steps(steps)
         return EpochProgress(
-            losses=torch.stack([step.loss for step in steps]).cpu(),
-            correct=torch.stack([step.correct for step in steps]).cpu(),
-            images=[step.images for step in steps],
+            losses=losses.cpu(),
+            correct=correct.cpu(),
+            images=images,
             seconds=seconds,
             rng=self.world.all_gather(torch.get_rng_state()),
             cuda_rng=[] if cuda is None else self.world.all_gather(cuda),
-            logged={name: values.cpu() for name, values in logged_columns(steps).items()},
+            logged={name: values.cpu() for name, values in logged.items()},
         )
 
     def _restore(self, progress: EpochProgress) -> tuple[list[Step], float]:
@@ -367,11 +369,7 @@ class Trainer:
             torch.cuda.set_rng_state(progress.cuda_rng[rank], self.device)
         losses, correct = progress.losses.to(self.device), progress.correct.to(self.device)
         logged = {name: values.to(self.device) for name, values in progress.logged.items()}
-        steps = [
-            Step(losses[i], correct[i], n, {name: values[i] for name, values in logged.items()})
-            for i, n in enumerate(progress.images)
-        ]
-        return steps, progress.seconds
+        return unstack_steps(losses, correct, progress.images, logged), progress.seconds
 
 
 def about_network(spec: ModelSpec, net: nn.Module) -> dict[str, Any]:
