@@ -33,11 +33,7 @@ def whole(path: Path, sync: bool = False) -> Iterator[Path]:
 
 
 def check_writable(path: Path, flag: str = "--out") -> None:
-    """Check that there can be a folder `path` to write into; its parents need not exist yet.
-
-    Raises:
-        ValueError: it cannot.
-    """
+    """Raise a ValueError unless there is a writable folder `path`, or can be, with its parents."""
     place = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise ValueError(f"{flag} {path} cannot be written: {place} is no writable folder")
@@ -107,11 +103,7 @@ def read_archive(path: Path, problem: str) -> Any:
 
 
 def check_format(path: Path, content: Any) -> None:
-    """Check that what `read_archive` read is a checkpoint in the format of this version.
-
-    Raises:
-        ValueError: it is of a later version, or not a checkpoint of torchcnn.
-    """
+    """Raise a ValueError unless `read_archive` read a checkpoint in the format of this version."""
     version = content.get("torchcnn") if isinstance(content, dict) else None
     if isinstance(version, int) and version > FORMAT:
         raise ValueError(

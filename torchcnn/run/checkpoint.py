@@ -173,11 +173,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def check_history(history: Sequence[EpochRecord]) -> None:
-    """Check that records are those of a run's epochs, from the first on.
-
-    Raises:
-        ValueError: one is not.
-    """
+    """Raise a ValueError unless records are those of a run's epochs, from the first on."""
     for i, record in enumerate(history, start=1):
         logged = record.logged.items()
         if (
@@ -191,11 +187,7 @@ def check_history(history: Sequence[EpochRecord]) -> None:
 
 
 def check_progress(progress: EpochProgress) -> None:
-    """Check that the numbers of an unfinished epoch are there for each of its steps.
-
-    Raises:
-        ValueError: they are not, or a state is not one of a random number generator.
-    """
+    """Raise a ValueError unless an unfinished epoch has all numbers of each of its steps."""
     n, states = len(progress.images), [*progress.rng, *progress.cuda_rng]
     series = [progress.losses, progress.correct, *progress.logged.values()]
     good = (

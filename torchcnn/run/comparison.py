@@ -183,11 +183,7 @@ def run_folders(place: Path) -> Iterator[Path]:
 
 
 def read_run(path: Path) -> FinishedRun:
-    """Read a finished run's configuration, result and history.
-
-    Raises:
-        ValueError: they are damaged.
-    """
+    """Read a finished run's configuration, result and history; a ValueError says it is damaged."""
     try:
         config = json.loads((path / "config.json").read_text())
         result = json.loads((path / "result.json").read_text())

@@ -175,11 +175,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def check_out(path: Path) -> None:
-    """Check that a new run can be written to `path`; create nothing.
-
-    Raises:
-        ValueError: the folder is not empty, or cannot be written.
-    """
+    """Raise a ValueError unless a new run can be written to `path`; create nothing."""
     if path.is_dir() and not is_leftover(path):
         if (path / "last.pt").exists():
             ways = "--resume continues it, another --out begins anew"
@@ -222,11 +218,7 @@ def make_folder(out: str, name: str) -> Path:
 
 
 def check_best(path: Path, last: Checkpoint) -> None:
-    """Check that the `best.pt` beside a `last.pt` is that of the same run.
-
-    Raises:
-        FileNotFoundError, ValueError: it is missing, or of another run.
-    """
+    """Raise an error if the `best.pt` beside a `last.pt` is missing, or that of another run."""
     best = best_epoch(last.history)
     if best == len(last.history) and last.progress is None:
         return  # it is written anew

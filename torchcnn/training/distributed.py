@@ -114,11 +114,7 @@ class World:
             self.barrier()
 
     def check_same(self, *what: object) -> None:
-        """Fail on all ranks, before they wait for each other, if they do not have the same.
-
-        Raises:
-            ValueError: they differ.
-        """
+        """Raise a ValueError on all ranks, before they wait for each other, if they differ."""
         digest = hashlib.blake2b(repr(what).encode(), digest_size=8).digest()
         mine = torch.tensor(int.from_bytes(digest, "big", signed=True))
         if any(theirs != mine for theirs in self.all_gather(mine)):

@@ -65,14 +65,13 @@ def make_optimizer(
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, trained: bool, all_used: bool) -> None:
-    """Check what `load_state_dict` takes on trust: the options, and a state for each parameter.
+    """Raise a ValueError if what `load_state_dict` takes on trust does not fit.
+
+    That is: the options of the optimizer, and a state for each parameter.
 
     Args:
         trained: whether the optimizer has made a step.
         all_used: whether every parameter takes part in the network's output.
-
-    Raises:
-        ValueError: the state does not fit.
     """
     sgd, momentum = isinstance(optimizer, torch.optim.SGD), optimizer.defaults.get("momentum")
     # Optimizers make their state in their first step; `make_optimizer` gives SGD its momentum

@@ -214,11 +214,7 @@ def read_once(
 
 
 def begin(flags: dict[str, Any], net: nn.Module | None = None) -> Settings:
-    """Return the settings of a new run.
-
-    Raises:
-        ValueError: flags contradict each other.
-    """
+    """Return the settings of a new run; a ValueError says which flags contradict each other."""
     if net is not None:
         if not isinstance(net, nn.Module):
             raise ValueError(f"net is a torch.nn.Module, got {net!r}")
@@ -398,11 +394,7 @@ def is_over(history: Sequence[EpochRecord], config: Config) -> bool:
 
 
 def read_config(path: Path, checkpoint: Checkpoint) -> Config:
-    """Return the configuration of a run: each value is one that its flag takes.
-
-    Raises:
-        ValueError: it is damaged.
-    """
+    """Return the configuration of a run; a ValueError says which flag does not take its value."""
     what = f"the configuration in {path / 'last.pt'}"
     config = read_dataclass(Config, checkpoint.config, what)
     if checkpoint.sources.keys() != checkpoint.config.keys():
@@ -419,11 +411,7 @@ def read_config(path: Path, checkpoint: Checkpoint) -> Config:
 
 
 def changes(path: Path, stored: Config, flags: dict[str, Any]) -> dict[str, Any]:
-    """Return which flags change when a run is resumed.
-
-    Raises:
-        ValueError: one of them may not.
-    """
+    """Return which flags change when a run is resumed; a ValueError says which may not."""
     is_folder = Path(stored.data).is_absolute()
     for name in (name for name in flags if name not in MAY_CHANGE):
         before = getattr(stored, name)
@@ -451,11 +439,7 @@ def check_dataset(
     device: torch.device,
     world: World,
 ) -> None:
-    """Check a data set against the checkpoint that is resumed, and against the other ranks.
-
-    Raises:
-        ValueError: the run began with other classes or pictures, or ranks do not have the same.
-    """
+    """Raise a ValueError if a run began with another data set, or other ranks have another one."""
     n = len(dataset.train_labels)
     shared = asdict(config) | {"root": "", "out": "", "resume": ""}
     shared |= {"device": device.type, "data": dataset.name}

@@ -94,11 +94,7 @@ class TrainState:
         )
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Load the state of a checkpoint.
-
-        Raises:
-            ValueError: it does not fit.
-        """
+        """Load the state of a checkpoint, or raise a ValueError if it does not fit."""
         stored = checkpoint.state
         try:
             self.net.load_state_dict(stored.weights)
