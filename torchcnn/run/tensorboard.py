@@ -49,7 +49,16 @@ class TensorBoard:
         self.run = make_writer(path)
         self.parts = {name: make_writer(path / name) for name in {"train", self.split}}
         self.run.add_text("configuration", as_markdown(config))
-        self._add_hyperparameters(config)
+        from torch.utils.tensorboard.summary import hparams  # after `make_writer`, which see
+
+        values = {
+            name: value if type(value) in (int, float) else str(value)
+            for name, value in config.items()
+            if name not in NO_HYPERPARAMETERS
+        }
+        # All runs have the same columns: TensorBoard's HPARAMS shows those of the first it finds.
+        for summary in hparams(values, dict.fromkeys(CHOSEN))[:2]:  # the third says "success"
+            self.run.file_writer.add_summary(summary)
         for record in history:
             self.add_epoch(record)
         for file in old:  # only now that all they hold is written anew
@@ -102,21 +111,6 @@ class TensorBoard:
     def close(self) -> None:
         for writer in (self.run, *self.parts.values()):
             writer.close()
-
-    def _add_hyperparameters(self, config: dict[str, Any]) -> None:
-        """List the run in HPARAMS, with the accuracy and loss of the chosen weights as metrics.
-
-        TensorBoard shows the columns of the run that it finds first: all runs have the same ones.
-        """
-        from torch.utils.tensorboard.summary import hparams
-
-        values = {
-            name: value if type(value) in (int, float) else str(value)
-            for name, value in config.items()
-            if name not in NO_HYPERPARAMETERS
-        }
-        for summary in hparams(values, dict.fromkeys(CHOSEN))[:2]:  # the third says "success"
-            self.run.file_writer.add_summary(summary)
 
 
 def make_writer(path: Path, suffix: str = SUFFIX) -> Any:

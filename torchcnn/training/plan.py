@@ -56,14 +56,10 @@ OF_REGISTERED = {"arch", "recipe", "small_input", "norm", "model_kwargs"}
 
 
 class Settings(NamedTuple):
-    """Every flag with its value, and where the value comes from.
-
-    Args:
-        sources: "given", "fast recipe", "default", "fitted: ...", "decided: ...", by flag.
-    """
+    """Every flag with its value, and where the value comes from."""
 
     config: Config
-    sources: dict[str, str]
+    sources: dict[str, str]  # "given", "fast recipe", "default", "fitted: ...", "decided: ..."
 
     def change(self, source: str, values: dict[str, Any]) -> "Settings":
         """Give flags other values, from another source."""
@@ -82,26 +78,17 @@ class Settings(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do.
+    """What a run will do."""
 
-    Args:
-        config: every flag with its value; nothing is "auto".
-        sources: where the values come from, as `Settings` has them.
-        spec: the network.
-        state: the network with its weights, the optimizer and what else training changes.
-        loaders: the images to train on, to validate on and to test on.
-        resumed: the checkpoint of the run that is resumed, whose state is in `state`.
-    """
-
-    config: Config
-    sources: dict[str, str]
+    config: Config  # every flag with its value; nothing is "auto"
+    sources: dict[str, str]  # where the values come from, as `Settings` has them
     spec: ModelSpec
-    state: TrainState
+    state: TrainState  # the network with its weights, the optimizer, what else training changes
     loaders: Loaders
     device: torch.device
     dataset: ImageData
     parts: Parts
-    resumed: Checkpoint | None = None
+    resumed: Checkpoint | None  # of the run that is resumed, whose state is in `state`
 
     @property
     def decided(self) -> dict[str, str]:

@@ -34,21 +34,13 @@ OWN: Flags = {"optimizer": "adam", "lr": 1e-3, "batch_size": 128, "epochs": 5, "
 
 @dataclass(frozen=True)
 class Recipes:
-    """The recipes of a network.
+    """The recipes of a network."""
 
-    Args:
-        source: optimizer, learning rate, batch size, epochs and pixels of its source.
-        fast: what `fast` changes for this network.
-        best: what `best` changes of `fast`.
-        pixels: the least size of images that it takes, if that is more than 32.
-        shrunk: the size to which `fast` takes images of 28 pixels.
-    """
-
-    source: str
-    fast: Flags = field(default_factory=dict)
-    best: Flags = field(default_factory=dict)
-    pixels: int | None = None
-    shrunk: int = 28
+    source: str  # optimizer, learning rate, batch size, epochs and pixels of its source
+    fast: Flags = field(default_factory=dict)  # what `fast` changes for this network
+    best: Flags = field(default_factory=dict)  # what `best` changes of `fast`
+    pixels: int | None = None  # the least size of images that it takes, if that is more than 32
+    shrunk: int = 28  # the size to which `fast` takes images of 28 pixels
 
 
 # fmt: off

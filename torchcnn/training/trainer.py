@@ -149,16 +149,19 @@ class Trainer:
         where = f"in epoch {done + 1}, after step {made}" if progress else f"after epoch {done}"
         print(f"resuming {where}", flush=True)
         config, last = self.config, float(self.state.optimizer.param_groups[0]["lr"])
-        if config.epochs > max(done, epochs_before):
-            step, total = done * steps + made, steps * config.epochs
-            rate = learning_rate(config.schedule, config.lr, step, total, config.warmup)
-            if rate > 1.01 * last:
-                print(
-                    f"the learning rate goes from {last:.2g} up to {rate:.2g}, since the schedule "
-                    f"{config.schedule} is now one of {plural(config.epochs, 'epoch')}; "
-                    f"--schedule stay keeps {last:.2g}",
-                    flush=True,
-                )
+        is_longer = config.epochs > max(done, epochs_before)
+        if is_longer and (rate := self._rate(done * steps + made)) > 1.01 * last:
+            print(
+                f"the learning rate goes from {last:.2g} up to {rate:.2g}, since the schedule "
+                f"{config.schedule} is now one of {plural(config.epochs, 'epoch')}; "
+                f"--schedule stay keeps {last:.2g}",
+                flush=True,
+            )
+
+    def _rate(self, step: int) -> float:
+        """The learning rate of a step of the run."""
+        config, total = self.config, len(self.loaders.train) * self.config.epochs
+        return learning_rate(config.schedule, config.lr, step, total, config.warmup)
 
     def train_epoch(self, epoch: int, progress: EpochProgress | None = None) -> EpochResult:
         """Train an epoch, or the rest of one; write `last.pt` when it is due or a signal came."""
@@ -306,12 +309,8 @@ class Trainer:
     def _options(self, epoch: int, done: int) -> StepOptions:
         """The options of an epoch's steps, of which some are done."""
         config, steps = self.config, len(self.loaders.train)
-        past, total = (epoch - 1) * steps, steps * config.epochs
         return StepOptions(
-            learning_rates=[
-                learning_rate(config.schedule, config.lr, past + i, total, config.warmup)
-                for i in range(done, steps)
-            ],
+            learning_rates=[self._rate((epoch - 1) * steps + i) for i in range(done, steps)],
             loss=partial(F.cross_entropy, label_smoothing=config.label_smoothing),
             clip=config.clip or math.inf,
             accumulation_steps=config.accumulate,
