@@ -223,6 +223,17 @@ def best_epoch(history: Sequence[EpochRecord]) -> int | None:
     return max(history, key=lambda record: (record.eval_acc, -record.eval_loss)).epoch
 
 
+def check_best(path: Path, last: Checkpoint) -> None:
+    """Raise an error if the `best.pt` beside a `last.pt` is missing, or that of another run."""
+    best = best_epoch(last.history)
+    if best == len(last.history) and last.progress is None:
+        return  # it is written anew
+    if best:
+        records = load_checkpoint(path / "best.pt").history
+        if [r.time for r in records] != [r.time for r in last.history[:best]]:
+            raise ValueError(f"{path / 'best.pt'} is not that of epoch {best} of this run")
+
+
 def load_model(path: str | Path, net: nn.Module | None = None) -> nn.Module:
     """Return the trained network of a run, on the CPU and in eval mode.
 

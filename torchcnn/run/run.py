@@ -22,7 +22,6 @@ from torchcnn.run.checkpoint import (
     Checkpoint,
     EpochRecord,
     best_epoch,
-    load_checkpoint,
     save_checkpoint,
 )
 from torchcnn.run.tensorboard import SUB_RUNS, TensorBoard, add_png, event_files
@@ -215,17 +214,6 @@ def make_folder(out: str, name: str) -> Path:
                 continue
             raise OSError(f"cannot make the run folder {path}: {error.strerror}") from error
     raise OSError(f"cannot make a new run folder in {RUNS}")
-
-
-def check_best(path: Path, last: Checkpoint) -> None:
-    """Raise an error if the `best.pt` beside a `last.pt` is missing, or that of another run."""
-    best = best_epoch(last.history)
-    if best == len(last.history) and last.progress is None:
-        return  # it is written anew
-    if best:
-        records = load_checkpoint(path / "best.pt").history
-        if [r.time for r in records] != [r.time for r in last.history[:best]]:
-            raise ValueError(f"{path / 'best.pt'} is not that of epoch {best} of this run")
 
 
 def lock(path: Path, owner: object) -> Callable[[], object]:

@@ -143,7 +143,7 @@ def train_epoch(
     began = time.perf_counter()
     taken = train_steps(net, train_iter, optimizer, device, StepOptions(**options))
     steps = list(progress_bar(taken, train_iter))
-    return epoch_result(steps, lambda: time.perf_counter() - began)
+    return epoch_result(steps, began)
 
 
 def progress_bar(
@@ -176,12 +176,11 @@ class _Bar(tqdm):
     monitor_interval = 0  # no thread that would outlive the run; with `miniters` there is no need
 
 
-def epoch_result(
-    steps: Sequence[Step], seconds: Callable[[], float], planned: int | None = None
-) -> EpochResult:
+def epoch_result(steps: Sequence[Step], began: float, planned: int | None = None) -> EpochResult:
     """Sum up an epoch. The device is read only here, and the time is taken only after it.
 
-    `planned` is how many steps the epoch was to have; by default as many as there are.
+    It began when `time.perf_counter()` was `began`. `planned` is how many steps it was to have; by
+    default as many as there are.
 
     Raises:
         FloatingPointError, ValueError: as `train_epoch` does.
@@ -200,7 +199,8 @@ def epoch_result(
     # Steps of float16 that overflowed, and were skipped, do not count.
     finite = {name: values.cpu()[values.cpu().isfinite()] for name, values in columns.items()}
     logged = {name: float(values.double().mean()) for name, values in finite.items() if len(values)}
-    return EpochResult(mean, acc, images, seconds(), step_losses, logged)
+    seconds = time.perf_counter() - began
+    return EpochResult(mean, acc, images, seconds, step_losses, logged)
 
 
 def stack_steps(steps: Sequence[Step]) -> tuple[Tensor, Tensor, list[int], dict[str, Tensor]]:

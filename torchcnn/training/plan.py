@@ -25,8 +25,8 @@ from torchcnn.files import checkpoint_file, plural, read_dataclass
 from torchcnn.models.registry import MODELS, find_model
 from torchcnn.models.spec import ModelSpec
 from torchcnn.models.weights import Normalization, read_weights
-from torchcnn.run.checkpoint import Checkpoint, EpochRecord, best_epoch, load_checkpoint
-from torchcnn.run.run import RUNS, check_best, check_out
+from torchcnn.run.checkpoint import Checkpoint, EpochRecord, best_epoch, check_best, load_checkpoint
+from torchcnn.run.run import RUNS, check_out
 from torchcnn.system import is_elastic
 from torchcnn.training.config import Config
 from torchcnn.training.device import device_settings

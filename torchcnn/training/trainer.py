@@ -170,11 +170,7 @@ class Trainer:
         steps, before = ([], 0.0) if progress is None else self._restore(progress)
         done, loader = len(steps), self.loaders.train
         loader.epoch, loader.start = epoch - 1, done  # the loader counts epochs from 0
-        began = time.perf_counter()
-
-        def seconds() -> float:
-            return before + time.perf_counter() - began
-
+        began = time.perf_counter() - before
         new: list[Step] = []  # of this rank alone
         options = self._options(epoch, done)
         taken: Iterator[Step] = iter(())
@@ -190,10 +186,10 @@ class Trainer:
                 steps, new = steps + gather_steps(new, self.world), []
                 if not torch.stack([step.loss for step in steps]).isfinite().all():
                     break  # `epoch_result` raises an error; what came of this loss is not saved
-                self.save(self._progress(steps, seconds()))
+                self.save(self._progress(steps, time.perf_counter() - began))
                 if signum:
                     raise Stopped(signum)
-        return epoch_result(steps + gather_steps(new, self.world), seconds, len(loader))
+        return epoch_result(steps + gather_steps(new, self.world), began, len(loader))
 
     def evaluate(self, loader: Batches) -> tuple[float, Tensor]:
         """Return the mean loss and the confusion matrix over the images of all ranks."""
