@@ -143,26 +143,19 @@ def add_png(writer: Any, tag: str, png: bytes, step: int = 0) -> None:
 
 
 @contextmanager
-def writing_events(folder: Path, wanted: bool) -> Iterator[Callable[[str, Path], None]]:
-    """Give a function that writes a .png file as one of TensorBoard's images, by its tag.
+def writing_events(folder: Path, wanted: bool) -> Iterator[Callable[[str, Path], object]]:
+    """Give a function that makes a .png file one of TensorBoard's images, by its tag.
 
-    At the end the events of an earlier look are removed; after an error, those of this one. If
-    they are not `wanted`, nothing is written.
+    They are written at the end, if they are `wanted`, and take the place of an earlier look's.
     """
-    if not wanted:
-        yield lambda tag, path: None
-        return
-    pattern = f"events.out.tfevents.*{LOOK}"
-    old, unwanted = set(folder.glob(pattern)), set[Path]()
-    try:
+    pictures: dict[str, Path] = {}
+    yield pictures.__setitem__
+    if wanted:
+        old = list(folder.glob(f"events.out.tfevents.*{LOOK}"))
         with make_writer(folder, LOOK) as writer:
-            yield lambda tag, path: add_png(writer, tag, path.read_bytes())
-        unwanted = old
-    except BaseException:
-        unwanted = set(folder.glob(pattern)) - old
-        raise
-    finally:
-        for file in unwanted:
+            for tag, path in pictures.items():
+                add_png(writer, tag, path.read_bytes())
+        for file in old:
             file.unlink()
 
 

@@ -114,19 +114,18 @@ def pick_normalization(
     Raises:
         ValueError: there is a number for each of other channels.
     """
-    found = weights.normalization if weights and name == "auto" else None
-    if found:  # of a network that may take other channels, see `fit_channels`
-        mean, std = (for_channels(values, images.shape[1]) for values in found)
-        found = mean, std
-    if name == "imagenet":
-        found = IMAGENET
-    elif name == "data":
-        found = statistics(images[:: -(-len(images) // 10_000)])
-    if found and len(found[0]) != images.shape[1]:
-        raise ValueError(
-            f"the images have {images.shape[1]} channels; --normalize {name} is for {len(found[0])}"
-        )
-    return found
+    channels = images.shape[1]
+    if name == "data":
+        return statistics(images[:: -(-len(images) // 10_000)])
+    if name == "auto" and weights and weights.normalization:
+        # Of a network that may take other channels, see `fit_channels`.
+        mean, std = (for_channels(values, channels) for values in weights.normalization)
+        return mean, std
+    if name != "imagenet":
+        return None
+    if channels != 3:
+        raise ValueError(f"the images have {channels} channels; --normalize imagenet is for 3")
+    return IMAGENET
 
 
 def statistics(images: Tensor | LazyImages) -> Normalization:
