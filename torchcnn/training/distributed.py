@@ -104,15 +104,6 @@ class World:
         net.zero_grad()
         return parallel
 
-    @contextmanager
-    def main_first(self) -> Iterator[None]:
-        """Let the main rank go first, so that the others find what it downloads."""
-        if not self.is_main:
-            self.barrier()
-        yield
-        if self.is_main:
-            self.barrier()
-
     def check_same(self, *what: object) -> None:
         """Raise a ValueError on all ranks, before they wait for each other, if they differ."""
         digest = hashlib.blake2b(repr(what).encode(), digest_size=8).digest()

@@ -8,7 +8,7 @@ device. A resumed run has the plan with which it was begun, except for what may 
 import inspect
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -181,18 +181,18 @@ def make_plan(
 def read_once(
     config: Config, channels: int | None, device: torch.device, world: World, datasets: Datasets
 ) -> ImageData:
-    """Read the data set of a run, or take it if it was read before.
-
-    The main rank goes first, so that the others find what it downloads.
-    """
+    """Read the data set of a run, or take it if it was read before."""
     known = config.data in DATASETS
     # Pictures of a folder are read in the size that the network takes.
     size = None if known else (config.input_size, config.resize)
     key = config.data, size, channels
     if key not in datasets:
         options = FolderOptions(config.input_size, config.resize, channels)
-        with world.main_first() if known else nullcontext():
-            dataset = load_images(config.data, config.root, device, options)
+        if known and not world.is_main:
+            world.barrier()  # the main rank goes first: the others find what it downloads
+        dataset = load_images(config.data, config.root, device, options)
+        if known and world.is_main:
+            world.barrier()
         datasets[key] = datasets[dataset.name, size, channels] = dataset
     return datasets[key]
 
