@@ -8,10 +8,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from torchcnn.names import did_you_mean
 
@@ -286,19 +286,6 @@ class _Console:
             return otherwise
 
 
-@contextmanager
-def console() -> Iterator[None]:
-    """Let a command go on when the reader of its output leaves, as `| head` does."""
-    streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (_Console(stream) for stream in streams)
-    try:
-        yield
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        sys.stdout, sys.stderr = streams
-
-
 def refuse(prog: str, texts: Sequence[str]) -> None:
     """End a command with a line for each thing that was wrong, if there is any.
 
@@ -333,9 +320,11 @@ def one_line(error: BaseException) -> str:
 def one_line_errors(prog: str) -> Iterator[None]:
     """End the command with one line on stderr and exit code 2 for an error that a user can mend.
 
-    An interrupted command ends with the interruption's `exit_code`, or with 130.
+    An interrupted command ends with the interruption's `exit_code`, or with 130. If the reader of
+    its output leaves, as `| head` does, it goes on.
     """
-    with console():
+    out, err = cast(Any, (_Console(sys.stdout), _Console(sys.stderr)))
+    with redirect_stdout(out), redirect_stderr(err):
         try:
             yield
         except KeyboardInterrupt as interrupt:
@@ -343,3 +332,6 @@ def one_line_errors(prog: str) -> Iterator[None]:
         except MENDABLE as error:
             print(f"{prog}: {one_line(error)}", file=sys.stderr)
             sys.exit(2)
+        finally:
+            out.flush()
+            err.flush()
