@@ -22,8 +22,6 @@ from torchcnn.files import (
 )
 from torchcnn.models.spec import ModelSpec
 
-KEPT = ("config", "sources", "images", "digests", "trained")  # in a checkpoint as they are
-
 
 @dataclass(frozen=True)
 class EpochRecord:
@@ -129,8 +127,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         OSError: it cannot be written; what was there before is still there.
     """
-    content = {name: getattr(checkpoint, name) for name in KEPT}
-    content |= {"torchcnn": FORMAT, "spec": checkpoint.spec.to_json(), **vars(checkpoint.state)}
+    content = vars(checkpoint) | vars(checkpoint.state)
+    del content["state"]
+    content |= {"torchcnn": FORMAT, "spec": checkpoint.spec.to_json()}
     content["history"] = [vars(record) for record in checkpoint.history]
     content["progress"] = checkpoint.progress and vars(checkpoint.progress)
     try:

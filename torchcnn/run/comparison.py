@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("network", "runs", "epochs", "parameters", "accuracy", "seconds", "differs in")
 # What tells rows apart and is not shown under "differs in": columns show it, or another name does.
-SHOWN = {"arch", "module", "epochs", "parameters", "split", "options"}
+SHOWN = {"arch", "epochs", "parameters", "split", "options"}
 
 
 @dataclass(frozen=True)

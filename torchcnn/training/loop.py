@@ -165,10 +165,9 @@ def progress_bar(
         yield step
         recent.append(step)
         if not bar.disable and time.perf_counter() > shown + 1:
-            loss = float(torch.stack([step.loss for step in recent]).mean())
-            correct = int(torch.stack([step.correct for step in recent]).sum())
-            acc = correct / sum(step.images for step in recent)
-            bar.set_postfix_str(f"loss {loss:.3f}, acc {acc:.3f}", refresh=False)
+            losses, correct, images, _ = stack_steps(recent)
+            acc = int(correct.sum()) / sum(images)
+            bar.set_postfix_str(f"loss {float(losses.mean()):.3f}, acc {acc:.3f}", refresh=False)
             recent, shown = [], time.perf_counter()
 
 
