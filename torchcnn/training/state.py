@@ -68,16 +68,9 @@ class TrainState:
             freeze(net, config.freeze)
         ema = MovingAverage(net, config.ema) if config.ema else None
         scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
-        optimizer = make_optimizer(
-            net,
-            config.optimizer,
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-            body_lr=config.body_lr,
-        )
-        return cls(net, optimizer, scaler, ema)
+        names = ("lr", "body_lr", "weight_decay", "momentum", "nesterov")
+        options = {name: getattr(config, name) for name in names}
+        return cls(net, make_optimizer(net, config.optimizer, **options), scaler, ema)
 
     @property
     def eval_net(self) -> nn.Module:
