@@ -23,7 +23,7 @@ from torchcnn.models import ModelSpec
 from torchcnn.run import run as runs
 from torchcnn.run.checkpoint import load_checkpoint, load_model
 from torchcnn.run.run import Run, lock
-from torchcnn.training import loaders
+from torchcnn.training import plan
 
 
 def run(*argv):
@@ -99,7 +99,7 @@ def test_a_network_of_each_family_trains_by_the_command(arch, tmp_path, monkeypa
     whole = data.load_data("sample")
     part = data.ImageData("sample", whole.classes, whole.train_images[:32], whole.train_labels[:32],
                           whole.test_images[:10], whole.test_labels[:10])  # fmt: skip
-    monkeypatch.setattr(loaders, "load_images", lambda *_: part)
+    monkeypatch.setattr(plan, "load_images", lambda *_: part)
     size = SIZES.get(arch, 32)
     # SGD: to write Adam's state would take longer than to train.
     run("--arch", arch, "--epochs", 1, "--batch-size", 6, "--input-size", size, "--out", "r",

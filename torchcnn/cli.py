@@ -7,11 +7,11 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from torchcnn.names import did_you_mean
 
@@ -79,15 +79,14 @@ def one_of(choices: Sequence[str]) -> Callable[[str], str]:
     return parse_choice
 
 
-def names(allowed: Iterable[str] = ()) -> Callable[[str], tuple[str, ...]]:
+def names(allowed: Sequence[str] = ()) -> Callable[[str], tuple[str, ...]]:
     """Return a parser of names with commas between them; any, or those that are allowed."""
 
     def parse_names(text: str) -> tuple[str, ...]:
         found = tuple(part.strip() for part in text.split(",")) if text.strip() else ()
-        known = set(allowed)
         for name in found:
-            if not name or (known and name not in known):
-                said = ", ".join(allowed) if known else "names"
+            if not name or (allowed and name not in allowed):
+                said = ", ".join(allowed) or "names"
                 raise argparse.ArgumentTypeError(
                     f"got {name or text!r}, allowed are {said}, with commas between them"
                 )
@@ -134,8 +133,7 @@ def path(text: str) -> str:
 # reported in one line; all others keep their traceback.
 LESS_MEMORY = "a smaller --batch-size, or --accumulate, needs less memory"
 OUTSIDE = {
-    "out of memory|can't allocate memory": LESS_MEMORY,
-    "STATUS_ALLOC_FAILED|STATUS_NOT_INITIALIZED": LESS_MEMORY,
+    "out of memory|can't allocate memory|STATUS_ALLOC_FAILED|STATUS_NOT_INITIALIZED|"
     "unable to find an engine|CUDNN_STATUS_INTERNAL_ERROR": LESS_MEMORY,
     "no kernel image is available": "this build of torch does not support this GPU",
     "busy or unavailable": "another process has the GPU to itself",
@@ -168,43 +166,34 @@ def parse(config_class: type, prog: str, argv: Sequence[str] | None) -> dict[str
     is the end of `--help`.
     """
     about, _, examples = inspect.cleandoc(config_class.__doc__ or "").partition("\nExamples:\n")
-    by_title = groups(config_class)
+    has_groups = any("group" in f.metadata for f in fields(config_class))
     parser = _Parser(
         prog=prog,
-        usage=f"{prog} [flags]" if len(by_title) > 1 else None,
+        usage=f"{prog} [flags]" if has_groups else None,
         description=about,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
     parser.examples = f"\nexamples:\n{examples}\n" if examples else ""
+    place: Any = parser
     known = ["--help"]
-    for title, group in by_title.items():
-        place = parser.add_argument_group(title) if title else parser
-        for f in group:
-            settings = {name: x for name, x in f.metadata.items() if name != "group"}
-            if f.default is not MISSING and f.default:
-                settings["help"] += f" (default: {f.default})"
-            if (kind := str(getattr(f.type, "__name__", f.type))) in METAVARS:
-                settings.setdefault("metavar", METAVARS[kind])
-            positional = settings.pop("positional", False)
-            action = place.add_argument(f.name if positional else flag(f.name), **settings)
-            known += action.option_strings
+    for f in fields(config_class):
+        settings = dict(f.metadata)
+        if title := settings.pop("group", ""):
+            place = parser.add_argument_group(title)
+        if f.default is not MISSING and f.default:
+            settings["help"] += f" (default: {f.default})"
+        if (kind := str(getattr(f.type, "__name__", f.type))) in METAVARS:
+            settings.setdefault("metavar", METAVARS[kind])
+        positional = settings.pop("positional", False)
+        action = place.add_argument(f.name if positional else flag(f.name), **settings)
+        known += action.option_strings
     argv = sys.argv[1:] if argv is None else argv
     for word in itertools.takewhile(lambda word: word != "--", argv):
         if word.startswith("--") and (name := word.partition("=")[0]) not in known:
             hint = did_you_mean(name, known)
             parser.error(f"there is no flag {name}" + f"; {hint}" * bool(hint))
     return vars(parser.parse_args(argv))
-
-
-def groups(config_class: type) -> dict[str, list[Field]]:
-    """Return the flags of a command by the titles of their groups; "" is that of no group."""
-    found: dict[str, list[Field]] = {}
-    title = ""
-    for f in fields(config_class):
-        title = f.metadata.get("group", title)
-        found.setdefault(title, []).append(f)
-    return found
 
 
 def flag(name: str) -> str:
@@ -256,13 +245,13 @@ def pick_device(name: str) -> "torch.device":
     """
     import torch  # which takes seconds, and `--help` needs none of it
 
+    mps = ["mps"] * torch.backends.mps.is_available()
     cuda = []
     if torch.cuda.is_available():
         cuda = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    mps = ["mps"] if torch.backends.mps.is_available() else []
-    if name == "auto":
-        name = [*cuda[:1], *mps, "cpu"][0]
     available = ["cpu", *mps, *cuda]
+    if name == "auto":
+        name = [*cuda, *mps, "cpu"][0]
     if name not in available:
         there = ", ".join(available)
         raise ValueError(f"--device {name} is not on this machine; there are auto, {there}")
@@ -295,19 +284,6 @@ class _Console:
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
             return otherwise
-
-
-@contextmanager
-def console() -> Iterator[None]:
-    """Let a command go on when the reader of its output leaves, as `| head` does."""
-    streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (_Console(stream) for stream in streams)
-    try:
-        yield
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        sys.stdout, sys.stderr = streams
 
 
 def refuse(prog: str, texts: Sequence[str]) -> None:
@@ -344,9 +320,11 @@ def one_line(error: BaseException) -> str:
 def one_line_errors(prog: str) -> Iterator[None]:
     """End the command with one line on stderr and exit code 2 for an error that a user can mend.
 
-    An interrupted command ends with the interruption's `exit_code`, or with 130.
+    An interrupted command ends with the interruption's `exit_code`, or with 130. If the reader of
+    its output leaves, as `| head` does, it goes on.
     """
-    with console():
+    out, err = cast(Any, (_Console(sys.stdout), _Console(sys.stderr)))
+    with redirect_stdout(out), redirect_stderr(err):
         try:
             yield
         except KeyboardInterrupt as interrupt:
@@ -354,3 +332,6 @@ def one_line_errors(prog: str) -> Iterator[None]:
         except MENDABLE as error:
             print(f"{prog}: {one_line(error)}", file=sys.stderr)
             sys.exit(2)
+        finally:
+            out.flush()
+            err.flush()

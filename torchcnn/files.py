@@ -33,11 +33,7 @@ def whole(path: Path, sync: bool = False) -> Iterator[Path]:
 
 
 def check_writable(path: Path, flag: str = "--out") -> None:
-    """Check that there can be a folder `path` to write into; its parents need not exist yet.
-
-    Raises:
-        ValueError: it cannot.
-    """
+    """Raise a ValueError unless there is a writable folder `path`, or can be, with its parents."""
     place = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise ValueError(f"{flag} {path} cannot be written: {place} is no writable folder")
@@ -56,11 +52,7 @@ def read_dataclass(cls: type[T], stored: Any, what: str) -> T:
         raise ValueError(f"{what} is damaged, or of another version")
     values = {}
     for name, hint in hints.items():
-        kinds = (
-            get_args(hint)
-            if get_origin(hint) is UnionType or isinstance(hint, UnionType)
-            else (hint,)
-        )
+        kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
         plain = tuple(get_origin(kind) or kind for kind in kinds)
         value = stored[name]
         if tuple in plain and isinstance(value, list):
@@ -111,11 +103,7 @@ def read_archive(path: Path, problem: str) -> Any:
 
 
 def check_format(path: Path, content: Any) -> None:
-    """Check that what `read_archive` read is a checkpoint in the format of this version.
-
-    Raises:
-        ValueError: it is of a later version, or not a checkpoint of torchcnn.
-    """
+    """Raise a ValueError unless `read_archive` read a checkpoint in the format of this version."""
     version = content.get("torchcnn") if isinstance(content, dict) else None
     if isinstance(version, int) and version > FORMAT:
         raise ValueError(

@@ -116,15 +116,14 @@ def load_triton_before_tensorflow() -> None:
     if not sys.modules.get("tensorflow"):
         sys.meta_path.insert(0, _TritonFirst())
         return
-    deep = getattr(os, "RTLD_DEEPBIND", 0)
-    flags = sys.getdlopenflags() if deep else 0
-    if deep:
-        sys.setdlopenflags(flags | deep)
+    if not hasattr(os, "RTLD_DEEPBIND"):  # not Linux
+        return _load_triton()
+    flags = sys.getdlopenflags()
+    sys.setdlopenflags(flags | os.RTLD_DEEPBIND)
     try:
         _load_triton()
     finally:
-        if deep:
-            sys.setdlopenflags(flags)
+        sys.setdlopenflags(flags)
 
 
 class _TritonFirst(MetaPathFinder):

@@ -6,11 +6,10 @@ for it.
 
 from __future__ import annotations
 
-import statistics
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict, replace
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from torchcnn.run.comparison import FinishedRun
     from torchcnn.run.run import Run
     from torchcnn.training.distributed import World
-    from torchcnn.training.plan import Datasets, Plan, Request
+    from torchcnn.training.plan import Datasets, Plan
     from torchcnn.training.trainer import TrainResult
 
 PROG = "python -m torchcnn.train"
@@ -71,29 +70,16 @@ def _train(
     flags: dict[str, Any], net: nn.Module | None = None, datasets: Datasets | None = None
 ) -> TrainResult:
     from torchcnn.training.distributed import join
-    from torchcnn.training.plan import make_plan, make_request
+    from torchcnn.training.plan import planned
     from torchcnn.training.trainer import Trainer
 
-    with stops_at_once(), join() as world:
-        request = make_request(flags, net, world)
-        with surroundings(request):
-            plan = make_plan(request, world, datasets)  # whatever can fail, fails here
-            with open_run(plan, world) as run:  # from here on the folder exists and is locked
-                return Trainer(plan, run, world).train()
-
-
-@contextmanager
-def surroundings(request: Request) -> Iterator[None]:
-    """Set up the device for a run; afterwards all is as it was."""
-    from torchcnn.training.device import device_settings, own_random_numbers
-    from torchcnn.training.state import left_as_it_was
-
     with (
-        device_settings(request.device, request.config.deterministic),
-        own_random_numbers(request.device),
-        left_as_it_was(request.net),
+        stops_at_once(),
+        join() as world,
+        planned(flags, net, world, datasets) as plan,  # whatever can fail, fails here
+        open_run(plan, world) as run,  # from here on the folder exists and is locked
     ):
-        yield
+        return Trainer(plan, run, world).train()
 
 
 def open_run(plan: Plan, world: World) -> Run:
@@ -102,10 +88,8 @@ def open_run(plan: Plan, world: World) -> Run:
     from torchcnn.training.plan import print_plan
 
     config, resumed = plan.config, plan.resumed
-    out = config.out
-    if not resumed:
-        name = f"{config.arch}-{Path(config.data).name}-seed{config.seed}"
-        out = world.from_main(lambda: str(make_folder(config.out, name)))
+    name = f"{config.arch}-{Path(config.data).name}-seed{config.seed}"
+    out = config.out if resumed else world.from_main(lambda: str(make_folder(config.out, name)))
     history = resumed.history if resumed else None
     run = Run(Path(out), asdict(config) | {"out": out}, plan.split, history, world.is_main)
     print_plan(plan, world.world_size)
@@ -113,19 +97,6 @@ def open_run(plan: Plan, world: World) -> Run:
 
 
 # --- several runs -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One of several runs: the flags with which it is trained or resumed, or its result."""
-
-    arch: str
-    seed: int
-    flags: dict[str, Any]
-    finished: FinishedRun | None = None
-
-    def __str__(self) -> str:
-        return f"{self.arch}, seed {self.seed}"
 
 
 def train_all(flags: dict[str, Any]) -> None:
@@ -139,30 +110,29 @@ def train_all(flags: dict[str, Any]) -> None:
     """
     from torchcnn.run.comparison import read_run
     from torchcnn.training.distributed import World
-    from torchcnn.training.plan import make_plan, make_request
+    from torchcnn.training.plan import planned
 
     datasets: Datasets = {}
     runs = [what_is_left(run) for run in list_runs(flags)]
-    for run in runs:
-        if not run.finished:
-            request = make_request(run.flags, None, World())
-            with redirect_stdout(StringIO()), surroundings(request):
-                make_plan(request, World(), datasets)  # what is printed is printed again
-    results: dict[str, list[FinishedRun]] = {run.arch: [] for run in runs}
+    for run, finished in runs:
+        if not finished:
+            with redirect_stdout(StringIO()), planned(run, None, World(), datasets):
+                pass  # what is printed is printed again
+    results: dict[str, list[FinishedRun]] = {run["arch"]: [] for run, _ in runs}
     failed = []
-    for i, run in enumerate(runs, start=1):
-        print(f"run {i} of {len(runs)}: {run}", flush=True)
-        finished = run.finished
+    for i, (run, finished) in enumerate(runs, start=1):
+        name = f"{run['arch']}, seed {run['seed']}"
+        print(f"run {i} of {len(runs)}: {name}", flush=True)
         if finished:
             print(f"it is finished, in {finished.path}", flush=True)
         else:
             try:
-                finished = read_run(_train(run.flags, datasets=datasets).path)
+                finished = read_run(_train(run, datasets=datasets).path)
             except cli.MENDABLE as error:
-                print(f"{PROG}: {run}: {cli.one_line(error)}", file=sys.stderr, flush=True)
-                failed.append(str(run))
+                print(f"{PROG}: {name}: {cli.one_line(error)}", file=sys.stderr, flush=True)
+                failed.append(name)
                 continue
-        results[run.arch].append(finished)
+        results[run["arch"]].append(finished)
     for arch, done in results.items():
         print(summary(arch, done, len(runs) // len(results)))
     if failed:
@@ -196,8 +166,8 @@ def list_runs(flags: dict[str, Any]) -> list[dict[str, Any]]:
     return runs
 
 
-def what_is_left(flags: dict[str, Any]) -> Planned:
-    """Find out what is left to do of a run: all, if its folder does not hold it yet.
+def what_is_left(flags: dict[str, Any]) -> tuple[dict[str, Any], FinishedRun | None]:
+    """Return the flags with which a run is trained or resumed, and the run if it is finished.
 
     Raises:
         ValueError, OSError: the folder holds a run of other flags, or another process writes to it.
@@ -205,15 +175,14 @@ def what_is_left(flags: dict[str, Any]) -> Planned:
     from torchcnn.run.checkpoint import load_checkpoint
     from torchcnn.run.comparison import read_run
     from torchcnn.run.run import lock
-    from torchcnn.training.plan import MAY_CHANGE, changes, is_over, read_config
+    from torchcnn.training.plan import MAY_CHANGE, changes, has_result, read_config
 
-    new = Planned(flags["arch"], flags["seed"], flags)
     path = Path(flags.get("out", ""))
     if "out" not in flags or not path.is_dir():
-        return new
-    lock(path, new)()  # another process may be about to write its first `last.pt`
+        return flags, None
+    lock(path, main)()  # another process may be about to write its first `last.pt`
     if not (path / "last.pt").exists():
-        return new
+        return flags, None
     checkpoint = load_checkpoint(path / "last.pt")
     stored = read_config(path, checkpoint)
     changed = changes(path, stored, flags)
@@ -221,25 +190,20 @@ def what_is_left(flags: dict[str, Any]) -> Planned:
     if dropped := sorted(before - flags.keys() - MAY_CHANGE):
         told = ", ".join(f"{cli.flag(name)} {getattr(stored, name)}" for name in dropped)
         raise ValueError(f"{path} was run with {told}, which is not given now; another --out")
-    asked = replace(
-        stored, **{name: changed[name] for name in changed.keys() & {"epochs", "patience"}}
-    )
-    over = is_over(checkpoint.history, asked) and len(checkpoint.history) <= asked.epochs
-    if over and (path / "result.json").exists():
-        return Planned(new.arch, new.seed, flags, read_run(path))
-    return Planned(new.arch, new.seed, changed | {"resume": str(path)})
+    asked = replace(stored, **changed)
+    over = len(checkpoint.history) <= asked.epochs and has_result(path, checkpoint, asked)
+    return flags | {"resume": str(path)}, read_run(path) if over else None
 
 
 def summary(arch: str, runs: Sequence[FinishedRun], seeds: int) -> str:
     """Say how accurate a network's runs are."""
-    values = [run.accuracy for run in runs]
-    of = "" if len(values) == seeds else f" of {seeds}"
-    if not values:
+    from torchcnn.run.comparison import Row
+
+    of = "" if len(runs) == seeds else f" of {seeds}"
+    if not runs:
         return f"{arch}, 0{of} seeds"
-    mean = f"{statistics.mean(values):.4f}"
-    if len(values) > 1:
-        mean += f" ± {statistics.stdev(values):.4f} (mean ± standard deviation)"
-    return f"{arch}, {len(values)}{of} seeds: {runs[0].split} acc {mean}"
+    spread = " (mean ± standard deviation)" * (len(runs) > 1)
+    return f"{arch}, {len(runs)}{of} seeds: {runs[0].split} acc {Row([*runs], {}).score()}{spread}"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """What a run will do, decided once: what a recipe becomes, and what a resumed run may change."""
 
 import re
-from dataclasses import replace
 
 import pytest
 from comparing import killed
@@ -13,7 +12,7 @@ from torchcnn.run.comparison import read_run
 from torchcnn.run.run import Run
 from torchcnn.training.config import Config
 from torchcnn.training.distributed import World
-from torchcnn.training.plan import fit, fit_to_few, make_plan, make_request
+from torchcnn.training.plan import Settings, fit, fit_to_few, planned
 from torchcnn.training.recipes import complete
 from torchcnn.training.trainer import Trainer
 
@@ -37,18 +36,18 @@ def test_a_plan_has_all_that_a_run_needs_and_writes_nothing(tmp_path, monkeypatc
     """No "auto" is left, every value has a source, and the trainer follows it."""
     monkeypatch.chdir(tmp_path)
     flags = {"arch": "mlp", "recipe": "fast", "data": "sample", "device": "cpu", "epochs": 1}
-    plan = make_plan(make_request(flags, None, World()), World())
-    assert "auto" not in (plan.config.amp, plan.config.channels_last, plan.config.data)
-    assert plan.sources.keys() == vars(plan.config).keys()
-    assert plan.sources["epochs"] == "given" and plan.sources["lr"] == "fast recipe"
-    assert plan.sources["seed"] == "default" and plan.decided["amp"] == "decided"
-    assert plan.spec == plan.state.net.spec and plan.spec.shape == (1, 28, 28)
-    assert plan.config.batch_size == 256  # as `recipes.TABLE` has it
-    assert len(plan.loaders.train) == 18  # of 4500 images, a tenth of 5000 is held out
-    assert not list(tmp_path.iterdir())
-    (tmp_path / "r").mkdir()
-    with Run(tmp_path / "r", vars(plan.config), plan.split) as run:
-        result = Trainer(plan, run, World()).train()
+    with planned(flags, None, World()) as plan:
+        assert "auto" not in (plan.config.amp, plan.config.channels_last, plan.config.data)
+        assert plan.sources.keys() == vars(plan.config).keys()
+        assert plan.sources["epochs"] == "given" and plan.sources["lr"] == "fast recipe"
+        assert plan.sources["seed"] == "default" and plan.decided["amp"] == "decided"
+        assert plan.spec == plan.state.net.spec and plan.spec.shape == (1, 28, 28)
+        assert plan.config.batch_size == 256  # as `recipes.TABLE` has it
+        assert len(plan.loaders.train) == 18  # of 4500 images, a tenth of 5000 is held out
+        assert not list(tmp_path.iterdir())
+        (tmp_path / "r").mkdir()
+        with Run(tmp_path / "r", vars(plan.config), plan.split) as run:
+            result = Trainer(plan, run, World()).train()
     stored = load_checkpoint(tmp_path / "r" / "last.pt")
     assert stored.sources == plan.sources and stored.spec == plan.spec
     assert (result.epoch, result.checkpoint) == (1, "best.pt")
@@ -89,6 +88,12 @@ def test_an_epoch_that_has_begun_is_not_cut_off(tmp_path, capsys):
     assert len(rates(path)) == 3
 
 
+def settings(values, *given):
+    """The settings of a recipe, of which some flags are given."""
+    sources = dict.fromkeys(vars(Config(**values)), "the recipe") | dict.fromkeys(given, "given")
+    return Settings(Config(**values), sources)
+
+
 RECIPE = {"epochs": 1, "lr": 0.1, "optimizer": "sgd", "input_size": 28, "batch_size": 128}
 
 
@@ -98,9 +103,10 @@ RECIPE = {"epochs": 1, "lr": 0.1, "optimizer": "sgd", "input_size": 28, "batch_s
 )
 def test_a_batch_is_at_most_a_tenth_of_few_images(n, world_size, size):
     """The largest power of two; an image alone is avoided, with which batch norm cannot train."""
-    config, fitted = fit(Config(**RECIPE), {}, 28, n, world_size)
-    assert config.batch_size == size and ("batch_size" in fitted) == (size != 128)
-    assert fit(Config(**RECIPE), {"batch_size": 128}, 28, n, world_size)[0].batch_size == 128
+    config, sources = fit(settings(RECIPE), 28, n, world_size)
+    assert config.batch_size == size
+    assert sources["batch_size"].startswith("fitted: for so few") == (size != 128)
+    assert fit(settings(RECIPE, "batch_size"), 28, n, world_size).config.batch_size == 128
 
 
 @pytest.mark.parametrize(
@@ -117,20 +123,20 @@ def test_a_batch_is_at_most_a_tenth_of_few_images(n, world_size, size):
     ],
 )
 def test_small_images_are_taken_at_their_own_size(arch, recipe, given, pixels, size):
-    config = Config(**complete(arch, recipe, {"arch": arch, "recipe": recipe, **given}))
-    assert fit(config, given, pixels, 10_000, 1)[0].input_size == size
+    values = complete(arch, recipe, {"arch": arch, "recipe": recipe, **given})
+    assert fit(settings(values, *given), pixels, 10_000, 1).config.input_size == size
 
 
 def test_few_pictures_are_passed_over_until_they_are_learned():
     """Three hundred steps: 40 images in batches of 4 are 10 steps, so 30 epochs."""
-    config = replace(Config(**RECIPE), batch_size=4)
-    fitted, sources = fit_to_few(config, {}, 40, vary=True)
+    recipe = RECIPE | {"batch_size": 4}
+    fitted, sources = fit_to_few(settings(recipe), 40, vary=True)
     assert (fitted.epochs, fitted.augment) == (30, ("random-resized-crop", "flip"))
     assert sources["epochs"] == "fitted: for so few images, in place of the recipe's 1"
-    given = {"epochs": 1, "augment": ()}
-    assert fit_to_few(config, given, 40, vary=True) == (config, {})
-    assert fit_to_few(config, {}, 4_000, vary=False) == (config, {})
-    assert fit_to_few(config, {}, 40, vary=False)[0].augment == ()
+    given = settings(recipe, "epochs", "augment")
+    assert fit_to_few(given, 40, vary=True) == given
+    assert fit_to_few(settings(recipe), 4_000, vary=False) == settings(recipe)
+    assert fit_to_few(settings(recipe), 40, vary=False).config.augment == ()
 
 
 def test_patience_ends_a_run_that_learns_nothing(tmp_path, capsys):

@@ -22,8 +22,6 @@ from torchcnn.files import (
 )
 from torchcnn.models.spec import ModelSpec
 
-KEPT = ("config", "sources", "images", "digests", "trained")  # in a checkpoint as they are
-
 
 @dataclass(frozen=True)
 class EpochRecord:
@@ -129,8 +127,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         OSError: it cannot be written; what was there before is still there.
     """
-    content = {name: getattr(checkpoint, name) for name in KEPT}
-    content |= {"torchcnn": FORMAT, "spec": checkpoint.spec.to_json(), **vars(checkpoint.state)}
+    content = vars(checkpoint) | vars(checkpoint.state)
+    del content["state"]
+    content |= {"torchcnn": FORMAT, "spec": checkpoint.spec.to_json()}
     content["history"] = [vars(record) for record in checkpoint.history]
     content["progress"] = checkpoint.progress and vars(checkpoint.progress)
     try:
@@ -165,23 +164,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
             progress = read_dataclass(EpochProgress, progress, "its unfinished epoch")
             check_progress(progress)
         del content["torchcnn"]
-        return read_dataclass(
-            Checkpoint,
-            content
-            | {"spec": spec, "history": history, "progress": progress}
-            | {"state": read_dataclass(State, state, "its state")},
-            "its content",
-        )
+        content |= {"spec": spec, "history": history, "progress": progress}
+        content["state"] = read_dataclass(State, state, "its state")
+        return read_dataclass(Checkpoint, content, "its content")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is a damaged checkpoint: {error}") from error
 
 
 def check_history(history: Sequence[EpochRecord]) -> None:
-    """Check that records are those of a run's epochs, from the first on.
-
-    Raises:
-        ValueError: one is not.
-    """
+    """Raise a ValueError unless records are those of a run's epochs, from the first on."""
     for i, record in enumerate(history, start=1):
         logged = record.logged.items()
         if (
@@ -195,28 +186,24 @@ def check_history(history: Sequence[EpochRecord]) -> None:
 
 
 def check_progress(progress: EpochProgress) -> None:
-    """Check that the numbers of an unfinished epoch are there for each of its steps.
-
-    Raises:
-        ValueError: they are not, or a state is not one of a random number generator.
-    """
-    n = len(progress.images)
-    states = [*progress.rng, *progress.cuda_rng]
-    if (
-        n < 1
-        or not all(isinstance(x, int) and 0 < x < 2**31 for x in progress.images)
-        or not all(is_series(x) and len(x) == n for x in (progress.losses, progress.correct))
-        or progress.correct.dtype != torch.int64
-        or not all(isinstance(k, str) for k in progress.logged)
-        or not all(is_series(x) and len(x) == n for x in progress.logged.values())
-        or not all(is_series(x) and x.dtype == torch.uint8 for x in states)
-    ):
-        raise ValueError("its unfinished epoch is damaged")
+    """Raise a ValueError unless an unfinished epoch has all numbers of each of its steps."""
+    n, states = len(progress.images), [*progress.rng, *progress.cuda_rng]
+    series = [progress.losses, progress.correct, *progress.logged.values()]
+    good = (
+        n > 0
+        and all(isinstance(x, int) and 0 < x < 2**31 for x in progress.images)
+        and all(is_series(x) and len(x) == n for x in series)
+        and progress.correct.dtype == torch.int64
+        and all(isinstance(k, str) for k in progress.logged)
+        and all(is_series(x) and x.dtype == torch.uint8 for x in states)
+    )
     try:
-        for state in progress.rng:
+        for state in progress.rng if good else ():
             torch.Generator().set_state(state)
-    except RuntimeError as error:
-        raise ValueError("its unfinished epoch is damaged") from error
+    except RuntimeError:
+        good = False
+    if not good:
+        raise ValueError("its unfinished epoch is damaged")
 
 
 def is_series(x: Any) -> bool:
@@ -233,6 +220,17 @@ def best_epoch(history: Sequence[EpochRecord]) -> int | None:
     if not history or history[0].split == "test":
         return None
     return max(history, key=lambda record: (record.eval_acc, -record.eval_loss)).epoch
+
+
+def check_best(path: Path, last: Checkpoint) -> None:
+    """Raise an error if the `best.pt` beside a `last.pt` is missing, or that of another run."""
+    best = best_epoch(last.history)
+    if best == len(last.history) and last.progress is None:
+        return  # it is written anew
+    if best:
+        records = load_checkpoint(path / "best.pt").history
+        if [r.time for r in records] != [r.time for r in last.history[:best]]:
+            raise ValueError(f"{path / 'best.pt'} is not that of epoch {best} of this run")
 
 
 def load_model(path: str | Path, net: nn.Module | None = None) -> nn.Module:

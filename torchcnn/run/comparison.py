@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("network", "runs", "epochs", "parameters", "accuracy", "seconds", "differs in")
 # What tells rows apart and is not shown under "differs in": columns show it, or another name does.
-SHOWN = {"arch", "module", "epochs", "parameters", "split", "options"}
+SHOWN = {"arch", "epochs", "parameters", "split", "options"}
 
 
 @dataclass(frozen=True)
@@ -96,20 +95,22 @@ class Row:
         values = self.accuracies()
         return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
 
+    def score(self) -> str:
+        """Return the accuracy as text: 0.8400 ± 0.0529."""
+        mean, std = self.mean_and_std()
+        return f"{mean:.4f}" + ("" if std is None else f" ± {std:.4f}")
+
     def cells(self, marked: bool = False) -> list[str]:
         """Return the row of the printed table, in the order of `COLUMNS`.
 
         If it is `marked`, the accuracy says what it is that of.
         """
-        mean, std = self.mean_and_std()
         return [
             self.name,
             str(len(self.runs)),
             str(len(self.runs[0].history)),
             f"{self.runs[0].result['parameters']:,}",
-            f"{mean:.4f}"
-            + ("" if std is None else f" ± {std:.4f}")
-            + f" ({self.runs[0].split})" * marked,
+            self.score() + f" ({self.runs[0].split})" * marked,
             f"{statistics.mean(run.seconds for run in self.runs):,.1f}",
             describe(self.differs),
         ]
@@ -182,11 +183,7 @@ def run_folders(place: Path) -> Iterator[Path]:
 
 
 def read_run(path: Path) -> FinishedRun:
-    """Read a finished run's configuration, result and history.
-
-    Raises:
-        ValueError: they are damaged.
-    """
+    """Read a finished run's configuration, result and history; a ValueError says it is damaged."""
     try:
         config = json.loads((path / "config.json").read_text())
         result = json.loads((path / "result.json").read_text())
@@ -277,9 +274,8 @@ def plot_rows(rows: Sequence[Row]) -> "Figure":
         plot_mean(accuracy_axes, row, f"{split}_acc", style)
         # Rows beside each other, so that no error bar hides another.
         end = longest + 0.5 + 0.04 * longest * (i + 1)
-        label += f", {mean:.4f}" + (f" ± {std:.4f}" if std is not None else "")
-        accuracy_axes.errorbar(end, mean, std, fmt="D", markersize=5, capsize=3, label=label,
-                               color=style["color"])  # fmt: skip
+        accuracy_axes.errorbar(end, mean, std, fmt="D", markersize=5, capsize=3,
+                               label=f"{label}, {row.score()}", color=style["color"])  # fmt: skip
     splits = sorted({eval_split(row.runs[0].config) for row in rows})
     tested = sorted({row.runs[0].split for row in rows})
     loss_axes.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
@@ -302,11 +298,13 @@ def plot_rows(rows: Sequence[Row]) -> "Figure":
 
 def plot_mean(axes: Any, row: Row, key: str, style: dict[str, Any]) -> None:
     """Plot a column of the histories of a row: its mean, and a band of its standard deviation."""
+    import numpy as np
+
     longest = max(len(run.history) for run in row.runs)
     columns = [[run.history[i][key] for run in row.runs if i < len(run.history)]
                for i in range(longest)]  # fmt: skip
-    epochs, means = range(1, longest + 1), [statistics.mean(values) for values in columns]
-    spreads = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in columns]
+    epochs, means = range(1, longest + 1), np.array([statistics.mean(v) for v in columns])
+    spreads = np.array([statistics.stdev(v) if len(v) > 1 else 0.0 for v in columns])
     if longest == 1:
         axes.errorbar(
             epochs, means, spreads, fmt="o", markersize=5, capsize=3, color=style["color"]
@@ -314,9 +312,6 @@ def plot_mean(axes: Any, row: Row, key: str, style: dict[str, Any]) -> None:
         return
     axes.plot(epochs, means, "o", markersize=3, **style)
     if len(row.runs) > 1:
-        low, high = (
-            [m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1)
-        )
-        bounds = {"acc": (0, 1), "loss": (0, math.inf)}[key.rpartition("_")[2]]
-        low, high = ([min(max(x, bounds[0]), bounds[1]) for x in edge] for edge in (low, high))
-        axes.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
+        low, high = means - spreads, means + spreads
+        edges = low.clip(min=0), high.clip(max=1 if key.endswith("acc") else high.max())
+        axes.fill_between(epochs, *edges, color=style["color"], alpha=0.15, linewidth=0)

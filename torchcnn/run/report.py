@@ -22,9 +22,7 @@ def classes_as_json(confusion: Tensor, classes: list[str]) -> list[dict[str, Any
     ]
 
 
-def confused(
-    confusion: Tensor, classes: Sequence[str], most: int = 3
-) -> list[tuple[str, str, int]]:
+def confused(confusion: Tensor, classes: Sequence[str]) -> list[tuple[str, str, int]]:
     """Return the pairs of classes that are mistaken most often: true, predicted, how many."""
     wrong = confusion - confusion.diag().diag()
     counts, places = wrong.flatten().sort(descending=True, stable=True)

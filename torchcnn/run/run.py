@@ -22,10 +22,9 @@ from torchcnn.run.checkpoint import (
     Checkpoint,
     EpochRecord,
     best_epoch,
-    load_checkpoint,
     save_checkpoint,
 )
-from torchcnn.run.tensorboard import SUB_RUNS, TensorBoard, event_files
+from torchcnn.run.tensorboard import SUB_RUNS, TensorBoard, add_png, event_files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,9 +59,8 @@ class Run:
         history: list[EpochRecord] | None = None,
         write: bool = True,
     ) -> None:
-        self.path, self.split, self.write = path, split, write
+        self.path, self.config, self.write = path, config, write
         self.history = list(history or [])
-        self.config = config
         self.result: dict[str, Any] = {}
         if not write:
             return
@@ -137,7 +135,7 @@ class Run:
             from torchcnn.figures.results import plot_inputs
 
             save_figure(plot_inputs(images, titles), self.path / "inputs.png")
-            self.tensorboard.add_inputs((self.path / "inputs.png").read_bytes())
+            add_png(self.tensorboard.run, "inputs", (self.path / "inputs.png").read_bytes())
 
     def log_graph(self, net: nn.Module, x: Tensor) -> None:
         """Show the graph of a network, which must be in eval mode, in TensorBoard."""
@@ -176,11 +174,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def check_out(path: Path) -> None:
-    """Check that a new run can be written to `path`; create nothing.
-
-    Raises:
-        ValueError: the folder is not empty, or cannot be written.
-    """
+    """Raise a ValueError unless a new run can be written to `path`; create nothing."""
     if path.is_dir() and not is_leftover(path):
         if (path / "last.pt").exists():
             ways = "--resume continues it, another --out begins anew"
@@ -220,21 +214,6 @@ def make_folder(out: str, name: str) -> Path:
                 continue
             raise OSError(f"cannot make the run folder {path}: {error.strerror}") from error
     raise OSError(f"cannot make a new run folder in {RUNS}")
-
-
-def check_best(path: Path, last: Checkpoint) -> None:
-    """Check that the `best.pt` beside a `last.pt` is that of the same run.
-
-    Raises:
-        FileNotFoundError, ValueError: it is missing, or of another run.
-    """
-    best = best_epoch(last.history)
-    if best == len(last.history) and last.progress is None:
-        return  # it is written anew
-    if best:
-        records = load_checkpoint(path / "best.pt").history
-        if [r.time for r in records] != [r.time for r in last.history[:best]]:
-            raise ValueError(f"{path / 'best.pt'} is not that of epoch {best} of this run")
 
 
 def lock(path: Path, owner: object) -> Callable[[], object]:

@@ -49,7 +49,16 @@ class TensorBoard:
         self.run = make_writer(path)
         self.parts = {name: make_writer(path / name) for name in {"train", self.split}}
         self.run.add_text("configuration", as_markdown(config))
-        self._add_hyperparameters(config)
+        from torch.utils.tensorboard.summary import hparams  # after `make_writer`, which see
+
+        values = {
+            name: value if type(value) in (int, float) else str(value)
+            for name, value in config.items()
+            if name not in NO_HYPERPARAMETERS
+        }
+        # All runs have the same columns: TensorBoard's HPARAMS shows those of the first it finds.
+        for summary in hparams(values, dict.fromkeys(CHOSEN))[:2]:  # the third says "success"
+            self.run.file_writer.add_summary(summary)
         for record in history:
             self.add_epoch(record)
         for file in old:  # only now that all they hold is written anew
@@ -66,10 +75,6 @@ class TensorBoard:
             self.parts["train"].add_scalar("loss by step", loss, step, walltime=time)
         for writer in (self.run, *self.parts.values()):
             writer.flush()
-
-    def add_inputs(self, png: bytes) -> None:
-        """Show the picture of the first step's images."""
-        add_png(self.run, "inputs", png)
 
     def add_graph(self, net: nn.Module, x: Tensor) -> None:
         """Show the graph of a network, which must be in eval mode."""
@@ -107,31 +112,6 @@ class TensorBoard:
         for writer in (self.run, *self.parts.values()):
             writer.close()
 
-    def _add_hyperparameters(self, config: dict[str, Any]) -> None:
-        """List the run in HPARAMS, with the accuracy and loss of the chosen weights as metrics.
-
-        TensorBoard shows the columns of the run that it finds first: all runs have the same ones.
-        """
-        from tensorboard.plugins.hparams.api_pb2 import MetricName
-        from tensorboard.plugins.hparams.metadata import PLUGIN_NAME
-        from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-        from torch.utils.tensorboard.summary import hparams
-
-        values = {
-            name: value if type(value) in (int, float) else str(value)
-            for name, value in config.items()
-            if name not in NO_HYPERPARAMETERS
-        }
-        experiment, start, _ = hparams(values, {})
-        content = HParamsPluginData.FromString(experiment.value[0].metadata.plugin_data.content)
-        for tag in CHOSEN:
-            content.experiment.metric_infos.add(name=MetricName(tag=tag))
-        experiment.value[0].metadata.plugin_data.content = content.SerializeToString()
-        assert experiment.value[0].metadata.plugin_data.plugin_name == PLUGIN_NAME
-        writer: Any = self.run.file_writer
-        for summary in (experiment, start):
-            writer.add_summary(summary)
-
 
 def make_writer(path: Path, suffix: str = SUFFIX) -> Any:
     """Return a `SummaryWriter` into a folder, whose event files end in `suffix`.
@@ -163,26 +143,19 @@ def add_png(writer: Any, tag: str, png: bytes, step: int = 0) -> None:
 
 
 @contextmanager
-def writing_events(folder: Path, wanted: bool) -> Iterator[Callable[[str, Path], None]]:
-    """Give a function that writes a .png file as one of TensorBoard's images, by its tag.
+def writing_events(folder: Path, wanted: bool) -> Iterator[Callable[[str, Path], object]]:
+    """Give a function that makes a .png file one of TensorBoard's images, by its tag.
 
-    At the end the events of an earlier look are removed; after an error, those of this one. If
-    they are not `wanted`, nothing is written.
+    They are written at the end, if they are `wanted`, and take the place of an earlier look's.
     """
-    if not wanted:
-        yield lambda tag, path: None
-        return
-    pattern = f"events.out.tfevents.*{LOOK}"
-    old, unwanted = set(folder.glob(pattern)), set[Path]()
-    try:
+    pictures: dict[str, Path] = {}
+    yield pictures.__setitem__
+    if wanted:
+        old = list(folder.glob(f"events.out.tfevents.*{LOOK}"))
         with make_writer(folder, LOOK) as writer:
-            yield lambda tag, path: add_png(writer, tag, path.read_bytes())
-        unwanted = old
-    except BaseException:
-        unwanted = set(folder.glob(pattern)) - old
-        raise
-    finally:
-        for file in unwanted:
+            for tag, path in pictures.items():
+                add_png(writer, tag, path.read_bytes())
+        for file in old:
             file.unlink()
 
 

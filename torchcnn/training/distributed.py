@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from torchcnn.system import world_size
-from torchcnn.training.loop import Step, eval_mode, logged_columns
+from torchcnn.training.loop import Step, eval_mode, stack_steps, unstack_steps
 from torchcnn.training.signals import Stopped, StopRequest
 
 T = TypeVar("T")
@@ -104,21 +104,8 @@ class World:
         net.zero_grad()
         return parallel
 
-    @contextmanager
-    def main_first(self) -> Iterator[None]:
-        """Let the main rank go first, so that the others find what it downloads."""
-        if not self.is_main:
-            self.barrier()
-        yield
-        if self.is_main:
-            self.barrier()
-
     def check_same(self, *what: object) -> None:
-        """Fail on all ranks, before they wait for each other, if they do not have the same.
-
-        Raises:
-            ValueError: they differ.
-        """
+        """Raise a ValueError on all ranks, before they wait for each other, if they differ."""
         digest = hashlib.blake2b(repr(what).encode(), digest_size=8).digest()
         mine = torch.tensor(int.from_bytes(digest, "big", signed=True))
         if any(theirs != mine for theirs in self.all_gather(mine)):
@@ -165,18 +152,13 @@ def gather_steps(steps: list[Step], world: World) -> list[Step]:
         # order in which three numbers are added depends on their place, and a resumed run differs.
         return functools.reduce(torch.add, world.all_gather(values)) / world.world_size
 
-    losses = mean(torch.stack([step.loss for step in steps]))
-    correct = world.all_reduce(torch.stack([step.correct for step in steps]))
-    logged = {name: mean(values) for name, values in logged_columns(steps).items()}
-    return [
-        Step(
-            losses[i],
-            correct[i],
-            step.images * world.world_size,
-            {name: values[i] for name, values in logged.items()},
-        )
-        for i, step in enumerate(steps)
-    ]
+    losses, correct, images, logged = stack_steps(steps)
+    return unstack_steps(
+        mean(losses),
+        world.all_reduce(correct),
+        [n * world.world_size for n in images],
+        {name: mean(values) for name, values in logged.items()},
+    )
 
 
 def device_of_rank(name: str) -> str:

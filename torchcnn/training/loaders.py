@@ -2,16 +2,14 @@
 
 import functools
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from torchcnn.data.augment import AUGMENTATIONS, MIXES
-from torchcnn.data.datasets import DATASETS, ImageData
+from torchcnn.data.datasets import ImageData
 from torchcnn.data.decode import LazyImages, decode_all
-from torchcnn.data.folder import FolderOptions, load_images
 from torchcnn.data.loader import Batches
 from torchcnn.data.split import hold_out
 from torchcnn.files import plural, table
@@ -79,19 +77,6 @@ class Loaders(NamedTuple):
     test: Batches | None
 
 
-def read_images(
-    config: Config, device: torch.device, world: World, channels: int | None
-) -> ImageData:
-    """Read the data set, on the main rank first, so that the others find what it downloads.
-
-    Args:
-        channels: of a run that is resumed; None for a new one.
-    """
-    options = FolderOptions(config.input_size, config.resize, channels)
-    with world.main_first() if config.data in DATASETS else nullcontext():
-        return load_images(config.data, config.root, device, options)
-
-
 def split(config: Config, dataset: ImageData) -> Parts:
     """Split a data set into the parts of a run.
 
@@ -129,19 +114,18 @@ def pick_normalization(
     Raises:
         ValueError: there is a number for each of other channels.
     """
-    found = weights.normalization if weights and name == "auto" else None
-    if found:  # of a network that may take other channels, see `fit_channels`
-        mean, std = (for_channels(values, images.shape[1]) for values in found)
-        found = mean, std
-    if name == "imagenet":
-        found = IMAGENET
-    elif name == "data":
-        found = statistics(images[:: -(-len(images) // 10_000)])
-    if found and len(found[0]) != images.shape[1]:
-        raise ValueError(
-            f"the images have {images.shape[1]} channels; --normalize {name} is for {len(found[0])}"
-        )
-    return found
+    channels = images.shape[1]
+    if name == "data":
+        return statistics(images[:: -(-len(images) // 10_000)])
+    if name == "auto" and weights and weights.normalization:
+        # Of a network that may take other channels, see `fit_channels`.
+        mean, std = (for_channels(values, channels) for values in weights.normalization)
+        return mean, std
+    if name != "imagenet":
+        return None
+    if channels != 3:
+        raise ValueError(f"the images have {channels} channels; --normalize imagenet is for 3")
+    return IMAGENET
 
 
 def statistics(images: Tensor | LazyImages) -> Normalization:
@@ -165,24 +149,21 @@ def make_loaders(
     Raises:
         ValueError: there are fewer images to evaluate on than ranks.
     """
-    normalization = (spec.mean, spec.std) if spec.is_normalized else None
+    batches = functools.partial(
+        Batches,
+        batch_size=config.batch_size,
+        size=spec.input_size,
+        device=device,
+        normalization=(spec.mean, spec.std) if spec.is_normalized else None,
+    )
 
     def evaluated(part: Images) -> Batches:
         """The images of this rank; each is on one of them."""
-        images, labels = part
-        if len(labels) < world.world_size:
-            raise ValueError(
-                f"{world.world_size} ranks cannot share {plural(len(labels), 'image')} to evaluate"
-            )
-        mine = slice(world.rank, None, world.world_size)
-        return Batches(
-            images[mine],
-            labels[mine],
-            config.batch_size,
-            size=spec.input_size,
-            device=device,
-            normalization=normalization,
-        )
+        n = len(part[1])
+        if n < world.world_size:
+            images = plural(n, "image")
+            raise ValueError(f"{world.world_size} ranks cannot share {images} to evaluate")
+        return batches(*(x[world.rank :: world.world_size] for x in part))
 
     test = evaluated(parts.test) if parts.test else None
     val = evaluated(parts.val) if parts.val else test
@@ -190,16 +171,12 @@ def make_loaders(
     mix = None
     if config.mix != "off":
         mix = functools.partial(MIXES[config.mix], num_classes=spec.num_classes)
-    train = Batches(
+    train = batches(
         *parts.train,
-        config.batch_size,
         shuffle=True,
         seed=config.seed,
-        size=config.input_size,
         augment=[AUGMENTATIONS[name] for name in config.augment],
         mix=mix,
         share=(world.rank, world.world_size),
-        device=device,
-        normalization=normalization,
     )
     return Loaders(train, val, test)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -143,7 +143,7 @@ def train_epoch(
     began = time.perf_counter()
     taken = train_steps(net, train_iter, optimizer, device, StepOptions(**options))
     steps = list(progress_bar(taken, train_iter))
-    return epoch_result(steps, lambda: time.perf_counter() - began)
+    return epoch_result(steps, began)
 
 
 def progress_bar(
@@ -165,10 +165,9 @@ def progress_bar(
         yield step
         recent.append(step)
         if not bar.disable and time.perf_counter() > shown + 1:
-            loss = float(torch.stack([step.loss for step in recent]).mean())
-            correct = int(torch.stack([step.correct for step in recent]).sum())
-            acc = correct / sum(step.images for step in recent)
-            bar.set_postfix_str(f"loss {loss:.3f}, acc {acc:.3f}", refresh=False)
+            losses, correct, images, _ = stack_steps(recent)
+            acc = int(correct.sum()) / sum(images)
+            bar.set_postfix_str(f"loss {float(losses.mean()):.3f}, acc {acc:.3f}", refresh=False)
             recent, shown = [], time.perf_counter()
 
 
@@ -176,39 +175,52 @@ class _Bar(tqdm):
     monitor_interval = 0  # no thread that would outlive the run; with `miniters` there is no need
 
 
-def epoch_result(
-    steps: Sequence[Step], seconds: Callable[[], float], planned: int | None = None
-) -> EpochResult:
+def epoch_result(steps: Sequence[Step], began: float, planned: int | None = None) -> EpochResult:
     """Sum up an epoch. The device is read only here, and the time is taken only after it.
 
-    `planned` is how many steps the epoch was to have; by default as many as there are.
+    It began when `time.perf_counter()` was `began`. `planned` is how many steps it was to have; by
+    default as many as there are.
 
     Raises:
         FloatingPointError, ValueError: as `train_epoch` does.
     """
     if not steps:
         raise ValueError("the training data gave no batch")
-    step_losses = torch.stack([step.loss for step in steps]).float().cpu()
-    sizes = [step.images for step in steps]
-    images = sum(sizes)
-    acc = int(torch.stack([step.correct for step in steps]).sum()) / images
+    losses, correct, sizes, columns = stack_steps(steps)
+    step_losses, images = losses.float().cpu(), sum(sizes)
+    acc = int(correct.sum()) / images
     if not step_losses.isfinite().all():
         step = int(step_losses.isfinite().logical_not().nonzero()[0])
         raise FloatingPointError(
             f"the loss became {step_losses[step]} at step {step + 1} of {planned or len(sizes)}"
         )
     mean = float(step_losses.double() @ torch.tensor(sizes).double()) / images
-    columns = {name: values.cpu().double() for name, values in logged_columns(steps).items()}
     # Steps of float16 that overflowed, and were skipped, do not count.
-    finite = {name: values[values.isfinite()] for name, values in columns.items()}
-    logged = {name: float(values.mean()) for name, values in finite.items() if len(values)}
-    return EpochResult(mean, acc, images, seconds(), step_losses, logged)
+    finite = {name: values.cpu()[values.cpu().isfinite()] for name, values in columns.items()}
+    logged = {name: float(values.double().mean()) for name, values in finite.items() if len(values)}
+    seconds = time.perf_counter() - began
+    return EpochResult(mean, acc, images, seconds, step_losses, logged)
 
 
-def logged_columns(steps: Sequence[Step]) -> dict[str, Tensor]:
-    """The numbers that all of the steps have logged: (steps,) each, on their device."""
-    names = [name for name in steps[0].logged if all(name in step.logged for step in steps)]
-    return {name: torch.stack([step.logged[name] for step in steps]) for name in names}
+def stack_steps(steps: Sequence[Step]) -> tuple[Tensor, Tensor, list[int], dict[str, Tensor]]:
+    """Return what each number of a `Step` was in all of them: tensors (steps,), on their device.
+
+    Of further numbers, those that all of the steps have logged.
+    """
+    losses, correct, images, logged = zip(*steps, strict=True)
+    names = [name for name in logged[0] if all(name in numbers for numbers in logged)]
+    columns = {name: torch.stack([numbers[name] for numbers in logged]) for name in names}
+    return torch.stack(losses), torch.stack(correct), list(images), columns
+
+
+def unstack_steps(
+    losses: Tensor, correct: Tensor, images: list[int], logged: dict[str, Tensor]
+) -> list[Step]:
+    """Return the steps of which `stack_steps` made these."""
+    return [
+        Step(losses[i], correct[i], n, {name: values[i] for name, values in logged.items()})
+        for i, n in enumerate(images)
+    ]
 
 
 def as_module(net: Network) -> nn.Module:
@@ -217,22 +229,15 @@ def as_module(net: Network) -> nn.Module:
     A function that takes `is_training`, as the tutorials' dropout by hand does, is told whether the
     module is in training mode.
     """
-    return net if isinstance(net, nn.Module) else _FunctionAsModule(net)
-
-
-class _FunctionAsModule(nn.Module):
-    """A function of images that returns logits, as a module without parameters of its own."""
-
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.function = function
-        try:
-            self.is_told = "is_training" in inspect.signature(function).parameters
-        except (TypeError, ValueError):  # of what is not written in Python
-            self.is_told = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x, is_training=self.training) if self.is_told else self.function(x)
+    if isinstance(net, nn.Module):
+        return net
+    try:
+        is_told = "is_training" in inspect.signature(net).parameters
+    except (TypeError, ValueError):  # of what is not written in Python
+        is_told = False
+    module, function = nn.Module(), cast(Any, net)
+    module.forward = (lambda x: function(x, is_training=module.training)) if is_told else function
+    return module
 
 
 def _device_of(net: nn.Module) -> torch.device | None:

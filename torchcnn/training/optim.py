@@ -21,11 +21,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def make_optimizer(
-    net: nn.Module,
-    name: str,
-    lr: float,
-    body_lr: float = 1.0,
-    **options: Any,
+    net: nn.Module, name: str, lr: float, body_lr: float = 1.0, **options: Any
 ) -> torch.optim.Optimizer:
     """Return the optimizer of this name for all parameters of a network.
 
@@ -65,25 +61,24 @@ def make_optimizer(
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, trained: bool, all_used: bool) -> None:
-    """Check what `load_state_dict` takes on trust: the options, and a state for each parameter.
+    """Raise a ValueError if what `load_state_dict` takes on trust does not fit.
+
+    That is: the options of the optimizer, and a state for each parameter.
 
     Args:
         trained: whether the optimizer has made a step.
         all_used: whether every parameter takes part in the network's output.
-
-    Raises:
-        ValueError: the state does not fit.
     """
     sgd, momentum = isinstance(optimizer, torch.optim.SGD), optimizer.defaults.get("momentum")
     # Optimizers make their state in their first step; `make_optimizer` gives SGD its momentum
     # before it, and SGD without momentum has no state.
     stateful = bool(momentum) if sgd else trained
     params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-    states = [optimizer.state.get(p, {}) for p in params]
-    tensors = [[v for v in s.values() if isinstance(v, Tensor) and v.dim()] for s in states]
-    shapes = all(v.shape == p.shape for p, vs in zip(params, tensors, strict=True) for v in vs)
+    states = {p: optimizer.state.get(p, {}).values() for p in params}
+    tensors = {p: [v for v in s if isinstance(v, Tensor) and v.dim()] for p, s in states.items()}
+    shapes = all(v.shape == p.shape for p, vs in tensors.items() for v in vs)
     enough = all if all_used else any
-    if not shapes or (stateful and not enough(map(bool, tensors))):
+    if not shapes or (stateful and not enough(map(bool, tensors.values()))):
         raise ValueError("the optimizer's state does not fit the network")
     for group in optimizer.param_groups:
         rate = group["lr"]

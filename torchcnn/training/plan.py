@@ -7,27 +7,29 @@ device. A resumed run has the plan with which it was begun, except for what may 
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from torchcnn import cli
 from torchcnn.data.datasets import DATASETS, ImageData
-from torchcnn.data.folder import USE
+from torchcnn.data.folder import USE, FolderOptions, load_images
 from torchcnn.data.identity import copies_text
 from torchcnn.files import checkpoint_file, plural, read_dataclass
 from torchcnn.models.registry import MODELS, find_model
 from torchcnn.models.spec import ModelSpec
-from torchcnn.models.weights import read_weights
-from torchcnn.run.checkpoint import Checkpoint, EpochRecord, best_epoch, load_checkpoint
-from torchcnn.run.run import RUNS, check_best, check_out
+from torchcnn.models.weights import Normalization, read_weights
+from torchcnn.run.checkpoint import Checkpoint, EpochRecord, best_epoch, check_best, load_checkpoint
+from torchcnn.run.run import RUNS, check_out
 from torchcnn.system import is_elastic
 from torchcnn.training.config import Config
+from torchcnn.training.device import device_settings
 from torchcnn.training.distributed import World, device_of_rank
 from torchcnn.training.loaders import (
     Loaders,
@@ -35,23 +37,15 @@ from torchcnn.training.loaders import (
     describe_parts,
     make_loaders,
     pick_normalization,
-    read_images,
     split,
 )
 from torchcnn.training.recipes import TABLE, complete
 from torchcnn.training.schedule import SCHEDULES
 from torchcnn.training.speed import choose_precision
-from torchcnn.training.state import TrainState
+from torchcnn.training.state import TrainState, left_as_it_was
 
-MAY_CHANGE = {
-    "resume",
-    "epochs",
-    "patience",
-    "device",
-    "root",
-    "checkpoint_every",
-    "verbose",
-}  # when a run is resumed
+# When a run is resumed.
+MAY_CHANGE = {"resume", "epochs", "patience", "device", "root", "checkpoint_every", "verbose"}
 AGAIN = {"data": "auto", "schedule": "stay", "amp": "auto", "channels_last": "auto"}  # no change
 Datasets = dict[Any, ImageData]  # those that were read, by their name and the size of the images
 FEW = 2_000  # pictures of your own to train and to validate on; with fewer, recipes are fitted
@@ -61,29 +55,40 @@ SHOWN_OF_RECIPE = ("optimizer", "lr", "batch_size", "epochs", "input_size")
 OF_REGISTERED = {"arch", "recipe", "small_input", "norm", "model_kwargs"}
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a run will do.
-
-    Args:
-        config: every flag with its value; nothing is "auto".
-        sources: where the value of a flag comes from: "given", "fast recipe", "default",
-            "fitted: ...", "decided: ...".
-        spec: the network.
-        state: the network with its weights, the optimizer and what else training changes.
-        loaders: the images to train on, to validate on and to test on.
-        resumed: the checkpoint of the run that is resumed, whose state is in `state`.
-    """
+class Settings(NamedTuple):
+    """Every flag with its value, and where the value comes from."""
 
     config: Config
-    sources: dict[str, str]
+    sources: dict[str, str]  # "given", "fast recipe", "default", "fitted: ...", "decided: ..."
+
+    def change(self, source: str, values: dict[str, Any]) -> "Settings":
+        """Give flags other values, from another source."""
+        sources = self.sources | dict.fromkeys(values, source)
+        return Settings(replace(self.config, **values), sources)
+
+    def fit(self, why: str, **values: Any) -> "Settings":
+        """Give flags other values than the recipe's, but for those that were given."""
+        changed = {
+            name: value
+            for name, value in values.items()
+            if self.sources[name] != "given" and value != getattr(self.config, name)
+        }
+        return self.change(f"fitted: {why}", changed)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do."""
+
+    config: Config  # every flag with its value; nothing is "auto"
+    sources: dict[str, str]  # where the values come from, as `Settings` has them
     spec: ModelSpec
-    state: TrainState
+    state: TrainState  # the network with its weights, the optimizer, what else training changes
     loaders: Loaders
     device: torch.device
     dataset: ImageData
     parts: Parts
-    resumed: Checkpoint | None = None
+    resumed: Checkpoint | None  # of the run that is resumed, whose state is in `state`
 
     @property
     def decided(self) -> dict[str, str]:
@@ -97,114 +102,97 @@ class Plan:
         return "val" if self.config.val_fraction else "test"
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a run is asked to do, before its images are read.
+@contextmanager
+def planned(
+    flags: dict[str, Any], net: nn.Module | None, world: World, datasets: Datasets | None = None
+) -> Iterator[Plan]:
+    """Plan a run, new or resumed, and set up its device; afterwards all is as it was.
+
+    Nothing is written. A run that is resumed is read by the main rank, which may be on another
+    machine.
 
     Args:
-        flags: those that were given, by field name.
         net: a module to train in place of a registered network.
-        config: the flags, completed by the recipe, or by the run that is resumed.
-        sources: where their values come from.
-        resumed: the checkpoint of the run that is resumed.
-    """
-
-    flags: dict[str, Any]
-    net: nn.Module | None
-    config: Config
-    sources: dict[str, str]
-    resumed: Checkpoint | None
-    device: torch.device
-
-    @property
-    def channels(self) -> int | None:
-        """In how many channels pictures are read; None if they decide it themselves."""
-        return self.resumed.spec.in_channels if self.resumed else None
-
-
-def make_request(flags: dict[str, Any], net: nn.Module | None, world: World) -> Request:
-    """Complete the flags of a run, new or resumed; nothing is written.
-
-    A run that is resumed is read by the main rank, which may be on another machine.
-
-    Raises:
-        ValueError, OSError: the run cannot be, in one line.
-    """
-    begun = world.from_main(lambda: read_run_to_resume(flags, net))
-    config, sources, resumed = begun or (*begin(flags, net), None)
-    device = cli.pick_device(device_of_rank(config.device))
-    return Request(flags, net, config, sources, resumed, device)
-
-
-def make_plan(request: Request, world: World, datasets: Datasets | None = None) -> Plan:
-    """Decide all that a run will do; nothing is written.
-
-    Args:
         datasets: those that were read before, so that none is read twice.
 
     Raises:
         ValueError, OSError: the run cannot be, in one line.
     """
-    config, net, resumed = request.config, request.net, request.resumed
-    device = request.device
+    begun = world.from_main(lambda: resume(flags, net))
+    settings, resumed = begun or (begin(flags, net), None)
+    device = cli.pick_device(device_of_rank(settings.config.device))
+    datasets = {} if datasets is None else datasets
+    with (
+        device_settings(device, settings.config.deterministic),
+        torch.random.fork_rng([device] * (device.type != "cpu"), device_type=device.type),
+        left_as_it_was(net),
+    ):
+        yield make_plan(settings, net, resumed, device, world, datasets)
+
+
+def make_plan(
+    settings: Settings,
+    net: nn.Module | None,
+    resumed: Checkpoint | None,
+    device: torch.device,
+    world: World,
+    datasets: Datasets,
+) -> Plan:
+    """Decide what is open until the images are read."""
+    config = settings.config
     if not resumed:
         check_out(Path(config.out or RUNS / "new"))
     if net is None:  # what can be known before a data set is read, and perhaps downloaded
-        channels = find_model(config.arch).input[0]
-        check_batches(config, make_spec(config, channels, tuple("0123456789")), world.world_size)
+        usual = make_spec(config, find_model(config.arch).input[0], tuple("0123456789"))
+        check_batches(config, usual, world.world_size)
     weights = None
     if config.init and not resumed:
         weights = world.from_main(lambda: read_weights(config.init, config.arch, net))
-    sources = dict(request.sources)
-    if weights and weights.spec and config.recipe == "finetune":
-        config, fitted = fit_to_weights(config, request.flags, weights.spec)
-        sources |= fitted
-    dataset = read_once(
-        replace(request, config=config), world, {} if datasets is None else datasets
-    )
-    check_dataset(config, dataset, resumed, device, world)
+        if weights.spec and config.recipe == "finetune":
+            settings = fit_to_weights(settings, weights.spec)
+    channels = resumed.spec.in_channels if resumed else None  # else the pictures decide
+    dataset = read_once(settings.config, channels, device, world, datasets)
+    check_dataset(settings.config, dataset, resumed, device, world)
     few = bool(dataset.ids) and len(dataset.train_labels) < FEW
-    own_val = dataset.val_images is not None
-    if few and not own_val and not resumed and "val_fraction" not in request.flags:
-        config = replace(config, val_fraction=0.2)
-        sources["val_fraction"] = "fitted: for so few images, in place of 0.1"
-    parts = split(config, dataset)
+    if few and dataset.val_images is None and not resumed:
+        settings = settings.fit("for so few images, in place of 0.1", val_fraction=0.2)
+    parts = split(settings.config, dataset)
     n = len(parts.train[1])
     if resumed:
         spec = resumed.spec
     else:
-        pixels = dataset.train_images.shape[-1]
-        config, fitted = fit(config, request.flags, pixels, n, world.world_size)
+        settings = fit(settings, dataset.train_images.shape[-1], n, world.world_size)
         if few or config.recipe != "source":
-            vary = few or config.recipe == "finetune"
-            config, more = fit_to_few(config, request.flags, n, vary)
-            fitted |= more
-        spec = make_spec(config, dataset.train_images.shape[1], dataset.classes, net)
-        found = pick_normalization(config.normalize, weights, parts.train[0])
-        if found:
-            spec = replace(spec, mean=tuple(found[0]), std=tuple(found[1]))
-        amp, channels_last = choose_precision(config.amp, config.channels_last, config.arch, device)
-        autos = [name for name in ("amp", "channels_last") if getattr(config, name) == "auto"]
-        sources |= fitted | dict.fromkeys(autos, "decided: by the device")
-        config = replace(config, amp=amp, channels_last=channels_last)
-    check_batches(config, spec, world.world_size, n, net)
-    loaders = make_loaders(config, spec, parts, device, world)
+            settings = fit_to_few(settings, n, vary=few or config.recipe == "finetune")
+        settings = decide_precision(settings, device)
+        images = parts.train[0]
+        found = pick_normalization(config.normalize, weights, images)
+        spec = make_spec(settings.config, images.shape[1], dataset.classes, net, found)
+    check_batches(settings.config, spec, world.world_size, n, net)
+    loaders = make_loaders(settings.config, spec, parts, device, world)
     shown = str(device) if world.world_size == 1 else device.type
-    config = replace(config, device=shown, data=dataset.name)
+    config = replace(settings.config, device=shown, data=dataset.name)
     state = TrainState.create(config, spec, device, world.world_size, net, weights)
     if resumed:
         state.load(resumed)
-    return Plan(config, sources, spec, state, loaders, device, dataset, parts, resumed)
+    return Plan(config, settings.sources, spec, state, loaders, device, dataset, parts, resumed)
 
 
-def read_once(request: Request, world: World, datasets: Datasets) -> ImageData:
+def read_once(
+    config: Config, channels: int | None, device: torch.device, world: World, datasets: Datasets
+) -> ImageData:
     """Read the data set of a run, or take it if it was read before."""
-    config, channels = request.config, request.channels
+    known = config.data in DATASETS
     # Pictures of a folder are read in the size that the network takes.
-    size = None if config.data in DATASETS else (config.input_size, config.resize)
+    size = None if known else (config.input_size, config.resize)
     key = config.data, size, channels
     if key not in datasets:
-        dataset = read_images(config, request.device, world, channels)
+        options = FolderOptions(config.input_size, config.resize, channels)
+        if known and not world.is_main:
+            world.barrier()  # the main rank goes first: the others find what it downloads
+        dataset = load_images(config.data, config.root, device, options)
+        if known and world.is_main:
+            world.barrier()
         datasets[key] = datasets[dataset.name, size, channels] = dataset
     return datasets[key]
 
@@ -212,12 +200,8 @@ def read_once(request: Request, world: World, datasets: Datasets) -> ImageData:
 # --- a new run ----------------------------------------------------------------------------------
 
 
-def begin(flags: dict[str, Any], net: nn.Module | None = None) -> tuple[Config, dict[str, str]]:
-    """Return the configuration of a new run, and where its values come from.
-
-    Raises:
-        ValueError: flags contradict each other.
-    """
+def begin(flags: dict[str, Any], net: nn.Module | None = None) -> Settings:
+    """Return the settings of a new run; a ValueError says which flags contradict each other."""
     if net is not None:
         if not isinstance(net, nn.Module):
             raise ValueError(f"net is a torch.nn.Module, got {net!r}")
@@ -235,69 +219,55 @@ def begin(flags: dict[str, Any], net: nn.Module | None = None) -> tuple[Config, 
     sources = {f.name: "default" for f in fields(Config)}
     sources |= dict.fromkeys(values, f"{recipe} recipe") | dict.fromkeys(flags, "given")
     out = str(Path(config.out).expanduser()) if config.out else ""
-    return replace(config, out=out), sources
+    return Settings(replace(config, out=out), sources)
 
 
-def fit(
-    config: Config, flags: dict[str, Any], pixels: int, n: int, world_size: int
-) -> tuple[Config, dict[str, str]]:
-    """Fit a recipe to the images; also say which values were changed, and why.
+def fit(settings: Settings, pixels: int, n: int, world_size: int) -> Settings:
+    """Fit a recipe to the images.
 
     Args:
         pixels: the size of the images.
         n: how many there are to train on.
     """
-    size = fit_input_size(config, pixels) if "input_size" not in flags else config.input_size
-    batch = config.batch_size
-    if "batch_size" not in flags:
-        batch = fit_batch_size(batch, n, world_size)
-    fitted = {}
-    for name, value, why in (
-        ("input_size", size, "for images of 28 pixels"),
-        ("batch_size", batch, "for so few images"),
-    ):
-        recipes = getattr(config, name)
-        if value != recipes:
-            fitted[name] = f"fitted: {why}, in place of the recipe's {recipes}"
-    return replace(config, input_size=size, batch_size=batch), fitted
+    size, batch = settings.config.input_size, settings.config.batch_size
+    return settings.fit(
+        f"for images of 28 pixels, in place of the recipe's {size}",
+        input_size=fit_input_size(settings.config, pixels),
+    ).fit(
+        f"for so few images, in place of the recipe's {batch}",
+        batch_size=fit_batch_size(batch, n, world_size),
+    )
 
 
-def fit_to_weights(
-    config: Config, flags: dict[str, Any], spec: ModelSpec
-) -> tuple[Config, dict[str, str]]:
-    """Take images as the network of the weights did; also say which values were changed."""
+def fit_to_weights(settings: Settings, spec: ModelSpec) -> Settings:
+    """Take images as the network of the weights did."""
     own = {name: getattr(spec, name) for name in ("input_size", "resize", "small_input")}
-    if spec.arch == config.arch:
+    if spec.arch == settings.config.arch:
         own["model_kwargs"] = spec.options
-    fitted = {
-        name: value
-        for name, value in own.items()
-        if name not in flags and value != getattr(config, name)
-    }
-    why = "fitted: as the weights were trained"
-    return replace(config, **fitted), dict.fromkeys(fitted, why)
+    return settings.fit("as the weights were trained", **own)
 
 
-def fit_to_few(
-    config: Config, flags: dict[str, Any], n: int, vary: bool
-) -> tuple[Config, dict[str, str]]:
-    """Pass over few images until `STEPS` are made; also say which values were changed.
+def fit_to_few(settings: Settings, n: int, vary: bool) -> Settings:
+    """Pass over few images until `STEPS` are made.
 
     Args:
         vary: crop and flip them at random, if nothing else varies them.
     """
-    values: dict[str, Any] = {"epochs": max(config.epochs, -(-STEPS * config.batch_size // n))}
+    config, why = settings.config, "for so few images"
+    epochs = max(config.epochs, -(-STEPS * config.batch_size // n))
+    settings = settings.fit(f"{why}, in place of the recipe's {config.epochs}", epochs=epochs)
     if vary and not config.augment:
-        values["augment"] = ("random-resized-crop", "flip")
-    fitted = {
-        name: value
-        for name, value in values.items()
-        if name not in flags and value != getattr(config, name)
-    }
-    sources = {name: "fitted: for so few images" for name in fitted}
-    if "epochs" in fitted:
-        sources["epochs"] += f", in place of the recipe's {config.epochs}"
-    return replace(config, **fitted), sources
+        settings = settings.fit(why, augment=("random-resized-crop", "flip"))
+    return settings
+
+
+def decide_precision(settings: Settings, device: torch.device) -> Settings:
+    """Let the device decide what is "auto"."""
+    config = settings.config
+    amp, channels_last = choose_precision(config.amp, config.channels_last, config.arch, device)
+    chosen = {"amp": amp, "channels_last": channels_last}
+    autos = {name: value for name, value in chosen.items() if getattr(config, name) == "auto"}
+    return settings.change("decided: by the device", autos)
 
 
 def fit_input_size(config: Config, pixels: int) -> int:
@@ -306,10 +276,10 @@ def fit_input_size(config: Config, pixels: int) -> int:
     A quarter of the work is saved; by some networks `fast` takes them smaller still. A network
     whose dense layers depend on the size keeps its own.
     """
-    if config.recipe == "source" or config.arch not in MODELS:
+    is_enlarged = (pixels, config.input_size) == (28, 32) and config.recipe != "source"
+    if not is_enlarged or config.arch not in MODELS:
         return config.input_size
-    is_sized = "input_size" in inspect.signature(MODELS[config.arch].builder).parameters
-    if is_sized or config.input_size != 32 or pixels != 28:
+    if "input_size" in inspect.signature(MODELS[config.arch].builder).parameters:
         return config.input_size
     return TABLE[config.arch].shrunk if config.recipe == "fast" else pixels
 
@@ -329,17 +299,22 @@ def fit_batch_size(batch_size: int, n: int, world_size: int) -> int:
 
 
 def make_spec(
-    config: Config, channels: int, classes: tuple[str, ...], net: nn.Module | None = None
+    config: Config,
+    channels: int,
+    classes: tuple[str, ...],
+    net: nn.Module | None = None,
+    normalization: Normalization | None = None,
 ) -> ModelSpec:
-    """Describe the network for images of so many channels, and not normalized."""
+    """Describe the network, registered or `net`, for images of so many channels."""
+    mean, std = normalization or ((0.0,) * channels, (1.0,) * channels)
     return ModelSpec(
         arch=config.arch,
         own=net is not None,
         in_channels=channels,
         classes=classes,
         input_size=config.input_size,
-        mean=(0.0,) * channels,
-        std=(1.0,) * channels,
+        mean=tuple(mean),
+        std=tuple(std),
         resize=config.resize,
         norm=config.norm,
         small_input=config.small_input,
@@ -362,25 +337,16 @@ def run_to_resume(flags: dict[str, Any]) -> Path | None:
     return path.parent if path and path.name == "last.pt" else path
 
 
-def read_run_to_resume(
-    flags: dict[str, Any], net: nn.Module | None
-) -> tuple[Config, dict[str, str], Checkpoint] | None:
-    """Read the run that is to be resumed, if one is: its configuration and its checkpoint."""
-    path = run_to_resume(flags)
-    if not path:
-        return None
-    checkpoint = load_checkpoint(checkpoint_file(path, ["last.pt"]))
-    return *resume(path, checkpoint, flags, net), checkpoint
-
-
-def resume(
-    path: Path, checkpoint: Checkpoint, flags: dict[str, Any], net: nn.Module | None
-) -> tuple[Config, dict[str, str]]:
-    """Return the configuration of a run that is resumed: its own, except for what may change.
+def resume(flags: dict[str, Any], net: nn.Module | None) -> tuple[Settings, Checkpoint] | None:
+    """Read the run that is to be resumed, if one is: its settings, except for what may change.
 
     Raises:
         FileNotFoundError, ValueError: the run is finished, or a flag may not change.
     """
+    path = run_to_resume(flags)
+    if not path:
+        return None
+    checkpoint = load_checkpoint(checkpoint_file(path, ["last.pt"]))
     if checkpoint.spec.own != (net is not None):
         raise ValueError(
             f"{path} is a run of {checkpoint.spec.arch}; a run of a module of your own, and only "
@@ -392,16 +358,19 @@ def resume(
     if flags.get("schedule") == "stay":
         rate = checkpoint.state.optimizer["param_groups"][0]["lr"]
         changed |= {"schedule": "constant", "lr": float(rate), "warmup": 0}
-    config = replace(stored, **changed, out=str(path))
-    done, begun = len(checkpoint.history), checkpoint.progress is not None
-    if begun and done >= config.epochs:
-        raise ValueError(f"{path} has begun epoch {done + 1}, got --epochs {config.epochs}")
-    if done > config.epochs or (
-        is_over(checkpoint.history, config) and (path / "result.json").exists()
-    ):
-        more = "--epochs" if done >= config.epochs else "--patience"
+    settings = Settings(replace(stored, out=str(path)), checkpoint.sources).change("given", changed)
+    done, epochs = len(checkpoint.history), settings.config.epochs
+    if checkpoint.progress and done >= epochs:
+        raise ValueError(f"{path} has begun epoch {done + 1}, got --epochs {epochs}")
+    if done > epochs or has_result(path, checkpoint, settings.config):
+        more = "--epochs" if done >= epochs else "--patience"
         raise ValueError(f"{path} has finished {plural(done, 'epoch')}; {more} asks for more")
-    return config, checkpoint.sources | dict.fromkeys(changed, "given")
+    return settings, checkpoint
+
+
+def has_result(path: Path, checkpoint: Checkpoint, config: Config) -> bool:
+    """Whether a run is finished: it has made its epochs, and the network was tested."""
+    return is_over(checkpoint.history, config) and (path / "result.json").exists()
 
 
 def is_over(history: Sequence[EpochRecord], config: Config) -> bool:
@@ -412,11 +381,7 @@ def is_over(history: Sequence[EpochRecord], config: Config) -> bool:
 
 
 def read_config(path: Path, checkpoint: Checkpoint) -> Config:
-    """Return the configuration of a run: each value is one that its flag takes.
-
-    Raises:
-        ValueError: it is damaged.
-    """
+    """Return the configuration of a run; a ValueError says which flag does not take its value."""
     what = f"the configuration in {path / 'last.pt'}"
     config = read_dataclass(Config, checkpoint.config, what)
     if checkpoint.sources.keys() != checkpoint.config.keys():
@@ -433,11 +398,7 @@ def read_config(path: Path, checkpoint: Checkpoint) -> Config:
 
 
 def changes(path: Path, stored: Config, flags: dict[str, Any]) -> dict[str, Any]:
-    """Return which flags change when a run is resumed.
-
-    Raises:
-        ValueError: one of them may not.
-    """
+    """Return which flags change when a run is resumed; a ValueError says which may not."""
     is_folder = Path(stored.data).is_absolute()
     for name in (name for name in flags if name not in MAY_CHANGE):
         before = getattr(stored, name)
@@ -465,11 +426,7 @@ def check_dataset(
     device: torch.device,
     world: World,
 ) -> None:
-    """Check a data set against the checkpoint that is resumed, and against the other ranks.
-
-    Raises:
-        ValueError: the run began with other classes or pictures, or ranks do not have the same.
-    """
+    """Raise a ValueError if a run began with another data set, or other ranks have another one."""
     n = len(dataset.train_labels)
     shared = asdict(config) | {"root": "", "out": "", "resume": ""}
     shared |= {"device": device.type, "data": dataset.name}
@@ -478,11 +435,12 @@ def check_dataset(
     world.check_same(dataset.classes, n, len(dataset.test_labels), done, shared, dataset.digests)
     if not resumed:
         return
-    begun: dict[str, Any] = {"classes": list(resumed.spec.classes), "images": resumed.images}
-    for what, now in (("classes", list(dataset.classes)), ("images", n)):
-        if begun[what] != now:
-            then = f"the {what} {begun[what]}"
-            raise ValueError(f"the run was begun with {then}; {dataset.name} has {now}")
+    for what, then, now in (
+        ("classes", [*resumed.spec.classes], [*dataset.classes]),
+        ("images", resumed.images, n),
+    ):
+        if then != now:
+            raise ValueError(f"the run was begun with the {what} {then}; {dataset.name} has {now}")
     digest = resumed.digests.get("train")
     if digest != dataset.digests.get("train", digest):
         raise ValueError(
@@ -506,21 +464,23 @@ def check_batches(
     Only a batch of a single image can fail: in batch norm, where each channel has one pixel then.
 
     Args:
-        n: the number of images to train on, if it is known: the last batch may have fewer.
+        n: the number of images to train on, if it is known; the last batch may have fewer.
         net: a module of your own; it runs on the CPU, on the smallest batch alone.
 
     Raises:
         ValueError: the images cannot be shared out, or the network cannot train on such a batch.
     """
-    if config.batch_size % world_size:
-        raise ValueError(f"--batch-size {config.batch_size} cannot be shared by {world_size} ranks")
-    batches = {min(config.batch_size, 2 * world_size * config.accumulate): "a batch"}
-    if n is not None:
-        n = n // world_size * world_size
-        if not n:
-            raise ValueError(f"{world_size} ranks cannot share fewer images")
-        last = f"the last batch of {plural(n, 'image')}"
-        batches = {n % config.batch_size: last, min(config.batch_size, n): "a batch"}
+    batch_size = config.batch_size
+    if batch_size % world_size:
+        raise ValueError(f"--batch-size {batch_size} cannot be shared by {world_size} ranks")
+    if n is None:
+        spec.build()
+        n = min(batch_size, 2 * world_size * config.accumulate)
+    n = n // world_size * world_size
+    if not n:
+        raise ValueError(f"{world_size} ranks cannot share fewer images")
+    last = f"the last batch of {plural(n, 'image')}"
+    batches = {n % batch_size: last, min(batch_size, n): "a batch"}
     sizes: dict[int, str] = {}
     for batch, name in batches.items():
         share = batch // world_size
@@ -528,8 +488,6 @@ def check_batches(
         sizes |= {size: name for size in (part, share % part if part else 0) if size}
     if net is not None:
         return check_own_module(net, (min(sizes), *spec.shape), spec.num_classes)
-    if n is None:
-        spec.build()
     if 1 in sizes:
         with torch.device("meta"):
             net = spec.build().train()
@@ -538,7 +496,7 @@ def check_batches(
             except ValueError as error:
                 raise ValueError(
                     f"{config.arch} cannot train on a batch of 1, which is what "
-                    f"--batch-size {config.batch_size} makes of {sizes[1]} ({error})"
+                    f"--batch-size {batch_size} makes of {sizes[1]} ({error})"
                 ) from error
 
 

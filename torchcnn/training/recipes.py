@@ -17,7 +17,7 @@ from torchcnn.models.registry import find_model
 
 Flags = dict[str, Any]  # of `torchcnn.train`
 
-COMMON = {"clip": 1.0, "batch_size": 64, "amp": "auto", "channels_last": "auto"}
+COMMON = {"clip": 1.0, "amp": "auto", "channels_last": "auto"}
 SGD = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 ADAMW = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01}
 LENET = {"epochs": 1, "lr": 0.5, "batch_size": 128, "weight_decay": 1e-4, "clip": 0.0}
@@ -26,32 +26,21 @@ LONG_LENET = {"epochs": 40, "ema": 0.9995}
 # Images of twice their size with the usual stem: a quarter of the work of the small stem.
 DENSENET = {"epochs": 3, "input_size": 56, "small_input": False}
 RESNET20 = {"epochs": 3, "lr": 0.2, "label_smoothing": 0.1}
-OWN: Flags = {  # of a module that is not registered
-    "optimizer": "adam",
-    "lr": 1e-3,
-    "batch_size": 128,
-    "epochs": 5,
-    "input_size": 28,
-}
+CROPPED = {"augment": ("random-resized-crop", "flip")}
+FINETUNE: Flags = ADAMW | COMMON | CROPPED | {"body_lr": 0.1, "schedule": "one-cycle"}
+# Of a module that is not registered.
+OWN: Flags = {"optimizer": "adam", "lr": 1e-3, "batch_size": 128, "epochs": 5, "input_size": 28}
 
 
 @dataclass(frozen=True)
 class Recipes:
-    """The recipes of a network.
+    """The recipes of a network."""
 
-    Args:
-        source: optimizer, learning rate, batch size, epochs and pixels of its source.
-        fast: what `fast` changes for this network.
-        best: what `best` changes of `fast`.
-        pixels: the least size of images that it takes, if that is more than 32.
-        shrunk: the size to which `fast` takes images of 28 pixels.
-    """
-
-    source: str
-    fast: Flags = field(default_factory=dict)
-    best: Flags = field(default_factory=dict)
-    pixels: int | None = None
-    shrunk: int = 28
+    source: str  # optimizer, learning rate, batch size, epochs and pixels of its source
+    fast: Flags = field(default_factory=dict)  # what `fast` changes for this network
+    best: Flags = field(default_factory=dict)  # what `best` changes of `fast`
+    pixels: int | None = None  # the least size of images that it takes, if that is more than 32
+    shrunk: int = 28  # the size to which `fast` takes images of 28 pixels
 
 
 # fmt: off
@@ -116,7 +105,7 @@ def fast(arch: str) -> Flags:
     known = inspect.signature(model.builder).parameters
     has_norms = "norm_layer" in known and known["norm_layer"].default is not None
     pixels = TABLE[arch].pixels or (28 if model.input[0] == 1 else 32)
-    flags = {"epochs": epochs, "input_size": pixels, "schedule": "one-cycle"}
+    flags = {"epochs": epochs, "batch_size": 64, "input_size": pixels, "schedule": "one-cycle"}
     if "small_input" in known:
         flags["small_input"] = True
     return flags | COMMON | (SGD if has_norms else ADAMW) | TABLE[arch].fast
@@ -138,17 +127,6 @@ def finetune(arch: str) -> Flags:
     return size | {"batch_size": 64, "epochs": 5} | FINETUNE
 
 
-FINETUNE: Flags = {
-    "optimizer": "adamw",
-    "lr": 1e-3,
-    "body_lr": 0.1,
-    "weight_decay": 0.01,
-    "schedule": "one-cycle",
-    "augment": ("random-resized-crop", "flip"),
-    "clip": 1.0,
-    "amp": "auto",
-    "channels_last": "auto",
-}
 RECIPES = {"source": source, "fast": fast, "best": best, "finetune": finetune}
 
 

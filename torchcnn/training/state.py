@@ -68,16 +68,9 @@ class TrainState:
             freeze(net, config.freeze)
         ema = MovingAverage(net, config.ema) if config.ema else None
         scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
-        optimizer = make_optimizer(
-            net,
-            config.optimizer,
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-            body_lr=config.body_lr,
-        )
-        return cls(net, optimizer, scaler, ema)
+        names = ("lr", "body_lr", "weight_decay", "momentum", "nesterov")
+        options = {name: getattr(config, name) for name in names}
+        return cls(net, make_optimizer(net, config.optimizer, **options), scaler, ema)
 
     @property
     def eval_net(self) -> nn.Module:
@@ -94,11 +87,7 @@ class TrainState:
         )
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Load the state of a checkpoint.
-
-        Raises:
-            ValueError: it does not fit.
-        """
+        """Load the state of a checkpoint, or raise a ValueError if it does not fit."""
         stored = checkpoint.state
         try:
             self.net.load_state_dict(stored.weights)
@@ -117,9 +106,7 @@ class TrainState:
 @contextmanager
 def left_as_it_was(net: nn.Module | None) -> Iterator[None]:
     """Afterwards a network's layers are in the modes, and its parameters as frozen, as before."""
-    if net is None:
-        yield
-        return
+    net = nn.Module() if net is None else net
     modules = [(module, module.training, FROZEN in vars(module)) for module in net.modules()]
     parameters = [(p, p.requires_grad) for p in net.parameters()]
     try:

@@ -9,20 +9,18 @@ from torch import Tensor, nn
 from torchcnn.layers import KerasBatchNorm2d, as_defined
 
 
-class _Sum(torch.autograd.Function):
+def _sum(x: Tensor) -> Tensor:
     """Sum a tensor over all ranks; the gradient is summed over all ranks as well."""
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        x = x.clone()
-        dist.all_reduce(x)
+    def summed(x: Tensor) -> Tensor:
+        x = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(x.detach())  # in place
         return x
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        grad = grad.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(grad)
-        return grad
+    y = summed(x)
+    if y.requires_grad:
+        y.register_hook(summed)
+    return y
 
 
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -51,9 +49,9 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         shape = [1, -1] + [1] * (x.dim() - 2)
         n, dtype = x.numel() // x.shape[1] * self.count, x.dtype
         x = x.to(torch.promote_types(dtype, torch.float32))
-        mean = _Sum.apply(x.sum(dims)) / n
+        mean = _sum(x.sum(dims)) / n
         centred = x - mean.view(shape)
-        var = _Sum.apply(centred.square().sum(dims)) / n
+        var = _sum(centred.square().sum(dims)) / n
         if layer.running_mean is not None:
             with torch.no_grad():
                 layer.num_batches_tracked.add_(not self.biased)  # Keras does not count batches

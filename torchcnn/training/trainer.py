@@ -7,8 +7,6 @@ import re
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,12 +18,7 @@ from torch import Tensor, nn
 from torchcnn.data.loader import Batches, mix_seed
 from torchcnn.files import plural
 from torchcnn.models.spec import ModelSpec
-from torchcnn.run.checkpoint import (
-    Checkpoint,
-    EpochProgress,
-    EpochRecord,
-    load_checkpoint,
-)
+from torchcnn.run.checkpoint import Checkpoint, EpochProgress, EpochRecord, load_checkpoint
 from torchcnn.run.report import confused_text
 from torchcnn.run.run import Run, plot_history
 from torchcnn.training.device import seed_generators
@@ -39,9 +32,10 @@ from torchcnn.training.loop import (
     epoch_result,
     eval_mode,
     evaluate,
-    logged_columns,
     progress_bar,
+    stack_steps,
     train_steps,
+    unstack_steps,
 )
 from torchcnn.training.plan import Plan, is_over
 from torchcnn.training.schedule import learning_rate
@@ -91,11 +85,22 @@ class Trainer:
             FloatingPointError: a loss became infinite or NaN.
             Stopped: a signal asked for it; `last.pt` is written.
         """
-        with says_how_to_resume(self.run, self.config.epochs, self.config.lr):
+        history, last = self.run.history, self.run.path / "last.pt"
+        try:
             if self.plan.resumed:
                 self._print_resumed(self.plan.resumed)
             self.fit()
             return self.test()
+        except KeyboardInterrupt:
+            epoch = min(len(history) + 1, self.config.epochs)
+            if last.exists():
+                print(f"stopped in epoch {epoch}; resume with --resume {self.run.path}", flush=True)
+            raise
+        except FloatingPointError as error:
+            raise FloatingPointError(
+                f"epoch {len(history) + 1}: {error}; {last} holds the last weights that were "
+                f"saved; start anew with a smaller --lr than {self.config.lr}"
+            ) from error
 
     def fit(self) -> None:
         """Train the epochs that are left."""
@@ -125,7 +130,7 @@ class Trainer:
         plan = self.plan
         checkpoint = Checkpoint(
             spec=plan.spec,
-            config=asdict(self.config) | {"out": str(self.run.path)},
+            config=self.run.config,
             sources=plan.sources,
             images=len(plan.dataset.train_labels),
             digests=plan.dataset.digests,
@@ -144,16 +149,19 @@ class Trainer:
         where = f"in epoch {done + 1}, after step {made}" if progress else f"after epoch {done}"
         print(f"resuming {where}", flush=True)
         config, last = self.config, float(self.state.optimizer.param_groups[0]["lr"])
-        if config.epochs > max(done, epochs_before):
-            step, total = done * steps + made, steps * config.epochs
-            rate = learning_rate(config.schedule, config.lr, step, total, config.warmup)
-            if rate > 1.01 * last:
-                print(
-                    f"the learning rate goes from {last:.2g} up to {rate:.2g}, since the schedule "
-                    f"{config.schedule} is now one of {plural(config.epochs, 'epoch')}; "
-                    f"--schedule stay keeps {last:.2g}",
-                    flush=True,
-                )
+        is_longer = config.epochs > max(done, epochs_before)
+        if is_longer and (rate := self._rate(done * steps + made)) > 1.01 * last:
+            print(
+                f"the learning rate goes from {last:.2g} up to {rate:.2g}, since the schedule "
+                f"{config.schedule} is now one of {plural(config.epochs, 'epoch')}; "
+                f"--schedule stay keeps {last:.2g}",
+                flush=True,
+            )
+
+    def _rate(self, step: int) -> float:
+        """The learning rate of a step of the run."""
+        config, total = self.config, len(self.loaders.train) * self.config.epochs
+        return learning_rate(config.schedule, config.lr, step, total, config.warmup)
 
     def train_epoch(self, epoch: int, progress: EpochProgress | None = None) -> EpochResult:
         """Train an epoch, or the rest of one; write `last.pt` when it is due or a signal came."""
@@ -162,11 +170,7 @@ class Trainer:
         steps, before = ([], 0.0) if progress is None else self._restore(progress)
         done, loader = len(steps), self.loaders.train
         loader.epoch, loader.start = epoch - 1, done  # the loader counts epochs from 0
-        began = time.perf_counter()
-
-        def seconds() -> float:
-            return before + time.perf_counter() - began
-
+        began = time.perf_counter() - before
         new: list[Step] = []  # of this rank alone
         options = self._options(epoch, done)
         taken: Iterator[Step] = iter(())
@@ -182,10 +186,10 @@ class Trainer:
                 steps, new = steps + gather_steps(new, self.world), []
                 if not torch.stack([step.loss for step in steps]).isfinite().all():
                     break  # `epoch_result` raises an error; what came of this loss is not saved
-                self.save(self._progress(steps, seconds()))
+                self.save(self._progress(steps, time.perf_counter() - began))
                 if signum:
                     raise Stopped(signum)
-        return epoch_result(steps + gather_steps(new, self.world), seconds, len(loader))
+        return epoch_result(steps + gather_steps(new, self.world), began, len(loader))
 
     def evaluate(self, loader: Batches) -> tuple[float, Tensor]:
         """Return the mean loss and the confusion matrix over the images of all ranks."""
@@ -208,18 +212,21 @@ class Trainer:
             self.world.broadcast(net)
         split = "test" if self.loaders.test else "val"
         loss, confusion = self.evaluate(self.loaders.test or self.loaders.val)
-        acc = accuracy(confusion)
-        result: dict[str, Any] = {"checkpoint": name, "epoch": epoch}
-        result |= {f"{split}_loss": loss, f"{split}_acc": acc}
-        result |= {
-            f"{part}_images_in_training": count for part, count in self.plan.parts.copies().items()
+        acc, plan = accuracy(confusion), self.plan
+        result: dict[str, Any] = {
+            "checkpoint": name,
+            "epoch": epoch,
+            f"{split}_loss": loss,
+            f"{split}_acc": acc,
+            **{f"{part}_images_in_training": n for part, n in plan.parts.copies().items()},
+            **{name: getattr(self.config, name) for name in ("arch", "data", "recipe", "seed")},
+            "epochs": len(self.run.history),
+            "parameters": sum(p.numel() for p in net.parameters()),
+            "network": about_network(plan.spec, self.state.net),
+            "decided": plan.decided,
+            "digests": plan.dataset.digests,
+            "seconds": sum(record.seconds for record in self.run.history),  # of training
         }
-        result |= {name: getattr(self.config, name) for name in ("arch", "data", "recipe", "seed")}
-        result["epochs"] = len(self.run.history)
-        result["parameters"] = sum(p.numel() for p in net.parameters())
-        result["network"] = about_network(self.plan.spec, self.state.net)
-        result |= {"decided": self.plan.decided, "digests": self.plan.dataset.digests}
-        result["seconds"] = sum(record.seconds for record in self.run.history)  # of training
         self.run.write_result(result)
         hint = "" if self.loaders.test else "; there are no test images"
         self._say(
@@ -298,12 +305,8 @@ class Trainer:
     def _options(self, epoch: int, done: int) -> StepOptions:
         """The options of an epoch's steps, of which some are done."""
         config, steps = self.config, len(self.loaders.train)
-        past, total = (epoch - 1) * steps, steps * config.epochs
         return StepOptions(
-            learning_rates=[
-                learning_rate(config.schedule, config.lr, past + i, total, config.warmup)
-                for i in range(done, steps)
-            ],
+            learning_rates=[self._rate((epoch - 1) * steps + i) for i in range(done, steps)],
             loss=partial(F.cross_entropy, label_smoothing=config.label_smoothing),
             clip=config.clip or math.inf,
             accumulation_steps=config.accumulate,
@@ -338,14 +341,15 @@ class Trainer:
     def _progress(self, steps: list[Step], seconds: float) -> EpochProgress:
         """The progress of an epoch, with the state of every rank's random number generator."""
         cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        losses, correct, images, logged = stack_steps(steps)
         return EpochProgress(
-            losses=torch.stack([step.loss for step in steps]).cpu(),
-            correct=torch.stack([step.correct for step in steps]).cpu(),
-            images=[step.images for step in steps],
+            losses=losses.cpu(),
+            correct=correct.cpu(),
+            images=images,
             seconds=seconds,
             rng=self.world.all_gather(torch.get_rng_state()),
             cuda_rng=[] if cuda is None else self.world.all_gather(cuda),
-            logged={name: values.cpu() for name, values in logged_columns(steps).items()},
+            logged={name: values.cpu() for name, values in logged.items()},
         )
 
     def _restore(self, progress: EpochProgress) -> tuple[list[Step], float]:
@@ -360,11 +364,7 @@ class Trainer:
             torch.cuda.set_rng_state(progress.cuda_rng[rank], self.device)
         losses, correct = progress.losses.to(self.device), progress.correct.to(self.device)
         logged = {name: values.to(self.device) for name, values in progress.logged.items()}
-        steps = [
-            Step(losses[i], correct[i], n, {name: values[i] for name, values in logged.items()})
-            for i, n in enumerate(progress.images)
-        ]
-        return steps, progress.seconds
+        return unstack_steps(losses, correct, progress.images, logged), progress.seconds
 
 
 def about_network(spec: ModelSpec, net: nn.Module) -> dict[str, Any]:
@@ -375,20 +375,3 @@ def about_network(spec: ModelSpec, net: nn.Module) -> dict[str, Any]:
         text = re.sub(r" at 0x\w+", "", repr(net))  # where it lies in memory
         about["structure"] = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
     return about
-
-
-@contextmanager
-def says_how_to_resume(run: Run, epochs: int, lr: float) -> Iterator[None]:
-    """When a run ends early, say where it stopped and what can be done."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        epoch = min(len(run.history) + 1, epochs)
-        if (run.path / "last.pt").exists():
-            print(f"stopped in epoch {epoch}; resume with --resume {run.path}", flush=True)
-        raise
-    except FloatingPointError as error:
-        raise FloatingPointError(
-            f"epoch {len(run.history) + 1}: {error}; {run.path / 'last.pt'} holds the last weights "
-            f"that were saved; start anew with a smaller --lr than {lr}"
-        ) from error
