@@ -1,20 +1,9 @@
 """The comparison of speeds: ratios round by round, and what the table shows."""
 
-import torch
-
 from torchcnn.benchmark import speed
-from torchcnn.benchmark.ways import Task
+from torchcnn.benchmark.__main__ import Config
 
-TASK = Task(
-    arch="lenet",
-    data="sample",
-    root="data",
-    device=torch.device("cpu"),
-    images=60,
-    batch_size=30,
-    input_size=28,
-    small_input=False,
-)
+TASK = Config(data="sample", device="cpu", images=60, batch_size=30).task("lenet")
 
 
 def test_every_way_is_measured_in_every_round_but_the_first():

@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,13 +25,7 @@ from torch import nn
 
 from torchcnn.benchmark.process import own_process
 from torchcnn.benchmark.speed import spread
-from torchcnn.benchmark.ways import (
-    Task,
-    TutorialImages,
-    build_network,
-    tutorial_epoch,
-    tutorial_loader,
-)
+from torchcnn.benchmark.ways import Task, build_network, tutorial_epoch, tutorial_loader
 from torchcnn.data.datasets import DATASETS, ImageData, load_data
 from torchcnn.files import table
 from torchcnn.system import keep_freed_memory
@@ -101,31 +95,23 @@ def compare(task: Task, seeds: int, train: Train) -> Runs:
     """
     runs = Runs([], [])
     for seed in range(seeds):
-        with own_process() as call:
-            runs.tutorial.append(call(tutorial_run, task, seed))
-        print_end(f"{task.arch}: tutorial, seed {seed}", runs.tutorial[-1])
-        with own_process() as call:
-            runs.fast.append(call(fast_run, task, seed, train))
-        print_end(f"{task.arch}: fast, seed {seed}", runs.fast[-1])
+        works = {"tutorial": (tutorial_run, task, seed), "fast": (fast_run, task, seed, train)}
+        for (way, work), found in zip(works.items(), runs, strict=True):
+            with own_process() as call:
+                found.append(call(*work))
+            end = f"{found[-1][-1].accuracy:.3f} after {found[-1][-1].seconds:.1f} s"
+            print(f"{task.arch}: {way}, seed {seed}: {end}", file=sys.stderr, flush=True)
     return runs
-
-
-def print_end(name: str, run: Run) -> None:
-    """Say on stderr how a run ended."""
-    accuracy, seconds = run[-1]
-    print(f"{name}: {accuracy:.3f} after {seconds:.1f} s", file=sys.stderr, flush=True)
 
 
 def tutorial_run(task: Task, seed: int) -> Run:
     """Train as the tutorials do, and evaluate after every epoch."""
     recipe = source(task.arch)
     data = first_images(load_data(task.data, task.root), task.images)
-    train_images = TutorialImages(data.train_images, data.train_labels, task.input_size)
-    test_images = TutorialImages(data.test_images, data.test_labels, task.input_size)
     began = time.perf_counter()
     torch.manual_seed(seed)
-    train_iter = tutorial_loader(train_images, task.batch_size)
-    test_iter = tutorial_loader(test_images, task.batch_size, shuffle=False)
+    train_iter = tutorial_loader(data.train_images, data.train_labels, task)
+    test_iter = tutorial_loader(data.test_images, data.test_labels, task, shuffle=False)
     net = build_network(task, data.train_images.shape[1], len(data.classes)).to(task.device)
     optimizer = OPTIMIZERS[recipe["optimizer"]](net.parameters(), lr=recipe["lr"])
     run = []
@@ -150,8 +136,12 @@ def tutorial_accuracy(net: nn.Module, test_iter: Any, device: torch.device) -> f
 
 def fast_run(task: Task, seed: int, train: Train) -> Run:
     """Train by the recipe `fast` in a folder that is removed, without what `train` prints."""
+    data = task.data
+    if task.images:  # `train` knows them by a name, which ends with this process
+        data = f"the first {task.images} of {task.data}"
+        DATASETS[data] = lambda root: first_images(load_data(task.data, root), task.images)
     silence = contextlib.redirect_stdout(io.StringIO())
-    with tempfile.TemporaryDirectory() as folder, first_images_named(task) as data, silence:
+    with tempfile.TemporaryDirectory() as folder, silence:
         keep_freed_memory()  # as the command does
         began = time.time()
         result = train(
@@ -169,24 +159,8 @@ def fast_run(task: Task, seed: int, train: Train) -> Run:
 
 def first_images(data: ImageData, count: int) -> ImageData:
     """Return the data set with its first training images alone; 0 stands for all."""
-    if not count:
-        return data
-    images, labels = data.train_images[:count], data.train_labels[:count]
+    images, labels = data.train_images[: count or None], data.train_labels[: count or None]
     return replace(data, train_images=images, train_labels=labels)
-
-
-@contextlib.contextmanager
-def first_images_named(task: Task) -> Iterator[str]:
-    """Give the task's images a name in `DATASETS`, which lasts as long as the context."""
-    if not task.images:
-        yield task.data
-        return
-    name = f"the first {task.images} of {task.data}"
-    DATASETS[name] = lambda root: first_images(load_data(task.data, root), task.images)
-    try:
-        yield name
-    finally:
-        del DATASETS[name]
 
 
 def report(results: dict[str, Runs]) -> str:

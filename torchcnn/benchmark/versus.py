@@ -17,13 +17,7 @@ from typing import Any
 import torch
 
 from torchcnn.benchmark.process import own_process
-from torchcnn.benchmark.ways import (
-    Task,
-    Trained,
-    Way,
-    learning_rate,
-    prepare,
-)
+from torchcnn.benchmark.ways import Task, Trained, Way, learning_rate, prepare
 from torchcnn.data.loader import Batches
 from torchcnn.keras_io import to_keras
 
