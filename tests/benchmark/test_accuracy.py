@@ -9,7 +9,7 @@ import torch
 
 from torchcnn.benchmark import __main__ as benchmark
 from torchcnn.benchmark import accuracy, ways
-from torchcnn.benchmark.accuracy import Epoch, Runs
+from torchcnn.benchmark.accuracy import Epoch
 from torchcnn.data import datasets
 from torchcnn.data.datasets import load_data
 from torchcnn.data.loader import Batches
@@ -36,7 +36,7 @@ def in_this_process(monkeypatch):
 def test_the_same_accuracy_reaches_the_target():
     """The mean of equal numbers is that number, to the last bit."""
     equal = [[Epoch(0.1, 3.0)]] * 3
-    assert Runs(equal, [[Epoch(0.1, 1.0)]] * 3).ratios() == [3.0] * 3
+    assert accuracy.compared(equal, [[Epoch(0.1, 1.0)]] * 3)["ratios"] == [3.0] * 3
 
 
 def test_the_table_and_the_json_tell_all_of_it():
@@ -46,12 +46,12 @@ def test_the_table_and_the_json_tell_all_of_it():
     """
     tutorial = [[Epoch(0.95, 10.0), Epoch(0.8, 30.0)], [Epoch(0.5, 20.0), Epoch(0.9, 50.0)]]
     fast = [[Epoch(0.84, 4.0), Epoch(0.86, 8.0), Epoch(0.7, 12.0)], [Epoch(0.84, 1.0)]]
-    head, row = accuracy.report({"lenet": Runs(tutorial, fast)}).splitlines()
+    told = json.loads(json.dumps(accuracy.compared(tutorial, fast)))
+    head, row = accuracy.report({"lenet": told}).splitlines()
     columns = ["epochs, tutorial", "s, tutorial", "epochs, fast", "s, fast", "tutorial / fast"]
     assert [name.strip() for name in head.split("  ") if name] == ["target", *columns]
     assert row.split("  ")[0] == "lenet" and row.split()[1:4] == ["0.8500", "2", "40.0"]
     assert row.endswith("2, -  8.0, not reached  2.50 (0.00 to 5.00)")
-    told = json.loads(json.dumps(accuracy.as_json(Runs(tutorial, fast))))
     assert told["target"] == pytest.approx(0.85) and told["tutorial_seconds"] == 40
     assert told["fast_epochs"] == [2, None] and told["fast_seconds"] == [8.0, None]
     assert told["ratios"] == [5.0, 0.0]

@@ -53,6 +53,7 @@ RATIOS = {  # the pairs of ways whose speeds are divided
     "keras": [("torchcnn", "keras"), ("torchcnn, auto", "keras")],
 }
 TUTORIAL_WORKERS = 4  # as in the tutorial's load_data_fashion_mnist
+Trained = tuple[int, float]  # images of an epoch, and seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +70,6 @@ class Task:
     small_input: bool
 
 
-class Trained(NamedTuple):
-    """What a way did in an epoch."""
-
-    images: int
-    seconds: float
-
-
 class Way(NamedTuple):
     """A way to train, ready for its first epoch."""
 
@@ -89,7 +83,7 @@ def timed(train: Callable[[], int]) -> Callable[[], Trained]:
     def train_epoch() -> Trained:
         began = time.perf_counter()
         images = train()
-        return Trained(images, time.perf_counter() - began)
+        return images, time.perf_counter() - began
 
     return train_epoch
 
@@ -161,11 +155,6 @@ def build_network(task: Task, channels: int, classes: int) -> nn.Module:
     )
 
 
-def learning_rate(task: Task) -> float:
-    """Return the recipe's learning rate, which every way gives to Adam."""
-    return float(source(task.arch)["lr"])
-
-
 def make_way(way: str, task: Task) -> Way:
     """Return one of the ways that train in this process, with a network of its own.
 
@@ -176,7 +165,7 @@ def make_way(way: str, task: Task) -> Way:
     size, device = task.input_size, task.device
     net.to(device)
     fused = way != "tutorial" or None
-    optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate(task), fused=fused)
+    optimizer = torch.optim.Adam(net.parameters(), lr=source(task.arch)["lr"], fused=fused)
     if way == "tutorial":
         loader = tutorial_loader(images, labels, task)
         return Way(timed(lambda: tutorial_epoch(net, loader, optimizer, device)))
@@ -194,8 +183,8 @@ def make_way(way: str, task: Task) -> Way:
     if "compiled" in way:
         compile_network(net, graphs=device.type == "cuda")
     # The bound has its first batch again and again, so that no time is spent on loading.
-    source = [next(iter(batches))] * len(batches) if way == "bound" else batches
-    return Way(timed(lambda: train_epoch(net, source, optimizer, **options).images), chose)
+    train_iter = [next(iter(batches))] * len(batches) if way == "bound" else batches
+    return Way(timed(lambda: train_epoch(net, train_iter, optimizer, **options).images), chose)
 
 
 def tutorial_loader(

@@ -1,6 +1,5 @@
 """Networks and blocks as pictures: layers from left to right, parallel paths side by side."""
 
-import copy
 import functools
 import itertools
 import math
@@ -15,7 +14,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
-from torch import Tensor, nn
+from torch import nn
 
 from torchcnn.models.analysis import trace
 
@@ -99,30 +98,25 @@ def plot_network(net: nn.Module, x_shape: tuple[int, int, int]) -> Figure:
     Raises:
         ValueError: As for `plot_block`.
     """
-    net = copy.deepcopy(net).to("meta").eval()
     rows: list[tuple[str, list[Box]]] = []
     counts: list[int] = []
-    x = torch.empty(1, *x_shape, device="meta")
+    shape: Any = x_shape  # or that of a vector
     for name, part in parts(net):
-        shape = tuple(x.shape[1:])
-        if len(shape) == 3:
-            boxes = block_graph(part, (shape[0], shape[1], shape[2]))
-            with torch.no_grad():
-                x = part(x)
-        else:  # a vector, which `summary` does not take
-            boxes, x = _chain(part, x)
+        boxes = block_graph(nn.Sequential(part), shape)
         if len(boxes) > MOST_BOXES:
             layers = sum(not list(module.children()) for module in part.modules())
             whole = f"{type(part).__name__}\nof {layers} layers"
-            boxes = [boxes[0], Box(whole, tuple(x.shape[1:]), (0,), 1)]
-        labels = [box.label for box in boxes]
-        if rows and labels == [box.label for box in rows[-1][1]] and shape == x.shape[1:]:
+            boxes = [boxes[0], Box(whole, boxes[-1].shape, (0,), 1)]
+        before, shape = shape, boxes[-1].shape
+        if rows and before == shape and [b.label for b in boxes] == [b.label for b in rows[-1][1]]:
             counts[-1] += 1
-            continue
-        rows.append((name, boxes))
-        counts.append(1)
-    titles = [f"{name} × {n}" if n > 1 else name for (name, _), n in zip(rows, counts, strict=True)]
-    return _plot([(title, boxes) for title, (_, boxes) in zip(titles, rows, strict=True)])
+        else:
+            rows.append((name, boxes))
+            counts.append(1)
+    return _plot([
+        (f"{name} × {n}" if n > 1 else name, boxes)
+        for (name, boxes), n in zip(rows, counts, strict=True)
+    ])  # fmt: skip
 
 
 def parts(net: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -142,15 +136,6 @@ def parts(net: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
             continue
         for path, child in chain:
             yield from parts(child, path)
-
-
-def _chain(part: nn.Module, x: Tensor) -> tuple[list["Box"], Tensor]:
-    """Return the boxes of a chain of layers that take vectors, and what it returns."""
-    boxes = [Box("input", tuple(x.shape[1:]), (), 0)]
-    for layer in part.children() if isinstance(part, nn.Sequential) else [part]:
-        x = layer(x)
-        boxes.append(Box(layer_label(layer), tuple(x.shape[1:]), (len(boxes) - 1,), len(boxes)))
-    return boxes, x
 
 
 def _plot(rows: list[tuple[str, list[Box]]]) -> Figure:
@@ -254,6 +239,7 @@ def layer_label(layer: Any) -> str:
         return "global\naverage pool"
     if "norm" in kind.lower():
         return "norm"
+    kind = kind.removesuffix("Layer")
     return kind.lower() if kind.istitle() else kind  # sigmoid, but ReLU
 
 
