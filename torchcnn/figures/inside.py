@@ -1,6 +1,5 @@
 """The figures of a look inside a network: its first weights, its feature maps, where it looks."""
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -178,22 +177,15 @@ def heat_map(photo: Tensor, heat: Tensor, box: Box | None = None) -> Tensor:
 def evidence(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Return the colour and opacity of values between the least and the largest, (..., 4).
 
-    0 is transparent, or the value next to it, if all have one sign.
+    0 is transparent, or the value next to it, if all have one sign: blue against, inferno for.
     """
     nothing = min(max(0.0, low), high)
     scale = max(high - nothing, nothing - low) or 1.0
-    return colour_table()[np.rint(((values - nothing) / scale).clip(-1, 1) * 255 + 255).astype(int)]
-
-
-@functools.cache
-def colour_table() -> np.ndarray:
-    """511 colours with their opacity: blue against, inferno for, and transparent in the middle."""
-    strength = np.linspace(0, 1, 256)
-    pro = colormaps["inferno"](0.3 + 0.68 * strength)
-    con = colormaps["Blues"](1 - 0.75 * strength)
-    table = np.concatenate([con[:0:-1], pro])
-    table[:, 3] = 0.9 * np.abs(np.linspace(-1, 1, 511)) ** 1.3
-    return table.astype(np.float32)
+    share = np.rint(((values - nothing) / scale).clip(-1, 1) * 255) / 255
+    pro, con = colormaps["inferno"](0.3 + 0.68 * share), colormaps["Blues"](1 + 0.75 * share)
+    colours = np.where(share[..., None] < 0, con, pro).astype(np.float32)
+    colours[..., 3] = 0.9 * np.abs(share) ** 1.3
+    return colours
 
 
 def _bar(axes: Any, heat: Tensor, names: Sequence[str] = ()) -> None:
