@@ -240,10 +240,15 @@ def _bytes(walked: list[Step], sets: list[set[int]]) -> int:
 def _step(walked: list[Step], i: int, channels: list[list[int]]) -> dict[str, Any]:
     """Return a step as the page takes it."""
     step, taken = walked[i], channels[i]
+    op = step.op
+    if op == "mean" and is_everything(step.window):
+        op = "global"
+    elif op == "take" and step.value is not None and step.value[0].numel() == 1:
+        op = "flatten"
     gaps = np.broadcast_to(getattr(step.layer, "dilation", 1), 2).tolist()
     data: dict[str, Any] = {
         "name": step.name,
-        "op": step.op,
+        "op": op,
         "kind": step.kind,
         "inputs": step.inputs,
         "parameters": step.parameters,
@@ -298,8 +303,8 @@ def _operands(walked: list[Step], i: int, channels: list[list[int]]) -> dict[str
     if step.op == "norm":
         numbers = norm_numbers(layer)
         return {name: _packed(t[taken]) for name, t in numbers.items()} | {"eps": layer.eps}
-    if step.op in ("max", "mean"):
-        return {"counts_padding": counts_padding(layer), "global": is_everything(step.window)}
+    if step.op == "mean":
+        return {"counts_padding": counts_padding(layer)}
     return {} if step.source is None else {"source": step.source[taken].flatten().tolist()}
 
 
