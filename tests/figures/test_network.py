@@ -20,12 +20,10 @@ from torchcnn.figures.network import (
     plot_network,
 )
 from torchcnn.layers import FlattenLayer
-from torchcnn.models import DenseBlock, Inception, Residual, nin_block, vgg_block
+from torchcnn.models import DenseBlock, Inception, Residual
 
 BLOCKS = {
     "lenet": (lambda: torchcnn.create_model("lenet").stage1, (1, 28, 28)),
-    "vgg": (lambda: vgg_block(2, 64, 128), (64, 56, 56)),
-    "nin": (lambda: nin_block(1, 96, 11, 4, 0), (1, 224, 224)),
     "inception": (lambda: Inception(192, 64, (96, 128), (16, 32), 32), (192, 12, 12)),
     "residual": (lambda: Residual(64, 128, use_1x1conv=True, stride=2), (64, 56, 56)),
     "identity": (lambda: Residual(64, 64), (64, 56, 56)),

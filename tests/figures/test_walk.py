@@ -214,29 +214,25 @@ class Own(nn.Module):
 
 
 def test_a_network_of_ones_own(show):
+    """And names that are text, whatever they are."""
     torch.manual_seed(1)
     net, image = Own(), torch.randn(2, 21, 18)
     net.norm.running_mean.uniform_()
     net.norm.running_var.uniform_(0.5, 2)
-    walked = torchcnn.walk(net, image, CLASSES)
+    walked = torchcnn.walk(net, image, CLASSES, title="<img src=x onerror=alert(2)>")
     ops = {step["name"]: step["op"] for step in data_of(walked)["steps"]}
     assert ops.pop("mul") == "other" and "other" not in ops.values()
     page = show(walked)
     page.locator('[data-step="mul"] canvas').first.click()
     assert "How mul computes its numbers is not shown here" in page.inner_text("#details")
+    assert sorted(page.locator('[data-step="softmax"] .name').all_inner_texts()) == sorted(CLASSES)
+    assert "<img src=x onerror=alert(2)>" in page.inner_text("h1")
+    assert page.locator("img").count() == 0
     found = check(page, net, image[None], 60, skip="mul")
     assert found >= {"stem", "norm", "act", "same", "pool", "add", "getitem", "pad", "cat"}
 
 
 # --- the page ------------------------------------------------------------------------------------
-
-
-def test_names_are_text(show):
-    net, image = create_model("lenet", num_classes=5), picture(1, 28)
-    page = show(torchcnn.walk(net, image, CLASSES, title="<img src=x onerror=alert(2)>"))
-    assert sorted(page.locator('[data-step="softmax"] .name').all_inner_texts()) == sorted(CLASSES)
-    assert "<img src=x onerror=alert(2)>" in page.inner_text("h1")
-    assert page.locator("img").count() == 0
 
 
 def test_the_keyboard_alone_is_enough(show):
