@@ -15,16 +15,7 @@ from torchcnn.benchmark import __main__ as benchmark
 from torchcnn.benchmark import versus, ways
 from torchcnn.data.loader import Batches
 
-TASK = ways.Task(
-    arch="tf_lenet5",
-    data="sample",
-    root="data",
-    device=torch.device("cpu"),
-    images=100,
-    batch_size=32,
-    input_size=32,
-    small_input=False,
-)
+TASK = benchmark.Config(data="sample", device="cpu", images=100).task("tf_lenet5")
 
 
 def test_a_missing_keras_is_named_with_its_extra(monkeypatch, capsys):

@@ -19,12 +19,11 @@ from torchcnn.figures.network import (
     plot_block,
     plot_network,
 )
-from torchcnn.models import DenseBlock, Inception, Residual, nin_block, vgg_block
+from torchcnn.layers import FlattenLayer
+from torchcnn.models import DenseBlock, Inception, Residual
 
 BLOCKS = {
     "lenet": (lambda: torchcnn.create_model("lenet").stage1, (1, 28, 28)),
-    "vgg": (lambda: vgg_block(2, 64, 128), (64, 56, 56)),
-    "nin": (lambda: nin_block(1, 96, 11, 4, 0), (1, 224, 224)),
     "inception": (lambda: Inception(192, 64, (96, 128), (16, 32), 32), (192, 12, 12)),
     "residual": (lambda: Residual(64, 128, use_1x1conv=True, stride=2), (64, 56, 56)),
     "identity": (lambda: Residual(64, 64), (64, 56, 56)),
@@ -115,38 +114,25 @@ def test_a_layer_of_any_kind_has_a_label():
     )
     assert layer_label(nn.AvgPool2d(2)) == "2×2 average pool\nstride 2"
     assert layer_label(nn.AdaptiveAvgPool2d(1)) == "global\naverage pool"
-    assert [layer_label(x()) for x in (nn.Sigmoid, nn.ReLU, nn.Dropout, nn.GELU)] == [
-        "sigmoid", "ReLU", "dropout", "GELU",
-    ]  # fmt: skip
+    layers = nn.Sigmoid, nn.ReLU, nn.Dropout, nn.GELU, FlattenLayer
+    assert [layer_label(x()) for x in layers] == ["sigmoid", "ReLU", "dropout", "GELU", "flatten"]
 
 
-def test_what_cannot_be_drawn_is_refused():
-    with pytest.raises(ValueError, match="cannot take an image"):
-        plot_block(Residual(64, 64), (3, 8, 8))
-
-
-@pytest.mark.parametrize(
-    ("arch", "titles"),
-    [
-        ("lenet", ["stage1", "stage2", "head"]),
-        (
-            "resnet34",
-            [
-                *("stem", "stage1.0 × 3", "stage2.0", "stage2.1 × 3", "stage3.0", "stage3.1 × 5"),
-                *("stage4.0", "stage4.1 × 2", "pool", "head"),
-            ],
-        ),
-    ],
-)
-def test_a_network_is_drawn_by_its_stages(arch, titles):
-    net = torchcnn.create_model(arch)
-    side = 28 if arch == "lenet" else 224
-    figure = plot_network(net, (1, side, side))
-    bold = [t.get_text() for t in figure.axes[0].texts if t.get_weight() == "bold"]
-    assert bold == titles
-    assert sum(len(list(part.parameters())) for _, part in parts(net)) == len(
-        list(net.parameters())
-    )
+def test_a_network_is_drawn_by_its_stages():
+    """A layer between blocks, and one that takes a vector, are drawn as in a block."""
+    stages = ["stem", "stage1.0 × 3", "stage2.0", "stage2.1 × 3", "stage3.0", "stage3.1 × 5",
+              "stage4.0", "stage4.1 × 2", "pool", "head"]  # fmt: skip
+    for arch, titles, label in (
+        ("lenet", ["stage1", "stage2", "head"], "dense, 10\n10"),
+        ("resnet34", stages, "global\naverage pool\n512×1×1"),
+        ("mlp", ["flatten", "hidden", "head"], "dense, 128\n128"),
+    ):
+        net = torchcnn.create_model(arch)
+        texts = plot_network(net, torchcnn.models.MODELS[arch].input).axes[0].texts
+        assert [text.get_text() for text in texts if text.get_weight() == "bold"] == titles
+        assert label in [text.get_text() for text in texts]
+        drawn = sum(len(list(part.parameters())) for _, part in parts(net))
+        assert drawn == len(list(net.parameters()))
 
 
 @pytest.mark.parametrize("arch", EVERY)

@@ -62,8 +62,8 @@ def show(browser, tmp_path):
     assert wrong == []
 
 
-def picture(channels, size, seed=0):
-    pixels = np.random.default_rng(seed).integers(0, 256, (channels, size, size), dtype=np.uint8)
+def picture(channels, size):
+    pixels = np.random.default_rng(0).integers(0, 256, (channels, size, size), dtype=np.uint8)
     return torch.from_numpy(pixels)
 
 
@@ -82,6 +82,10 @@ class Values(torch.fx.Interpreter):
         y = self.found[n.name] = super().run_node(n)
         return y
 
+    def unit(self, name, c, y, x):
+        found = self.found[name][0]
+        return found[c, y, x] if found.dim() == 3 else found[c]
+
 
 def twin(net):
     """A network in float64 in which each number changes with all that it may depend on.
@@ -98,9 +102,7 @@ def twin(net):
                 setattr(parent, name, SameAvgPool2d(*options[:2]))
             elif isinstance(child, nn.MaxPool2d):
                 setattr(parent, name, nn.AvgPool2d(*options, ceil_mode=child.ceil_mode))
-            elif isinstance(
-                child, nn.Sigmoid | nn.ReLU | nn.Tanh | nn.BatchNorm2d | nn.BatchNorm1d
-            ):
+            elif isinstance(child, nn.Sigmoid | nn.ReLU | nn.Tanh | nn.BatchNorm2d):
                 setattr(parent, name, nn.Identity())
             elif isinstance(child, nn.Conv2d | nn.Linear):
                 nn.init.uniform_(child.weight, 0.5, 1.5)
@@ -127,59 +129,45 @@ TERMS = """() => [+document.querySelector("#details .network").dataset.value,
   [...document.querySelectorAll("#details .term")].map(term => +term.dataset.value)]"""
 
 
-class Network:
-    """A network beside its page."""
-
-    def __init__(self, net, x, page):
-        self.page, self.values, self.twin = page, Values(net.eval()), Values(twin(net))
-        with torch.no_grad():
-            logits = self.values.run(x)
-        self.x = torch.rand(x.shape, dtype=torch.float64).requires_grad_()
-        self.twin.found["softmax"] = self.twin.run(self.x)
-        self.values.found["softmax"] = logits.softmax(1)
-
-    def unit(self, values, name, c, y, x):
-        found = values.found[name][0]
-        return found[c, y, x] if found.dim() == 3 else found[c]
-
-    def field(self, *unit):
-        """The first and last row and column of the pixels that a unit's gradient reaches."""
-        (gradient,) = torch.autograd.grad(self.unit(self.twin, *unit), self.x, retain_graph=True)
-        rows, columns = gradient[0].abs().sum(0).nonzero().unbind(1)
-        if not len(rows):  # it is padding alone
-            return None
-        return [int(n) for axis in (rows, columns) for n in (axis.min(), axis.max())]
-
-    def check(self, count=20, within="", skip=""):
-        """Hover over random units and click them; what is shown is compared with the network."""
-        page = self.page
-        page.get_by_text("Open all", exact=True).click()
-        maps = page.evaluate(MAPS, within)
-        draw, explained = random.Random(0), set()
-        for i, name, channel, columns, rows in draw.sample(maps, min(count, len(maps))):
-            x, y = draw.randrange(columns), draw.randrange(rows)
-            is_vector = channel == "units"  # whose last row may be shorter
-            unit = (name, y * columns + x, 0, 0) if is_vector else (name, int(channel), y, x)
-            if name == skip or unit[1] >= self.values.found[name].shape[1]:
-                continue
-            page.keyboard.press("Escape")
-            left, top, width, height = page.evaluate(PLACE, i)
-            at = left + (x + 0.5) * width / columns, top + (y + 0.5) * height / rows
-            page.mouse.move(*at)
-            shown = page.evaluate(FIELD)
-            assert (shown and [int(n) for n in shown.split(",")]) == self.field(*unit), unit
-            page.mouse.click(*at)
-            value, terms = page.evaluate(TERMS)
-            expected = float(self.unit(self.values, *unit))
-            assert value == pytest.approx(expected, rel=1e-6), unit
-            rounding = 1e-6 * sum(map(abs, terms))  # of what cancels
-            assert sum(terms) == pytest.approx(expected, rel=1e-4, abs=rounding), unit
-            explained.add(name)
-        return explained
+def field(gradient):
+    """The first and last row and column of the pixels that a gradient (1, c, h, w) reaches."""
+    rows, columns = gradient[0].abs().sum(0).nonzero().unbind(1)
+    if not len(rows):  # it is padding alone
+        return None
+    return [int(n) for axis in (rows, columns) for n in (axis.min(), axis.max())]
 
 
-def check(show, net, image, x, **options):
-    return Network(net, x, show(torchcnn.walk(net, image))).check(**options)
+def check(page, net, x, count=20, within="", skip=""):
+    """Hover over random units and click them; what is shown is compared with the network."""
+    values, linear = Values(net.eval()), Values(twin(net))
+    pixels = torch.rand(x.shape, dtype=torch.float64).requires_grad_()
+    linear.found["softmax"] = linear.run(pixels)
+    with torch.no_grad():
+        values.found["softmax"] = values.run(x).softmax(1)
+    page.get_by_text("Open all", exact=True).click()
+    maps = page.evaluate(MAPS, within)
+    draw, explained = random.Random(0), set()
+    for i, name, channel, columns, rows in draw.sample(maps, min(count, len(maps))):
+        x, y = draw.randrange(columns), draw.randrange(rows)
+        is_vector = channel == "units"  # whose last row may be shorter
+        unit = (name, y * columns + x, 0, 0) if is_vector else (name, int(channel), y, x)
+        if name == skip or unit[1] >= values.found[name].shape[1]:
+            continue
+        page.keyboard.press("Escape")
+        left, top, width, height = page.evaluate(PLACE, i)
+        at = left + (x + 0.5) * width / columns, top + (y + 0.5) * height / rows
+        page.mouse.move(*at)
+        shown = page.evaluate(FIELD)
+        (gradient,) = torch.autograd.grad(linear.unit(*unit), pixels, retain_graph=True)
+        assert (shown and [int(n) for n in shown.split(",")]) == field(gradient), unit
+        page.mouse.click(*at)
+        value, terms = page.evaluate(TERMS)
+        expected = float(values.unit(*unit))
+        assert value == pytest.approx(expected, rel=1e-6), unit
+        rounding = 1e-6 * sum(map(abs, terms))  # of what cancels
+        assert sum(terms) == pytest.approx(expected, rel=1e-4, abs=rounding), unit
+        explained.add(name)
+    return explained
 
 
 # --- LeNet ---------------------------------------------------------------------------------------
@@ -188,7 +176,8 @@ def check(show, net, image, x, **options):
 def test_lenet_is_computed_before_the_readers_eyes(show):
     net = create_model("lenet", pretrained=True)
     image = picture(1, 28)
-    assert len(check(show, net, image, net.spec.prepare(image))) > 8
+    page = show(torchcnn.walk(net, image))
+    assert len(check(page, net, net.spec.prepare(image))) > 8
 
 
 def test_what_is_left_out_is_one_number(show, monkeypatch):
@@ -196,11 +185,11 @@ def test_what_is_left_out_is_one_number(show, monkeypatch):
     monkeypatch.setattr(module, "MOST_BYTES", 30_000)
     net = create_model("lenet", pretrained=True)
     image = picture(1, 28)
-    shown = {
-        step["name"]: len(step["channels"]) for step in data_of(torchcnn.walk(net, image))["steps"]
-    }
+    walked = torchcnn.walk(net, image)
+    shown = {step["name"]: len(step["channels"]) for step in data_of(walked)["steps"]}
     assert shown["stage1_0"] < 6 and shown["stage2_0"] < 16
-    assert "stage2_0" in check(show, net, image, net.spec.prepare(image), count=12, within="stage2")
+    found = check(show(walked), net, net.spec.prepare(image), count=12, within="stage2")
+    assert "stage2_0" in found
 
 
 class Own(nn.Module):
@@ -225,29 +214,25 @@ class Own(nn.Module):
 
 
 def test_a_network_of_ones_own(show):
+    """And names that are text, whatever they are."""
     torch.manual_seed(1)
     net, image = Own(), torch.randn(2, 21, 18)
     net.norm.running_mean.uniform_()
     net.norm.running_var.uniform_(0.5, 2)
-    walked = torchcnn.walk(net, image, CLASSES)
+    walked = torchcnn.walk(net, image, CLASSES, title="<img src=x onerror=alert(2)>")
     ops = {step["name"]: step["op"] for step in data_of(walked)["steps"]}
     assert ops.pop("mul") == "other" and "other" not in ops.values()
     page = show(walked)
     page.locator('[data-step="mul"] canvas').first.click()
     assert "How mul computes its numbers is not shown here" in page.inner_text("#details")
-    found = Network(net, image[None], page).check(60, skip="mul")
+    assert sorted(page.locator('[data-step="softmax"] .name').all_inner_texts()) == sorted(CLASSES)
+    assert "<img src=x onerror=alert(2)>" in page.inner_text("h1")
+    assert page.locator("img").count() == 0
+    found = check(page, net, image[None], 60, skip="mul")
     assert found >= {"stem", "norm", "act", "same", "pool", "add", "getitem", "pad", "cat"}
 
 
 # --- the page ------------------------------------------------------------------------------------
-
-
-def test_names_are_text(show):
-    net, image = create_model("lenet", num_classes=5), picture(1, 28)
-    page = show(torchcnn.walk(net, image, CLASSES, title="<img src=x onerror=alert(2)>"))
-    assert sorted(page.locator('[data-step="softmax"] .name').all_inner_texts()) == sorted(CLASSES)
-    assert "<img src=x onerror=alert(2)>" in page.inner_text("h1")
-    assert page.locator("img").count() == 0
 
 
 def test_the_keyboard_alone_is_enough(show):
@@ -384,7 +369,7 @@ def test_each_family_is_what_it_shows(show, name, size, within, options):
     net = create_model(name, input_size=size, **options)
     image = picture(next(net.parameters()).shape[1], size)
     x = net.spec.prepare(image) if options else image[None] / 255
-    assert check(show, net, image, x, within=within)
+    assert check(show(torchcnn.walk(net, image)), net, x, within=within)
 
 
 @pytest.mark.slow

@@ -140,7 +140,7 @@ def compare_speed(config: Config) -> str:
         results[arch] = task, speed.measure(task, comparison, config.rounds)
     about = machine.about(device, versions)
     if config.json:
-        networks = {arch: speed.as_json(measured) for arch, (_, measured) in results.items()}
+        networks = {arch: measured._asdict() for arch, (_, measured) in results.items()}
         return json.dumps(about | {"rounds": config.rounds, "networks": networks}, indent=1)
     head = (
         f"{machine.head(about)}, n = {plural(config.rounds, 'round')}; "
@@ -161,8 +161,7 @@ def compare_accuracy(config: Config) -> str:
     }
     about = machine.about(device, {})
     if config.json:
-        networks = {arch: accuracy.as_json(runs) for arch, runs in results.items()}
-        return json.dumps(about | {"seeds": config.seeds, "networks": networks}, indent=1)
+        return json.dumps(about | {"seeds": config.seeds, "networks": results}, indent=1)
     lines = [
         f"{machine.head(about)}, n = {plural(config.seeds, 'seed')}",
         "target: the test accuracy with which the tutorial's way ends, mean; seconds of training "

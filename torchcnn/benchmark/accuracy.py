@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,13 +25,7 @@ from torch import nn
 
 from torchcnn.benchmark.process import own_process
 from torchcnn.benchmark.speed import spread
-from torchcnn.benchmark.ways import (
-    Task,
-    TutorialImages,
-    build_network,
-    tutorial_epoch,
-    tutorial_loader,
-)
+from torchcnn.benchmark.ways import Task, build_network, tutorial_epoch, tutorial_loader
 from torchcnn.data.datasets import DATASETS, ImageData, load_data
 from torchcnn.files import table
 from torchcnn.system import keep_freed_memory
@@ -51,45 +45,7 @@ class Epoch(NamedTuple):
 Run = list[Epoch]
 
 
-class Runs(NamedTuple):
-    """The runs of one network, a run for each seed."""
-
-    tutorial: list[Run]
-    fast: list[Run]
-
-    def target(self) -> float:
-        """Return the accuracy with which the tutorial's way ends, the mean over the seeds."""
-        return statistics.mean(run[-1].accuracy for run in self.tutorial)  # exact if all are equal
-
-    def tutorial_seconds(self) -> float:
-        """Return how long the tutorial's way trains, the mean over the seeds."""
-        return statistics.mean(run[-1].seconds for run in self.tutorial)
-
-    def reached(self) -> list[int | None]:
-        """Return for each seed in which epoch, from 1, `fast` first has the target's accuracy.
-
-        None stands for a seed that does not reach it.
-        """
-        target = self.target()
-        return [
-            next((i for i, epoch in enumerate(run, start=1) if epoch.accuracy >= target), None)
-            for run in self.fast
-        ]
-
-    def seconds(self) -> list[float | None]:
-        """Return for each seed how long `fast` trains until the end of that epoch."""
-        pairs = zip(self.fast, self.reached(), strict=True)
-        return [run[epoch - 1].seconds if epoch else None for run, epoch in pairs]
-
-    def ratios(self) -> list[float]:
-        """Return for each seed how many times sooner than the tutorial's way `fast` is there.
-
-        A seed that does not reach the target counts as 0.
-        """
-        return [self.tutorial_seconds() / s if s else 0.0 for s in self.seconds()]
-
-
-def compare(task: Task, seeds: int, train: Train) -> Runs:
+def compare(task: Task, seeds: int, train: Train) -> dict[str, Any]:
     """Train a network in both ways from each seed, and say on stderr how each run ended.
 
     Args:
@@ -99,33 +55,52 @@ def compare(task: Task, seeds: int, train: Train) -> Runs:
     Raises:
         ValueError, OSError: The data cannot be read, or the network not be trained on it.
     """
-    runs = Runs([], [])
+    runs: dict[str, list[Run]] = {"tutorial": [], "fast": []}
     for seed in range(seeds):
-        with own_process() as call:
-            runs.tutorial.append(call(tutorial_run, task, seed))
-        print_end(f"{task.arch}: tutorial, seed {seed}", runs.tutorial[-1])
-        with own_process() as call:
-            runs.fast.append(call(fast_run, task, seed, train))
-        print_end(f"{task.arch}: fast, seed {seed}", runs.fast[-1])
-    return runs
+        works = {"tutorial": (tutorial_run, task, seed), "fast": (fast_run, task, seed, train)}
+        for way, work in works.items():
+            with own_process() as call:
+                runs[way].append(call(*work))
+            accuracy, seconds = runs[way][-1][-1]
+            end = f"{accuracy:.3f} after {seconds:.1f} s"
+            print(f"{task.arch}: {way}, seed {seed}: {end}", file=sys.stderr, flush=True)
+    return compared(**runs)
 
 
-def print_end(name: str, run: Run) -> None:
-    """Say on stderr how a run ended."""
-    accuracy, seconds = run[-1]
-    print(f"{name}: {accuracy:.3f} after {seconds:.1f} s", file=sys.stderr, flush=True)
+def compared(tutorial: list[Run], fast: list[Run]) -> dict[str, Any]:
+    """Return what `--json` prints about the runs of a network, one for each seed.
+
+    The target is the accuracy with which the tutorial's way ends, and its seconds are those until
+    then, both as the mean over the seeds. For each seed there is the epoch, from 1, in which `fast`
+    first has this accuracy, its seconds until the end of it, and how many times sooner it is there;
+    None, None and 0 stand for a seed that does not reach it.
+    """
+    target = statistics.mean(run[-1].accuracy for run in tutorial)  # exact if all are equal
+    seconds = statistics.mean(run[-1].seconds for run in tutorial)
+    reached = [
+        next((i for i, epoch in enumerate(run, start=1) if epoch.accuracy >= target), None)
+        for run in fast
+    ]
+    until = [run[n - 1].seconds if n else None for run, n in zip(fast, reached, strict=True)]
+    return {
+        "target": target,
+        "tutorial": [[epoch._asdict() for epoch in run] for run in tutorial],
+        "fast": [[epoch._asdict() for epoch in run] for run in fast],
+        "tutorial_seconds": seconds,
+        "fast_epochs": reached,
+        "fast_seconds": until,
+        "ratios": [seconds / s if s else 0.0 for s in until],
+    }
 
 
 def tutorial_run(task: Task, seed: int) -> Run:
     """Train as the tutorials do, and evaluate after every epoch."""
     recipe = source(task.arch)
     data = first_images(load_data(task.data, task.root), task.images)
-    train_images = TutorialImages(data.train_images, data.train_labels, task.input_size)
-    test_images = TutorialImages(data.test_images, data.test_labels, task.input_size)
     began = time.perf_counter()
     torch.manual_seed(seed)
-    train_iter = tutorial_loader(train_images, task.batch_size)
-    test_iter = tutorial_loader(test_images, task.batch_size, shuffle=False)
+    train_iter = tutorial_loader(data.train_images, data.train_labels, task)
+    test_iter = tutorial_loader(data.test_images, data.test_labels, task, shuffle=False)
     net = build_network(task, data.train_images.shape[1], len(data.classes)).to(task.device)
     optimizer = OPTIMIZERS[recipe["optimizer"]](net.parameters(), lr=recipe["lr"])
     run = []
@@ -150,8 +125,12 @@ def tutorial_accuracy(net: nn.Module, test_iter: Any, device: torch.device) -> f
 
 def fast_run(task: Task, seed: int, train: Train) -> Run:
     """Train by the recipe `fast` in a folder that is removed, without what `train` prints."""
+    data = task.data
+    if task.images:  # `train` knows them by a name, which ends with this process
+        data = f"the first {task.images} of {task.data}"
+        DATASETS[data] = lambda root: first_images(load_data(task.data, root), task.images)
     silence = contextlib.redirect_stdout(io.StringIO())
-    with tempfile.TemporaryDirectory() as folder, first_images_named(task) as data, silence:
+    with tempfile.TemporaryDirectory() as folder, silence:
         keep_freed_memory()  # as the command does
         began = time.time()
         result = train(
@@ -169,48 +148,18 @@ def fast_run(task: Task, seed: int, train: Train) -> Run:
 
 def first_images(data: ImageData, count: int) -> ImageData:
     """Return the data set with its first training images alone; 0 stands for all."""
-    if not count:
-        return data
-    images, labels = data.train_images[:count], data.train_labels[:count]
+    images, labels = data.train_images[: count or None], data.train_labels[: count or None]
     return replace(data, train_images=images, train_labels=labels)
 
 
-@contextlib.contextmanager
-def first_images_named(task: Task) -> Iterator[str]:
-    """Give the task's images a name in `DATASETS`, which lasts as long as the context."""
-    if not task.images:
-        yield task.data
-        return
-    name = f"the first {task.images} of {task.data}"
-    DATASETS[name] = lambda root: first_images(load_data(task.data, root), task.images)
-    try:
-        yield name
-    finally:
-        del DATASETS[name]
-
-
-def report(results: dict[str, Runs]) -> str:
-    """Format the results as a table with a row for each network."""
+def report(results: dict[str, dict[str, Any]]) -> str:
+    """Format what `compare` returned as a table with a row for each network."""
     columns = ("epochs, tutorial", "s, tutorial", "epochs, fast", "s, fast", "tutorial / fast")
     rows = [["", "target", *columns]]
-    for arch, runs in results.items():
-        epochs, seconds = runs.reached(), runs.seconds()
-        row = [arch, f"{runs.target():.4f}"]
-        row += [str(len(runs.tutorial[0])), f"{runs.tutorial_seconds():.1f}"]
-        row.append(", ".join(str(epoch) if epoch else "-" for epoch in epochs))
-        row.append(", ".join(f"{s:.1f}" if s else "not reached" for s in seconds))
-        rows.append([*row, spread(runs.ratios())])
+    for arch, found in results.items():
+        row = [arch, f"{found['target']:.4f}"]
+        row += [str(len(found["tutorial"][0])), f"{found['tutorial_seconds']:.1f}"]
+        row.append(", ".join(str(epoch) if epoch else "-" for epoch in found["fast_epochs"]))
+        row.append(", ".join(f"{s:.1f}" if s else "not reached" for s in found["fast_seconds"]))
+        rows.append([*row, spread(found["ratios"])])
     return table(rows, left={0})
-
-
-def as_json(runs: Runs) -> dict[str, Any]:
-    """Return the results for one network as `--json` prints them."""
-    return {
-        "target": runs.target(),
-        "tutorial": [[epoch._asdict() for epoch in run] for run in runs.tutorial],
-        "fast": [[epoch._asdict() for epoch in run] for run in runs.fast],
-        "tutorial_seconds": runs.tutorial_seconds(),
-        "fast_epochs": runs.reached(),
-        "fast_seconds": runs.seconds(),
-        "ratios": runs.ratios(),
-    }

@@ -3,7 +3,7 @@
 import random
 import statistics
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torchcnn.benchmark.versus import open_keras
 from torchcnn.benchmark.ways import RATIOS, WAYS, Task, make_way
@@ -13,9 +13,9 @@ from torchcnn.training.device import device_settings
 
 
 class Measured(NamedTuple):
-    """The results for one network."""
+    """The results for one network, as `--json` prints them."""
 
-    speeds: dict[str, list[float]]  # images per second in each round, by way
+    images_per_second: dict[str, list[float]]  # in each round, by way
     chose: dict[str, str]  # what a way chose itself, by way; most choose nothing
 
 
@@ -70,8 +70,3 @@ def report(results: dict[str, tuple[Task, Measured]], comparison: str) -> str:
             row.append(spread([a / b for a, b in pairs]))
         rows.append(row + [chose[way] for way in choosing])
     return table(rows, left={0, *text})
-
-
-def as_json(measured: Measured) -> dict[str, Any]:
-    """Return the results for one network as `--json` prints them."""
-    return {"images_per_second": measured.speeds, "chose": measured.chose}

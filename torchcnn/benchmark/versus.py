@@ -6,6 +6,7 @@ in that process, by callbacks at its beginning and its end: what `fit` does befo
 and after the last is not counted, and tracing and compilation fall into the warm-up round.
 """
 
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -17,19 +18,12 @@ from typing import Any
 import torch
 
 from torchcnn.benchmark.process import own_process
-from torchcnn.benchmark.ways import (
-    Task,
-    Trained,
-    Way,
-    learning_rate,
-    prepare,
-)
+from torchcnn.benchmark.ways import Task, Trained, Way, prepare
 from torchcnn.data.loader import Batches
 from torchcnn.keras_io import to_keras
+from torchcnn.training.recipes import source
 
 PACKAGES = ("keras", "tensorflow")
-
-TrainEpoch = Callable[[], Trained]
 
 
 def versions() -> dict[str, str]:
@@ -54,20 +48,12 @@ def open_keras(task: Task) -> Iterator[Way]:
         ValueError: If Keras cannot train so, or its process died.
     """
     with own_process() as call:
-        call(_start, task, torch.get_num_threads())
-        yield Way(lambda: call(_train_epoch))
+        threads = torch.get_num_threads()
+        yield Way(lambda: call(_train_epoch, task, threads))
 
 
-_started: TrainEpoch  # in Keras's process
-
-
-def _start(task: Task, threads: int) -> None:
-    global _started
-    _started = keras_fit(task, threads)
-
-
-def _train_epoch() -> Trained:
-    return _started()
+def _train_epoch(task: Task, threads: int) -> Trained:
+    return keras_fit(task, threads)()
 
 
 @contextmanager
@@ -83,7 +69,8 @@ def _silent() -> Iterator[None]:
         os.close(null)
 
 
-def keras_fit(task: Task, threads: int) -> TrainEpoch:
+@functools.cache  # each epoch goes on with the same model
+def keras_fit(task: Task, threads: int) -> Callable[[], Trained]:
     """Return a function that trains for an epoch by `model.fit`, on images that NumPy holds.
 
     Torch builds the network, whose weights Keras takes over, and does nothing afterwards.
@@ -101,7 +88,7 @@ def keras_fit(task: Task, threads: int) -> TrainEpoch:
     x, y = next(iter(Batches(images, labels, len(labels), size=task.input_size)))
     model = to_keras(net, (x.shape[1], x.shape[2], x.shape[3]))
     model.compile(
-        optimizer=keras.optimizers.Adam(learning_rate(task), epsilon=1e-8),  # torch's epsilon
+        optimizer=keras.optimizers.Adam(source(task.arch)["lr"], epsilon=1e-8),  # torch's epsilon
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
@@ -119,7 +106,7 @@ def keras_fit(task: Task, threads: int) -> TrainEpoch:
     def train_epoch() -> Trained:
         settings = {"batch_size": task.batch_size, "shuffle": True, "verbose": 0}
         model.fit(pixels, classes, epochs=1, callbacks=[Clock()], **settings)
-        return Trained(len(classes), epochs[-1])
+        return len(classes), epochs[-1]
 
     return train_epoch
 

@@ -10,9 +10,8 @@ and Keras, in a process of its own (see `versus`).
 import inspect
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import repeat
 from multiprocessing import get_all_start_methods
 from typing import Any, NamedTuple
 
@@ -45,11 +44,7 @@ WAYS = {
 }
 RATIOS = {  # the pairs of ways whose speeds are divided
     "tutorial": [("torchcnn", "tutorial"), ("torchcnn", "bound")],
-    "cuda": [
-        ("torchcnn", "tutorial"),
-        ("torchcnn", "bound"),
-        ("torchcnn, no graphs", "bound"),
-    ],
+    "cuda": [("torchcnn", "tutorial"), ("torchcnn", "bound"), ("torchcnn, no graphs", "bound")],
     "scratch": [
         ("by hand", "torch"),
         ("by hand, compiled", "torch"),
@@ -58,6 +53,7 @@ RATIOS = {  # the pairs of ways whose speeds are divided
     "keras": [("torchcnn", "keras"), ("torchcnn, auto", "keras")],
 }
 TUTORIAL_WORKERS = 4  # as in the tutorial's load_data_fashion_mnist
+Trained = tuple[int, float]  # images of an epoch, and seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +70,6 @@ class Task:
     small_input: bool
 
 
-class Trained(NamedTuple):
-    """What a way did in an epoch."""
-
-    images: int
-    seconds: float
-
-
 class Way(NamedTuple):
     """A way to train, ready for its first epoch."""
 
@@ -94,7 +83,7 @@ def timed(train: Callable[[], int]) -> Callable[[], Trained]:
     def train_epoch() -> Trained:
         began = time.perf_counter()
         images = train()
-        return Trained(images, time.perf_counter() - began)
+        return images, time.perf_counter() - began
 
     return train_epoch
 
@@ -137,32 +126,10 @@ def tutorial_epoch(
     return n
 
 
-class OneBatch:
-    """Yields the first batch as many times as there are batches.
+def prepare(task: Task) -> tuple[nn.Module, Tensor, Tensor]:
+    """Build the network, on the CPU, and read the images and labels, the same in every process.
 
-    No time is spent on loading, only on the network, the optimizer and the loop.
-    """
-
-    def __init__(self, batches: Batches) -> None:
-        self.batch, self.count = next(iter(batches)), len(batches.labels) // batches.batch_size
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return repeat(self.batch, self.count)
-
-    def __len__(self) -> int:
-        return self.count
-
-
-class Prepared(NamedTuple):
-    """The network and the images of a task, the same in every way and in every process."""
-
-    net: nn.Module  # on the CPU
-    images: Tensor  # (n, c, h, w) uint8, at their own size
-    labels: Tensor  # (n,) int64
-
-
-def prepare(task: Task) -> Prepared:
-    """Read the images and build the network.
+    The images (n, c, h, w) are uint8, at their own size.
 
     Raises:
         ValueError: If there are fewer images than a batch has.
@@ -176,7 +143,7 @@ def prepare(task: Task) -> Prepared:
     channels = max(images.shape[1], 3 if find_model(task.arch).input[0] == 3 else 1)
     images = images.expand(-1, channels, -1, -1).contiguous()
     torch.manual_seed(0)
-    return Prepared(build_network(task, channels, len(data.classes)), images, labels)
+    return build_network(task, channels, len(data.classes)), images, labels
 
 
 def build_network(task: Task, channels: int, classes: int) -> nn.Module:
@@ -186,11 +153,6 @@ def build_network(task: Task, channels: int, classes: int) -> nn.Module:
     return create_model(
         task.arch, task.input_size, in_channels=channels, num_classes=classes, **options
     )
-
-
-def learning_rate(task: Task) -> float:
-    """Return the recipe's learning rate, which every way gives to Adam."""
-    return float(source(task.arch)["lr"])
 
 
 def make_way(way: str, task: Task) -> Way:
@@ -203,9 +165,9 @@ def make_way(way: str, task: Task) -> Way:
     size, device = task.input_size, task.device
     net.to(device)
     fused = way != "tutorial" or None
-    optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate(task), fused=fused)
+    optimizer = torch.optim.Adam(net.parameters(), lr=source(task.arch)["lr"], fused=fused)
     if way == "tutorial":
-        loader = tutorial_loader(TutorialImages(images, labels, size), task.batch_size)
+        loader = tutorial_loader(images, labels, task)
         return Way(timed(lambda: tutorial_epoch(net, loader, optimizer, device)))
     batches = Batches(images, labels, task.batch_size, shuffle=True, size=size, device=device)
     options: dict[str, Any] = {}
@@ -220,20 +182,21 @@ def make_way(way: str, task: Task) -> Way:
         net = from_scratch(net)
     if "compiled" in way:
         compile_network(net, graphs=device.type == "cuda")
-    source = OneBatch(batches) if way == "bound" else batches
-    return Way(timed(lambda: train_epoch(net, source, optimizer, **options).images), chose)
+    # The bound has its first batch again and again, so that no time is spent on loading.
+    train_iter = [next(iter(batches))] * len(batches) if way == "bound" else batches
+    return Way(timed(lambda: train_epoch(net, train_iter, optimizer, **options).images), chose)
 
 
 def tutorial_loader(
-    images: TutorialImages, batch_size: int, shuffle: bool = True
+    images: Tensor, labels: Tensor, task: Task, shuffle: bool = True
 ) -> DataLoader[tuple[Tensor, int]]:
     # The system's own way to start them, in a process that was itself started in another way, too.
     context = get_all_start_methods()[0] if TUTORIAL_WORKERS else None
     # Four workers are intended, even on a machine with fewer cores. Each pass would warn of them.
     warnings.filterwarnings("ignore", "This DataLoader will create 4 worker")
     return DataLoader(
-        images,
-        batch_size,
+        TutorialImages(images, labels, task.input_size),
+        task.batch_size,
         shuffle=shuffle,
         num_workers=TUTORIAL_WORKERS,
         multiprocessing_context=context,

@@ -41,6 +41,12 @@ def save_figure(figure: "Figure", path: Path) -> None:
         figure.savefig(temporary, dpi=150, format=path.suffix[1:])
 
 
+def axes_at(figure: "Figure", left: float, bottom: float, width: float, height: float) -> Any:
+    """Return axes at a place in inches."""
+    w, h = figure.get_size_inches()
+    return figure.add_axes((left / w, bottom / h, width / w, height / h))
+
+
 def shown(name: str) -> str:
     """A class name for an axis: at most 24 characters of it."""
     name = printable(name)

@@ -1,6 +1,5 @@
 """The figures of a look inside a network: its first weights, its feature maps, where it looks."""
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from torchcnn.figures.draw import inches, text_options
+from torchcnn.figures.draw import axes_at, inches, text_options
 from torchcnn.figures.tiles import GRAY, Tile, plot_tiles
 from torchcnn.files import printable
 from torchcnn.models.attention import enlarge, is_map, strongest
@@ -95,7 +94,7 @@ def plot_features(image: Tensor, outputs: Mapping[str, Tensor], heading: str) ->
     figure = Figure(figsize=(10, height))
     _heading(figure, heading, "the strongest channels of each stage: those whose activations "
              "are largest in the mean")  # fmt: skip
-    axes = _axes(figure, 0.25, height - top - 1.6, 1.6, 1.6)
+    axes = axes_at(figure, 0.25, height - top - 1.6, 1.6, 1.6)
     axes.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
     axes.set_axis_off()
     _title(axes, "input: " + "×".join(map(str, image.shape)))
@@ -107,8 +106,8 @@ def plot_features(image: Tensor, outputs: Mapping[str, Tensor], heading: str) ->
         tiles = _tiles(grid, CHANNELS)[0].numpy()
         high = wide * tiles.shape[0] / tiles.shape[1]
         bottom = height - top - row * i - high
-        axes = _axes(figure, left, bottom, wide, high)
-        bar = _axes(figure, left + wide + 0.08, bottom, 0.1, high)
+        axes = axes_at(figure, left, bottom, wide, high)
+        bar = axes_at(figure, left + wide + 0.08, bottom, 0.1, high)
         figure.colorbar(axes.imshow(tiles, cmap="viridis", interpolation="nearest"), cax=bar)
         bar.tick_params(labelsize=7)
         axes.set_axis_off()
@@ -135,19 +134,19 @@ def plot_attention(
     pictures = {title: heat_map(photo, heat, box) for title, heat in heats.items()}
     for i, (title, picture) in enumerate([("the picture", photo), *pictures.items()]):
         left = gap + i * (wide + gap)
-        axes = _axes(figure, left, bottom, wide, high)
+        axes = axes_at(figure, left, bottom, wide, high)
         axes.imshow(picture.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
         axes.set_axis_off()
         _title(axes, title)
         if i > 0:
-            _bar(_axes(figure, left, 0.33, wide, 0.12), heats[title])
+            _bar(axes_at(figure, left, 0.33, wide, 0.12), heats[title])
     return figure
 
 
 def plot_attention_sheet(tiles: Sequence[Tile], heading: str, columns: int = 0) -> Figure:
     """Show many heat maps as one sheet, with one bar for all: each has a scale of its own."""
     figure = plot_tiles(tiles, heading, columns, foot=0.85)
-    bar = _axes(figure, 0.12, 0.6, 3.3, 0.12)
+    bar = axes_at(figure, 0.12, 0.6, 3.3, 0.12)
     _bar(bar, torch.tensor([-1.0, 1.0]), ["against the class", "counts least", "for it"])
     text = "each picture has its own scale, from the first number below it to the second"
     figure.text(0.12 / figure.get_figwidth(), 0.2 / figure.get_figheight(), text, size=8,
@@ -178,22 +177,15 @@ def heat_map(photo: Tensor, heat: Tensor, box: Box | None = None) -> Tensor:
 def evidence(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Return the colour and opacity of values between the least and the largest, (..., 4).
 
-    0 is transparent, or the value next to it, if all have one sign.
+    0 is transparent, or the value next to it, if all have one sign: blue against, inferno for.
     """
     nothing = min(max(0.0, low), high)
     scale = max(high - nothing, nothing - low) or 1.0
-    return colour_table()[np.rint(((values - nothing) / scale).clip(-1, 1) * 255 + 255).astype(int)]
-
-
-@functools.cache
-def colour_table() -> np.ndarray:
-    """511 colours with their opacity: blue against, inferno for, and transparent in the middle."""
-    strength = np.linspace(0, 1, 256)
-    pro = colormaps["inferno"](0.3 + 0.68 * strength)
-    con = colormaps["Blues"](1 - 0.75 * strength)
-    table = np.concatenate([con[:0:-1], pro])
-    table[:, 3] = 0.9 * np.abs(np.linspace(-1, 1, 511)) ** 1.3
-    return table.astype(np.float32)
+    share = np.rint(((values - nothing) / scale).clip(-1, 1) * 255) / 255
+    pro, con = colormaps["inferno"](0.3 + 0.68 * share), colormaps["Blues"](1 + 0.75 * share)
+    colours = np.where(share[..., None] < 0, con, pro).astype(np.float32)
+    colours[..., 3] = 0.9 * np.abs(share) ** 1.3
+    return colours
 
 
 def _bar(axes: Any, heat: Tensor, names: Sequence[str] = ()) -> None:
@@ -211,12 +203,6 @@ def _bar(axes: Any, heat: Tensor, names: Sequence[str] = ()) -> None:
     axes.set_xticks(ticks, names or [f"{x:.3g}".replace("-", "−") for x in ticks], size=8)
     axes.get_xticklabels()[0].set_ha("left")
     axes.get_xticklabels()[-1].set_ha("right")
-
-
-def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Any:
-    """Return axes at a place in inches."""
-    w, h = figure.get_size_inches()
-    return figure.add_axes((left / w, bottom / h, width / w, height / h))
 
 
 def _heading(figure: Figure, first: str, *others: str) -> None:

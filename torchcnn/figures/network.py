@@ -1,6 +1,5 @@
 """Networks and blocks as pictures: layers from left to right, parallel paths side by side."""
 
-import copy
 import functools
 import itertools
 import math
@@ -15,7 +14,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
-from torch import Tensor, nn
+from torch import nn
 
 from torchcnn.models.analysis import trace
 
@@ -99,30 +98,25 @@ def plot_network(net: nn.Module, x_shape: tuple[int, int, int]) -> Figure:
     Raises:
         ValueError: As for `plot_block`.
     """
-    net = copy.deepcopy(net).to("meta").eval()
     rows: list[tuple[str, list[Box]]] = []
     counts: list[int] = []
-    x = torch.empty(1, *x_shape, device="meta")
+    shape: Any = x_shape  # or that of a vector
     for name, part in parts(net):
-        shape = tuple(x.shape[1:])
-        if len(shape) == 3:
-            boxes = block_graph(part, (shape[0], shape[1], shape[2]))
-            with torch.no_grad():
-                x = part(x)
-        else:  # a vector, which `summary` does not take
-            boxes, x = _chain(part, x)
+        boxes = block_graph(nn.Sequential(part), shape)
         if len(boxes) > MOST_BOXES:
             layers = sum(not list(module.children()) for module in part.modules())
             whole = f"{type(part).__name__}\nof {layers} layers"
-            boxes = [boxes[0], Box(whole, tuple(x.shape[1:]), (0,), 1)]
-        labels = [box.label for box in boxes]
-        if rows and labels == [box.label for box in rows[-1][1]] and shape == x.shape[1:]:
+            boxes = [boxes[0], Box(whole, boxes[-1].shape, (0,), 1)]
+        before, shape = shape, boxes[-1].shape
+        if rows and before == shape and [b.label for b in boxes] == [b.label for b in rows[-1][1]]:
             counts[-1] += 1
-            continue
-        rows.append((name, boxes))
-        counts.append(1)
-    titles = [f"{name} × {n}" if n > 1 else name for (name, _), n in zip(rows, counts, strict=True)]
-    return _plot([(title, boxes) for title, (_, boxes) in zip(titles, rows, strict=True)])
+        else:
+            rows.append((name, boxes))
+            counts.append(1)
+    return _plot([
+        (f"{name} × {n}" if n > 1 else name, boxes)
+        for (name, boxes), n in zip(rows, counts, strict=True)
+    ])  # fmt: skip
 
 
 def parts(net: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -130,40 +124,18 @@ def parts(net: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
 
     A chain of blocks is taken apart, as the stages of ResNet are; a chain of layers is one part.
     """
-    if type(net).forward is not nn.Sequential.forward or not _holds_blocks(net):
-        own = "" if type(net) is nn.Sequential else type(net).__name__
-        yield name or own, net
+    has_blocks = any(list(child.children()) for child in net.children())
+    if type(net).forward is not nn.Sequential.forward or not has_blocks:
+        yield name or ("" if type(net) is nn.Sequential else type(net).__name__), net
         return
-    chain: list[tuple[str, nn.Module]] = []
-    for key, child in net.named_children():
-        path = f"{name}.{key}".lstrip(".")
-        if list(child.children()):
-            yield from _joined(chain)
+    children = [(f"{name}.{key}".lstrip("."), child) for key, child in net.named_children()]
+    for is_block, group in itertools.groupby(children, lambda pair: bool([*pair[1].children()])):
+        chain = list(group)
+        if name and not is_block:
+            yield chain[0][0], nn.Sequential(*(layer for _, layer in chain))
+            continue
+        for path, child in chain:
             yield from parts(child, path)
-            chain = []
-        elif name:
-            chain.append((path, child))
-        else:
-            yield path, child
-    yield from _joined(chain)
-
-
-def _holds_blocks(net: nn.Module) -> bool:
-    return any(list(child.children()) for child in net.children())
-
-
-def _joined(chain: list[tuple[str, nn.Module]]) -> Iterator[tuple[str, nn.Module]]:
-    if chain:
-        yield chain[0][0], nn.Sequential(*(layer for _, layer in chain))
-
-
-def _chain(part: nn.Module, x: Tensor) -> tuple[list["Box"], Tensor]:
-    """Return the boxes of a chain of layers that take vectors, and what it returns."""
-    boxes = [Box("input", tuple(x.shape[1:]), (), 0)]
-    for layer in part.children() if isinstance(part, nn.Sequential) else [part]:
-        x = layer(x)
-        boxes.append(Box(layer_label(layer), tuple(x.shape[1:]), (len(boxes) - 1,), len(boxes)))
-    return boxes, x
 
 
 def _plot(rows: list[tuple[str, list[Box]]]) -> Figure:
@@ -188,14 +160,24 @@ class _Layout:
 
     def __init__(self, boxes: list[Box]) -> None:
         columns = arrange(boxes)
-        self.lefts, self.rights = _edges_of_columns(boxes, columns)
+        own = [[boxes[stop.box] for stop in column if stop.source is None] for column in columns]
+        widths = [max(box.width for box in column) for column in own]
+        pairs = itertools.pairwise(map(len, columns))
+        gaps = [MARGIN, *(GAP if before == after else WIDE_GAP for before, after in pairs)]
+        self.rights = list(itertools.accumulate(map(sum, zip(gaps, widths, strict=True))))
+        self.lefts = [right - width for right, width in zip(self.rights, widths, strict=True)]
         step = max(box.height for box in boxes) + ROW_GAP
         self.y = {  # the middle of each column is at 0, and the first of its places is at the top
             stop: step * ((len(column) - 1) / 2 - i)
             for column in columns
             for i, stop in enumerate(column)
         }
-        self.bottom, self.top = _bottom_and_top(boxes, self.y)
+        halves = {
+            stop: MARGIN + (boxes[stop.box].height / 2 if stop.source is None else 0)
+            for stop in self.y
+        }
+        self.bottom = min(self.y[stop] - half for stop, half in halves.items())
+        self.top = max(self.y[stop] + half for stop, half in halves.items())
 
 
 def _draw(axes: Any, boxes: list[Box], layout: _Layout, up: float) -> None:
@@ -257,6 +239,7 @@ def layer_label(layer: Any) -> str:
         return "global\naverage pool"
     if "norm" in kind.lower():
         return "norm"
+    kind = kind.removesuffix("Layer")
     return kind.lower() if kind.istitle() else kind  # sigmoid, but ReLU
 
 
@@ -307,29 +290,6 @@ def way(boxes: list[Box], source: int, target: int) -> list[Stop]:
     start, end = boxes[source].column, boxes[target].column
     skipped = [Stop(column, target, source) for column in range(start + 1, end)]
     return [Stop(start, source), *skipped, Stop(end, target)]
-
-
-def _edges_of_columns(
-    boxes: list[Box], columns: list[list[Stop]]
-) -> tuple[list[float], list[float]]:
-    """Return where each column begins and ends."""
-    lefts, rights, x, previous = [], [], MARGIN, len(columns[0])
-    for number, column in enumerate(columns):
-        if number:
-            x += GAP if len(column) == previous else WIDE_GAP
-        lefts.append(x)
-        x += max(boxes[stop.box].width for stop in column if stop.source is None)
-        rights.append(x)
-        previous = len(column)
-    return lefts, rights
-
-
-def _bottom_and_top(boxes: list[Box], y: dict[Stop, float]) -> tuple[float, float]:
-    """Return the height of the lowest and of the highest point of the picture."""
-    halves = {
-        stop: MARGIN + (boxes[stop.box].height / 2 if stop.source is None else 0) for stop in y
-    }
-    return min(y[stop] - halves[stop] for stop in y), max(y[stop] + halves[stop] for stop in y)
 
 
 # --- the drawing --------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from torchcnn.figures.draw import COLOURS, inches, shown, text_options
+from torchcnn.figures.draw import COLOURS, axes_at, inches, shown, text_options
 from torchcnn.figures.tiles import Tile, plot_tiles
 from torchcnn.files import printable
 
@@ -74,14 +74,8 @@ def _plot_within(
     """Plot a curve by epoch, and of what lies beyond the limits a triangle with the number."""
     epochs = np.arange(1, len(values) + 1)
     within = values.clip(*limits)
-    axes.plot(
-        epochs,
-        within,
-        f"{marker}-",
-        color=color,
-        label=label,
-        markersize=3 if len(values) > 1 else 7,
-    )
+    size = 3 if len(values) > 1 else 7
+    axes.plot(epochs, within, f"{marker}-", color=color, label=label, markersize=size)
     beyond = np.flatnonzero(within != values)
     beyond = beyond[~np.isnan(values[beyond])]
     if len(beyond):
@@ -109,13 +103,10 @@ def plot_confusion(confusion: Tensor, classes: list[str]) -> Figure:
     side = max(cell * k, 2.4)
     label = max((inches(name, 9) for name in names), default=0.3)
     left, below, above = label + 0.5, 0.72 * label + 0.6, 0.5
-    width, height = left + side + 1.1, below + side + above
-    figure = Figure(figsize=(width, height))
-    axes = figure.add_axes((left / width, below / height, side / width, side / height))
+    figure = Figure(figsize=(left + side + 1.1, below + side + above))
+    axes = axes_at(figure, left, below, side, side)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    bar = figure.add_axes(
-        ((left + side + 0.15) / width, below / height, 0.12 / width, side / height)
-    )
+    bar = axes_at(figure, left + side + 0.15, below, 0.12, side)
     figure.colorbar(image, cax=bar, format="{x:.0%}", label="share of the true class")
     if names:
         options = {"size": 9} | text_options(*names)

@@ -42,7 +42,8 @@ def plot_tiles(
     head = heading.splitlines()
     width = max([columns * (side + gap) + gap, *(inches(text, 10) + 2 * GAP for text in head)])
     top = 0.22 * len(head) + GAP
-    heights = [_height(row, side) for row in rows]
+    shapes = [[tile.image.shape for tile in row] for row in rows]
+    heights = [max(side * min(1.0, h / w) for _, h, w in row) for row in shapes]
     below = [max(len(tile.lines) for tile in row) * line + 1.5 * gap for row in rows]
     figure = Figure(figsize=(width, top + sum(heights) + sum(below) + foot))
     axes: Any = figure.add_axes((0, 0, 1, 1))
@@ -63,10 +64,6 @@ def plot_tiles(
     axes.set(xlim=(0, width), ylim=(top + foot, 0))
     axes.set_axis_off()
     return figure
-
-
-def _height(row: Sequence[Tile], side: float) -> float:
-    return max(side * min(1.0, tile.image.shape[1] / tile.image.shape[2]) for tile in row)
 
 
 def _place(axes: Any, tile: Tile, middle: float, bottom: float, side: float) -> None:

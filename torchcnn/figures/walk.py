@@ -122,17 +122,13 @@ def _prepare(image: Tensor, spec: ModelSpec | None) -> tuple[Tensor, dict[str, l
     """Return what the network takes, and by which scale and shift it is a picture in [0, 1]."""
     if image.dim() != 3:
         raise ValueError(f"walk takes one image (c, h, w), got {tuple(image.shape)}")
-    image, ones = image.cpu(), [1.0] * len(image)
-    if image.dtype == torch.uint8 and spec:
+    image, is_photo = image.cpu(), image.dtype == torch.uint8
+    if is_photo and spec:
         return spec.prepare(image), {"scale": list(spec.std), "shift": list(spec.mean)}
-    if image.dtype == torch.uint8:
-        return image[None].float() / 255, {"scale": ones, "shift": [0.0] * len(image)}
-    low, high = float(image.min()), float(image.max())
+    x = image[None].float() / (255 if is_photo else 1)
+    low, high = (0.0, 1.0) if is_photo else (float(x.min()), float(x.max()))
     scale = 1 / ((high - low) or 1.0)
-    return image[None].float(), {
-        "scale": [scale for _ in ones],
-        "shift": [-low * scale for _ in ones],
-    }
+    return x, {"scale": [scale] * len(image), "shift": [-low * scale] * len(image)}
 
 
 def _fill(data: dict[str, Any]) -> str:
@@ -153,13 +149,10 @@ def _choose(walked: list[Step]) -> list[list[int]]:
     All of them, if that is not too much; else fewer the larger the maps are, as many as fit.
     """
     groups = _groups(walked)
-    budget = 1e9
-    while True:
-        sets = _sets(walked, groups, budget)
-        if _bytes(walked, sets) <= MOST_BYTES or budget < 1:
-            break
-        budget = min(budget / 1.2, 1e6)
-    orders = {group: _by_strength(walked, group, groups) for group in set(groups)}
+    orders = {group: _by_strength(walked, group) for group in groups}
+    budget = 1e6
+    while _bytes(walked, sets := _sets(walked, groups, orders, budget)) > MOST_BYTES and budget > 1:
+        budget /= 1.2
     return [[c for c in orders[groups[i]] if c in sets[i]] for i in range(len(walked))]
 
 
@@ -180,7 +173,7 @@ def _groups(walked: list[Step]) -> list[int]:
     return last
 
 
-def _by_strength(walked: list[Step], group: int, groups: list[int]) -> list[int]:
+def _by_strength(walked: list[Step], group: int) -> list[int]:
     value = walked[group].value
     if value is None:
         return []
@@ -193,20 +186,21 @@ def _is_end(walked: list[Step], group: int) -> bool:
     return group >= len(walked) - 2
 
 
-def _sets(walked: list[Step], groups: list[int], budget: float) -> list[set[int]]:
+def _sets(
+    walked: list[Step], groups: list[int], orders: dict[int, list[int]], budget: float
+) -> list[set[int]]:
     """Return the channels that are shown: a concatenation has those of its inputs."""
-    chosen: dict[int, set[int]] = {}
+    areas = dict.fromkeys(groups, 1)
+    for step, group in zip(walked, groups, strict=True):
+        if step.value is not None:
+            areas[group] = max(areas[group], step.value[0].numel())
     joins = [i for i, step in enumerate(walked) if step.op == "concat"]
-    for group in set(groups):
-        members = [walked[i] for i in range(len(walked)) if groups[i] == group]
-        values = [member.value for member in members if member.value is not None]
-        area = max((value[0].numel() for value in values), default=1)
-        order = _by_strength(walked, group, groups)
-        count = max(1, int(budget / math.sqrt(area)))
+    chosen: dict[int, set[int]] = {}
+    for group, order in orders.items():
         whole = _is_end(walked, group) or (group == 0 and len(order) <= 4)
-        chosen[group] = set(order if whole else order[:count])
-        if any(groups[i] == group for i in joins):
-            chosen[group] = set()
+        count = len(order) if whole else max(1, int(budget / math.sqrt(areas[group])))
+        chosen[group] = set(order[:count])
+    chosen |= {groups[i]: set() for i in joins}
     before = -1
     while before != (before := sum(map(len, chosen.values()))):
         for i in joins:
@@ -221,22 +215,20 @@ def _sets(walked: list[Step], groups: list[int], budget: float) -> list[set[int]
 
 
 def _bytes(walked: list[Step], sets: list[set[int]]) -> int:
-    """Return how many bytes of numbers the page would have."""
+    """Return about how many bytes of numbers the page would have."""
     total = 0
     for step, taken in zip(walked, sets, strict=True):
         if step.value is None:
             continue
-        maps = len(taken) * step.value[0].numel()
-        total += 0 if step.op in DERIVED else maps if step.op == "picture" else 4 * maps
-        total += 8 * len(taken)  # its number, and a bias
+        maps = 4 * len(taken) * step.value[0].numel()
+        total += 24 * len(taken)  # its number, a bias, and what a norm has
+        total += 0 if step.op in DERIVED else maps
         if step.op == "take":
-            total += 4 * maps
-        elif step.op == "norm":
-            total += 16 * len(taken)
+            total += maps
         elif step.op == "conv":
             inputs = sets[step.inputs[0]]
             total += 4 * len(taken) * len(inputs) * step.layer.weight[0, 0].numel()
-            total += 4 * maps if len(inputs) < step.layer.in_channels else 0
+            total += maps if len(inputs) < step.layer.in_channels else 0
         elif step.op == "dense":
             total += 12 * TERMS * len(taken)
     return total
@@ -248,121 +240,72 @@ def _bytes(walked: list[Step], sets: list[set[int]]) -> int:
 def _step(walked: list[Step], i: int, channels: list[list[int]]) -> dict[str, Any]:
     """Return a step as the page takes it."""
     step, taken = walked[i], channels[i]
+    op = step.op
+    if op == "mean" and is_everything(step.window):
+        op = "global"
+    elif op == "take" and step.value is not None and step.value[0].numel() == 1:
+        op = "flatten"
+    gaps = np.broadcast_to(getattr(step.layer, "dilation", 1), 2).tolist()
     data: dict[str, Any] = {
         "name": step.name,
-        "op": step.op,
+        "op": op,
         "kind": step.kind,
         "inputs": step.inputs,
         "parameters": step.parameters,
         "window": [
-            None if math.isinf(axis.field) else [axis.stride, int(axis.first), int(axis.last)]
-            for axis in step.window
+            None if math.isinf(axis.field) else [axis.stride, int(axis.first), int(axis.last), gap]
+            for axis, gap in zip(step.window, gaps, strict=True)
         ],
     }
     if step.value is None:
         return data
     data |= {"shape": tuple(step.value.shape), "channels": taken}
-    low, high = step.value.min(), step.value.max()
-    data["range"] = [float(low), float(high)]
+    data["range"] = [float(step.value.min()), float(step.value.max())]
     if step.op not in DERIVED:
         data["values"] = _packed(step.value[taken])
-    if step.op in NUMBERS:
-        data |= NUMBERS[step.op](walked, step, taken, channels)
-    return data
+    return data | _operands(walked, i, channels)
 
 
-def _packed(values: Tensor) -> dict[str, Any]:
-    """Return numbers (c, ...) as base64: float32, or bytes that count up the few that there are."""
+def _packed(values: Tensor) -> dict[str, str]:
+    """Return numbers as float32 in base64."""
     array = values.detach().float().cpu().numpy().astype("<f4")
-    palettes = [np.unique(channel) for channel in array] if array.ndim == 3 else []
-    sizes = [len(palette) for palette in palettes]
-    if palettes and max(sizes) <= 256 and sum(sizes) < array.size // 2:
-        pairs = zip(palettes, array, strict=True)
-        places = np.stack([np.searchsorted(palette, channel) for palette, channel in pairs])
+    return {"floats": base64.b64encode(array.tobytes()).decode()}
+
+
+def _operands(walked: list[Step], i: int, channels: list[list[int]]) -> dict[str, Any]:
+    """Return the numbers with which a step computes, beside the maps before it.
+
+    What the page does not have of a sum is one number for each unit, the rest.
+    """
+    step, taken, layer = walked[i], channels[i], walked[i].layer
+    has_bias = step.op in ("conv", "dense") and layer.bias is not None
+    bias = layer.bias.detach()[taken].tolist() if has_bias else None
+    x = walked[step.inputs[0]].value if step.inputs else None
+    if step.op == "conv" and x is not None:
+        inputs, weight = channels[step.inputs[0]], kernels(layer, taken).double()
+        groups = [layer.in_channels // layer.groups, layer.out_channels // layer.groups]
+        data = {"groups": groups, "weight": _packed(weight[:, inputs]), "bias": bias}
+        if len(inputs) < layer.in_channels:
+            weight[:, inputs] = 0
+            data["rest"] = _packed(convolve(step, x.double(), weight))
+        return data
+    if step.op == "dense" and x is not None:  # the largest terms of each unit's sum
+        weight = layer.weight.detach()[taken]
+        products = weight.double() * x.flatten().double()
+        largest = products.abs().argsort(dim=1, descending=True)[:, :TERMS]
         return {
-            "bytes": _base64(places.astype("u1")),
-            "palettes": [_base64(palette) for palette in palettes],
+            "terms": largest.tolist(),
+            "x": _packed(x.flatten()[largest]),
+            "weight": _packed(weight.gather(1, largest)),
+            "rest": (products.sum(1) - products.gather(1, largest).sum(1)).tolist(),
+            "bias": bias,
         }
-    return {"floats": _base64(array)}
-
-
-def _base64(array: np.ndarray) -> str:
-    return base64.b64encode(array.tobytes()).decode()
-
-
-def _conv(
-    walked: list[Step], step: Step, taken: list[int], channels: list[list[int]]
-) -> dict[str, Any]:
-    """Return the kernels between the channels that are shown, and what all others add."""
-    layer, inputs = step.layer, channels[step.inputs[0]]
-    weight, x = kernels(layer, taken).double(), walked[step.inputs[0]].value
-    assert x is not None
-    data = {
-        "kernel": list(layer.kernel_size),
-        "dilation": list(layer.dilation),
-        "groups": [layer.in_channels // layer.groups, layer.out_channels // layer.groups],
-        "weight": _packed(weight[:, inputs]),
-        "bias": layer.bias.detach()[taken].tolist() if layer.bias is not None else None,
-    }
-    if len(inputs) < layer.in_channels:
-        weight[:, inputs] = 0
-        data["rest"] = _packed(convolve(step, x.double(), weight))
-    return data
-
-
-def _dense(
-    walked: list[Step], step: Step, taken: list[int], channels: list[list[int]]
-) -> dict[str, Any]:
-    """Return the largest terms of each unit's sum, and the sum of all others."""
-    value = walked[step.inputs[0]].value
-    assert value is not None
-    x, weight = value.flatten(), step.layer.weight.detach()[taken]
-    products = weight.double() * x.double()
-    largest = products.abs().argsort(dim=1, descending=True)[:, :TERMS]
-    rest = products.sum(1) - products.gather(1, largest).sum(1)
-    bias = step.layer.bias
-    return {
-        "terms": largest.tolist(),
-        "x": _packed(x[largest]),
-        "weight": _packed(weight.gather(1, largest)),
-        "rest": rest.tolist(),
-        "bias": bias.detach()[taken].tolist() if bias is not None else None,
-    }
-
-
-def _norm(
-    walked: list[Step], step: Step, taken: list[int], channels: list[list[int]]
-) -> dict[str, Any]:
-    numbers = norm_numbers(step.layer)
-    return {name: _packed(t[taken]) for name, t in numbers.items()} | {"eps": step.layer.eps}
-
-
-def _pool(
-    walked: list[Step], step: Step, taken: list[int], channels: list[list[int]]
-) -> dict[str, Any]:
-    dilation = getattr(step.layer, "dilation", 1)
-    return {
-        "counts_padding": counts_padding(step.layer),
-        "dilation": dilation if isinstance(dilation, tuple | list) else [dilation, dilation],
-        "global": is_everything(step.window),
-    }
-
-
-def _take(
-    walked: list[Step], step: Step, taken: list[int], channels: list[list[int]]
-) -> dict[str, Any]:
-    assert step.source is not None
-    return {"source": step.source[taken].flatten().tolist()}
-
-
-NUMBERS = {
-    "conv": _conv,
-    "dense": _dense,
-    "norm": _norm,
-    "max": _pool,
-    "mean": _pool,
-    "take": _take,
-}
+    if step.op == "norm":
+        numbers = norm_numbers(layer)
+        return {name: _packed(t[taken]) for name, t in numbers.items()} | {"eps": layer.eps}
+    if step.op == "mean":
+        return {"counts_padding": counts_padding(layer)}
+    return {} if step.source is None else {"source": step.source[taken].flatten().tolist()}
 
 
 # --- the order in which it is drawn -------------------------------------------------------------
