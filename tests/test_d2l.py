@@ -12,9 +12,8 @@ def batches(n=120, size=50):
     """Images of 4 pixels in three classes; the last batch is smaller."""
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(n, 1, 2, 2, generator=generator)
-    return list(
-        zip(x.split(size), x.flatten(1).sum(1).long().clamp(1, 3).sub(1).split(size), strict=True)
-    )
+    y = x.flatten(1).sum(1).long().clamp(1, 3).sub(1)
+    return list(zip(x.split(size), y.split(size), strict=True))
 
 
 def softmax_regression(w, b):
@@ -97,14 +96,9 @@ def test_what_the_book_draws(figure):
     d2l.use_svg_display()
     d2l.set_figsize((4, 3))
     assert tuple(d2l.plt.rcParams["figure.figsize"]) == (4, 3)
-    d2l.semilogy(
-        range(1, 4), [1, 10, 100], "epochs", "loss", range(1, 4), [3, 2, 1], ["train", "test"]
-    )
+    d2l.semilogy(range(1, 4), [1, 10, 100], "epochs", "loss", range(1, 4), [3, 2, 1], ["a", "b"])
     (axes,) = figure().axes
-    assert axes.get_yscale() == "log" and (axes.get_xlabel(), axes.get_ylabel()) == (
-        "epochs",
-        "loss",
-    )
+    assert (axes.get_yscale(), axes.get_xlabel(), axes.get_ylabel()) == ("log", "epochs", "loss")
     assert [line.get_linestyle() for line in axes.lines] == ["-", ":"]
     assert [line.get_ydata().tolist() for line in axes.lines] == [[1, 10, 100], [3, 2, 1]]
     assert tuple(figure().get_size_inches()) == (3.5, 2.5)

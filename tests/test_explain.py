@@ -1,6 +1,5 @@
 """`python -m torchcnn.explain`: which files it draws, what is in them, and what is refused."""
 
-import shutil
 import sys
 from types import ModuleType
 
@@ -9,22 +8,30 @@ import pytest
 import torch
 from PIL import Image
 from small_networks import describe, write_checkpoint
+from torch import nn
 
 from torchcnn import explain
 from torchcnn.explain import main
-from torchcnn.figures.inside import heat_map, plot_attention, plot_features, plot_filters
+from torchcnn.figures.inside import (
+    NOISE,
+    heat_map,
+    is_structured,
+    plot_attention,
+    plot_features,
+    plot_filters,
+)
 from torchcnn.looks import SAID
 from torchcnn.models.attention import CAM, GRAD_CAM
 
 CLASSES = ["cat", "dog", "$x^2$"]
 
 
-def write_run(folder, arch="lenet", channels=1, size=28, **options):
+def write_run(folder, arch="lenet", channels=1, size=28, change=lambda net: None, **options):
     """A run folder whose network has new weights; its images are normalized by 0.5 and 0.25."""
     torch.manual_seed(3)
     options |= {"mean": (0.5,) * channels, "std": (0.25,) * channels}
-    spec = describe(arch, CLASSES, in_channels=channels, input_size=size, **options)
-    net = spec.build()
+    net = describe(arch, CLASSES, in_channels=channels, input_size=size, **options).build()
+    change(net)
     folder.mkdir(parents=True, exist_ok=True)
     write_checkpoint(folder / "best.pt", net)
     return net.eval()
@@ -35,6 +42,10 @@ def write_picture(path, size=28, seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
     return path
+
+
+def look(run, *argv, out):
+    main(["--checkpoint", str(run), *map(str, argv), "--out", str(out)])
 
 
 def names(folder):
@@ -59,17 +70,28 @@ def figures(monkeypatch):
     return drawn
 
 
-def test_it_draws_three_kinds_of_figures(tmp_path, capsys):
+def test_it_draws_three_kinds_of_figures_which_tensorboard_has_too(tmp_path, capsys):
+    """The events of an earlier look are replaced, and no others."""
     write_run(tmp_path / "run")
-    picture, out = write_picture(tmp_path / "a.png"), tmp_path / "new" / "out"
-    main(["--checkpoint", str(tmp_path / "run"), str(picture), "--out", str(out)])
-    assert names(out) == ["a-attention.png", "a-features.png", "filters.png"]
+    picture, out = write_picture(tmp_path / "a.png"), tmp_path / "out"
+    out.mkdir()
+    (out / "events.out.tfevents.1.of.a.run").write_bytes(b"")
+    (out / "events.out.tfevents.2.explain").write_bytes(b"")
+    look(tmp_path / "run", picture, "--tensorboard", out=out)
     printed = capsys.readouterr()
     assert printed.out == f"{out} has filters.png and a-features.png and a-attention.png\n"
     assert printed.err.endswith("best.pt, epoch 0\n")
-    for path in out.iterdir():
-        with Image.open(path) as image:
+    drawn = ["a-attention.png", "a-features.png", "filters.png"]
+    for name in drawn:
+        with Image.open(out / name) as image:
             assert len(np.unique(np.asarray(image.convert("L")))) > 20
+    (events,) = out.glob("*.explain")
+    assert names(out) == [*drawn[:2], "events.out.tfevents.1.of.a.run", events.name, drawn[2]]
+    sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(events)).Reload().Tags()["images"]
+    assert sorted(found) == [name.removesuffix(".png") for name in drawn]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +109,7 @@ def test_what_the_titles_say(arch, size, said, stages, tmp_path, figures, capsys
     """The class and its probability are those of the network itself."""
     net = write_run(tmp_path, arch, 3, size)
     picture = write_picture(tmp_path / "pictures" / "a.png", size)
-    main(["--checkpoint", str(tmp_path), str(picture.parent), "--out", str(tmp_path)])
+    look(tmp_path, picture.parent, out=tmp_path)
     pixels = torch.from_numpy(np.array(Image.open(picture))).permute(2, 0, 1)[None]
     with torch.no_grad():
         probabilities = net((pixels / 255 - 0.5) / 0.25).softmax(1)[0]
@@ -108,36 +130,28 @@ def test_what_the_titles_say(arch, size, said, stages, tmp_path, figures, capsys
 def test_another_class_may_be_asked_for_or_all(tmp_path, figures):
     """The classes have the same probabilities one by one as side by side, the highest first."""
     write_run(tmp_path)
-    call = ["--checkpoint", str(tmp_path), str(write_picture(tmp_path / "a.png")), "--out",
-            str(tmp_path)]  # fmt: skip
-    alone = []
+    picture, alone = write_picture(tmp_path / "a.png"), []
     for name in CLASSES:
-        main([*call, "--target", name])
+        look(tmp_path, picture, "--target", name, out=tmp_path)
         alone += titles(figures["a-attention.png"])[1:]
     shares = [float(text.rsplit(" ", 1)[1].rstrip("%")) for text in alone]
     assert [text.rsplit(" ", 1)[0] for text in alone] == [f"evidence for {c}" for c in CLASSES]
     assert abs(sum(shares) - 100) < 0.2
-    main([*call, "--classes", "9"])
+    look(tmp_path, picture, "--classes", 9, out=tmp_path)
     order = sorted(range(3), key=lambda i: -shares[i])
     assert titles(figures["a-attention.png"]) == ["the picture", *(alone[i] for i in order)]
 
 
 def test_a_stage_may_be_asked_for(tmp_path, figures):
     write_run(tmp_path, "resnet20", 3, 16)
-    picture = str(write_picture(tmp_path / "a.png"))
-    main(["--checkpoint", str(tmp_path), picture, "--out", str(tmp_path), "--layer", "stage2"])
-    assert heading(figures["a-attention.png"])[1].startswith("Grad-CAM, ")
-    assert "(stage2, 8×8)" in heading(figures["a-attention.png"])[1]
+    look(tmp_path, write_picture(tmp_path / "a.png"), "--layer", "stage2", out=tmp_path)
+    assert heading(figures["a-attention.png"])[1] == f"{SAID[GRAD_CAM]} (stage2, 8×8)"
 
 
 def test_a_map_that_is_0_everywhere_says_so(tmp_path, figures):
     """A network that answers with its biases alone looks nowhere."""
-    write_run(tmp_path)
-    content = torch.load(tmp_path / "best.pt", weights_only=True)
-    content["weights"]["head.7.weight"].zero_()
-    torch.save(content, tmp_path / "best.pt")
-    picture = write_picture(tmp_path / "a.png")
-    main(["--checkpoint", str(tmp_path), str(picture), "--out", str(tmp_path)])
+    write_run(tmp_path, change=lambda net: nn.init.zeros_(net.head[7].weight))
+    look(tmp_path, write_picture(tmp_path / "a.png"), out=tmp_path)
     assert heading(figures["a-attention.png"])[1].endswith("(stage2.2, 8×8): 0 everywhere")
 
 
@@ -145,48 +159,23 @@ def test_several_pictures_share_a_sheet_that_says_which_answers_are_wrong(
     tmp_path, figures, capsys
 ):
     """A network that says `cat` of all: one of two is right, and nobody knows of the third."""
-    write_run(tmp_path / "run")
-    content = torch.load(tmp_path / "run" / "best.pt", weights_only=True)
-    content["weights"]["head.7.bias"].copy_(torch.tensor([99.0, 0.0, 0.0]))
-    torch.save(content, tmp_path / "run" / "best.pt")
+    run, out = tmp_path / "run", tmp_path / "o"
+    write_run(run, change=lambda net: net.head[7].bias.data.copy_(torch.tensor([99.0, 0, 0])))
     paths = [write_picture(tmp_path / name) for name in ("cat/1.png", "dog/1.png", "new/1.png")]
-    call = ["--checkpoint", str(tmp_path / "run"), *map(str, paths), "--out", str(tmp_path / "o")]
-    main(call)
-    assert capsys.readouterr().out == f"{tmp_path / 'o'} has filters.png and attention.png\n"
+    look(run, *paths, out=out)
+    assert capsys.readouterr().out == f"{out} has filters.png and attention.png\n"
     assert list(figures) == ["filters.png", "attention.png"]
     axes = figures["attention.png"].axes[0]
     first, _, *lines = [text.get_text() for text in axes.texts]
     assert first == "3 pictures, 1 of 2 right"
-    tiles = [lines[:3], lines[3:7], lines[7:]]
-    said = (
-        ["✓ cat 100.0%", "1.png"],
-        ["✗ cat 100.0%", "true: dog", "1.png"],
-        ["cat 100.0%", "1.png"],
-    )
-    assert [tile[:-1] for tile in tiles] == [*said]  # and the range of the map
+    del lines[-1], lines[6], lines[2]  # the ranges of the maps
+    assert lines == ["✓ cat 100.0%", "1.png", "✗ cat 100.0%", "true: dog", "1.png", "cat 100.0%",
+                     "1.png"]  # fmt: skip
     assert len(axes.images) == 3 and len(axes.patches) == 1  # the frame of what is wrong
-    main([*call, "--classes", "3"])
+    look(run, *paths, "--classes", 3, out=out)
     assert len(figures["attention.png"].axes[0].images) == 9
-    main([*call[:3], "--out", str(tmp_path / "o")])
+    look(run, paths[0], out=out)
     assert heading(figures["1-attention.png"])[0] == "1.png: ✓ cat 100.0%"
-
-
-def test_tensorboard_has_the_same_figures_once(tmp_path):
-    write_run(tmp_path / "run", size=16)
-    picture, out = write_picture(tmp_path / "a.png"), tmp_path / "out"
-    out.mkdir()
-    (out / "events.out.tfevents.1.of.a.run").write_bytes(b"")
-    argv = ["--checkpoint", str(tmp_path / "run"), str(picture), "--out", str(out)]
-    for _ in range(2):
-        main([*argv, "--tensorboard"])
-    events = [name for name in names(out) if "tfevents" in name]
-    assert len(events) == 2 and "events.out.tfevents.1.of.a.run" in events
-    sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    (path,) = out.glob("*.explain")
-    found = EventAccumulator(str(path)).Reload()
-    assert sorted(found.Tags()["images"]) == ["a-attention", "a-features", "filters"]
 
 
 def test_the_pictures_of_the_weights():
@@ -208,9 +197,8 @@ def test_weights_without_structure_are_said_to_have_none():
     """A new network's, and the same ones blurred: the mean of two neighbours correlates by 1/2."""
     new = torch.randn(16, 1, 8, 9)
     blurred = (new[..., 1:] + new[..., :-1]) / 2
-    assert "no structure" in titles(plot_filters(new, "w"))[0]
-    assert "no structure" not in titles(plot_filters(blurred, "w"))[0]
-    assert "no structure" not in titles(plot_filters(new[..., :1, :1], "w"))[0]  # nobody knows
+    assert titles(plot_filters(new, "w"))[0].endswith(NOISE)
+    assert is_structured(blurred) and is_structured(new[..., :1, :1])  # of one pixel nobody knows
 
 
 def test_the_picture_of_the_features_has_the_strongest_first():
@@ -243,110 +231,69 @@ def test_a_heat_map_is_transparent_where_nothing_counts():
     assert 0 < max(abs(x - 100) for x in little) < 50 < max(abs(x - 100) for x in most)
     assert torch.equal(heat_map(photo, heat * 1e-6), heat_map(photo, heat))  # by its own range
     high = heat_map(photo, heat + 9)  # from 5 to 13: 5 is transparent
-    assert (
-        high[:, 32, 8].tolist() == [100, 100, 100] and (high[:, 32, 304] == shown[:, 32, 304]).all()
-    )
+    assert [high[:, 32, 8 * i].tolist() for i in (1, 38)] == [nothing, most]
 
 
-def test_the_map_lies_where_the_network_saw(tmp_path, figures):
-    """Of 28 pixels that are cropped from 32 the network sees 7/8 of the height of a photo, which is
-    wide: 140 of 160 rows, and as many columns of 320. The rest is dim.
-    """
-    write_run(tmp_path, resize="crop-256")
-    path = tmp_path / "a.png"
-    Image.new("L", (320, 160), 200).save(path)
-    main(["--checkpoint", str(tmp_path), str(path), "--out", str(tmp_path)])
-    shown = figures["a-attention.png"].axes[1].images[0].get_array()
-    assert shown.shape == (160, 320, 3)
-    seen = (np.asarray(shown) != 60).any(2)  # 0.3 · 200
-    assert np.flatnonzero(seen.any(0))[[0, -1]].tolist() == [90, 229]
-    assert np.flatnonzero(seen.any(1))[[0, -1]].tolist() == [10, 149]
-
-
-@pytest.mark.parametrize("size", [(4000, 2), (1, 3000)])
-def test_of_a_thin_photo_that_is_cropped_a_pixel_is_seen(size, tmp_path, figures):
-    """Of 1,000 pixels that are drawn, the middle."""
-    write_run(tmp_path, resize="crop")
+@pytest.mark.parametrize(
+    ("size", "resize", "shape", "columns", "rows"),
+    [
+        # Of 28 pixels that are cropped from 32 the network sees 7/8 of the height, 140 pixels.
+        ((320, 160), "crop-256", (160, 320), [90, 229], [10, 149]),
+        ((4000, 2), "crop", (1, 1000), [500, 500], [0, 0]),  # a large photo is drawn smaller
+        ((1, 3000), "crop", (1000, 1), [0, 0], [500, 500]),
+    ],
+)
+def test_the_map_lies_where_the_network_saw(size, resize, shape, columns, rows, tmp_path, figures):
+    """The rest of the photo is dim."""
+    write_run(tmp_path, resize=resize)
     Image.new("L", size, 200).save(tmp_path / "a.png")
-    main(["--checkpoint", str(tmp_path), str(tmp_path / "a.png"), "--out", str(tmp_path)])
-    shown = np.asarray(figures["a-attention.png"].axes[1].images[0].get_array())
-    seen = (shown != 60).any(2).squeeze()  # 0.3 · 200
-    assert seen.shape == (1000,) and np.flatnonzero(seen).tolist() == [500]
+    look(tmp_path, tmp_path / "a.png", out=tmp_path)
+    shown = figures["a-attention.png"].axes[1].images[0].get_array()
+    assert shown.shape == (*shape, 3)
+    seen = (np.asarray(shown) != 60).any(2)  # 0.3 · 200
+    assert np.flatnonzero(seen.any(0))[[0, -1]].tolist() == columns
+    assert np.flatnonzero(seen.any(1))[[0, -1]].tolist() == rows
 
 
-def test_large_photos_are_drawn_at_a_thousand_pixels(tmp_path, figures):
-    write_run(tmp_path)
-    Image.new("L", (3000, 1500), 200).save(tmp_path / "a.jpg")
-    main(["--checkpoint", str(tmp_path), str(tmp_path / "a.jpg"), "--out", str(tmp_path)])
-    assert figures["a-attention.png"].axes[1].images[0].get_array().shape == (500, 1000, 3)
-
-
-def refused(capsys, message, *argv):
-    with pytest.raises(SystemExit) as stop:
-        main([str(arg) for arg in argv])
-    out, error = capsys.readouterr()
-    assert stop.value.code == 2 and out == "" and message in error
-    assert error.count("\n") == 1 and error.startswith("python -m torchcnn.explain: ")
-
-
-def test_what_is_refused_leaves_nothing(tmp_path, capsys):
-    write_run(tmp_path / "run")
-    run, out = ["--checkpoint", tmp_path / "run"], tmp_path / "out"
-    picture = write_picture(tmp_path / "a.png")
-    (tmp_path / "bad.png").write_text("no picture")
-    (tmp_path / "empty").mkdir()
-    to = ["--out", out]
-    refused(capsys, "required: --out", *run, picture)
-    refused(capsys, "required: FILE", *run, *to)
-    refused(capsys, "either --checkpoint or --arch", picture, *to)
-    refused(capsys, "either --checkpoint or --arch", *run, "--arch", "lenet", picture, *to)
-    refused(
-        capsys, "--arch: got vgg16, allowed are densenet, lenet, ", "--arch", "vgg16", picture, *to
-    )
-    refused(capsys, "--arch: got x, allowed are densenet, lenet, ", "--arch", "x", picture, *to)
-    refused(capsys, "there is no checkpoint", "--checkpoint", tmp_path / "b", picture, *to)
-    refused(capsys, "there is no picture", *run, tmp_path / "b.png", *to)
-    refused(capsys, "cannot be decoded as a picture", *run, tmp_path / "bad.png", *to)
-    refused(capsys, "there are no pictures in", *run, tmp_path / "empty", *to)
-    refused(capsys, "got cow, allowed are cat, dog, $x^2$", *run, picture, *to, "--target", "cow")
-    several = ["--classes", "2"]
-    refused(capsys, "--target or --classes", *run, picture, *to, "--target", "cat", *several)
-    refused(capsys, "allowed are stage1, stage2", *run, picture, picture, *to, "--layer", "stage3")
-    refused(capsys, "a.png is no writable folder", *run, picture, "--out", picture)
-    refused(capsys, "a.png is no writable folder", *run, picture, "--out", picture / "below")
-    assert not out.exists()
+def test_what_is_refused_leaves_nothing(tmp_path, refused):
+    """Those of both networks and of missing pictures are shared with `torchcnn.predict`."""
+    run, picture = tmp_path / "run", write_picture(tmp_path / "a.png")
+    write_run(run)
+    for message, *flags in (
+        ("required: FILE",),
+        ("either --checkpoint or --arch", "--arch", "lenet", picture),
+        ("there are no pictures in", run),
+        ("got cow, allowed are cat, dog, $x^2$", picture, "--target", "cow"),
+        ("--target or --classes", picture, "--target", "cat", "--classes", 2),
+        ("allowed are stage1, stage2", picture, picture, "--layer", "stage3"),
+    ):
+        assert message in refused(main, "--checkpoint", run, "--out", tmp_path / "new", *flags)
+    line = refused(main, "--checkpoint", run, picture, "--out", picture / "below")
+    assert "a.png is no writable folder" in line
 
 
 def test_what_cannot_be_read_is_listed_after_the_others_are_drawn(tmp_path, capsys):
     write_run(tmp_path / "run")
-    for name in ("a.png", "c.png"):
-        write_picture(tmp_path / "p" / name)
-    (tmp_path / "p" / "b.png").write_text("no picture")
-    gone, out = tmp_path / "gone.png", tmp_path / "out"
+    pictures = [write_picture(tmp_path / name) for name in ("a.png", "c.png")]
     with pytest.raises(SystemExit) as stop:
-        main(["--checkpoint", str(tmp_path / "run"), str(gone), str(tmp_path / "p"),
-              "--out", str(out)])  # fmt: skip
-    first, second = capsys.readouterr().err.splitlines()
-    assert stop.value.code == 2 and f"there is no picture {gone}" in first
-    assert "b.png cannot be decoded as a picture" in second
-    assert names(out) == ["attention.png", "filters.png"]
+        look(tmp_path / "run", tmp_path / "gone.png", *pictures, out=tmp_path / "out")
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1
+    assert f"there is no picture {tmp_path / 'gone.png'}" in error
+    assert names(tmp_path / "out") == ["attention.png", "filters.png"]
 
 
-def test_a_figure_does_not_overwrite_a_picture(tmp_path, capsys):
+def test_a_figure_does_not_overwrite_a_picture(tmp_path, refused):
     write_run(tmp_path / "run")
     write_picture(tmp_path / "p" / "a.png")
-    shutil.copy(tmp_path / "p" / "a.png", tmp_path / "p" / "attention.png")
-    message = "attention.png is one of the pictures, and would be overwritten"
-    call = ["--checkpoint", tmp_path / "run", tmp_path / "p", "--out", tmp_path / "p"]
-    refused(capsys, message, *call)
-    assert names(tmp_path / "p") == ["a.png", "attention.png"]
+    before = write_picture(tmp_path / "p" / "attention.png").read_bytes()
+    line = refused(main, "--checkpoint", tmp_path / "run", tmp_path / "p", "--out", tmp_path / "p")
+    assert "attention.png is one of the pictures, and would be overwritten" in line
+    assert (tmp_path / "p" / "attention.png").read_bytes() == before
 
 
-def test_a_network_that_computes_nan_is_refused(tmp_path, capsys):
-    write_run(tmp_path / "run")
-    content = torch.load(tmp_path / "run" / "best.pt", weights_only=True)
-    content["weights"]["head.7.bias"][0] = float("nan")
-    torch.save(content, tmp_path / "run" / "best.pt")
-    picture, out = write_picture(tmp_path / "a.png"), tmp_path / "out"
-    refused(capsys, "computes NaN", "--checkpoint", tmp_path / "run", picture, "--out", out)
-    assert not out.exists()
+def test_a_network_that_computes_nan_is_refused(tmp_path, refused):
+    run, picture = tmp_path / "run", write_picture(tmp_path / "a.png")
+    write_run(run, change=lambda net: net.head[7].bias.data.fill_(float("nan")))
+    line = refused(main, "--checkpoint", run, picture, "--out", tmp_path / "out")
+    assert "computes NaN" in line

@@ -2,12 +2,13 @@
 
 import json
 import zipfile
+from ast import literal_eval
 
 import pytest
 import torch
 from small_networks import describe, write_checkpoint
 
-from torchcnn import create_model, list_models
+from torchcnn import create_model
 from torchcnn.export import FORMATS, main
 from torchcnn.formats import torch_export
 
@@ -35,14 +36,7 @@ def checkpoint(path, arch, **changes):
     return net.eval()
 
 
-def options(about):
-    """What `create_model` takes of what a file says."""
-    small = {"small_input": True} if about["small_input"] else {}
-    sizes = {name: about[name] for name in ("input_size", "in_channels")}
-    return sizes | small | {"num_classes": len(about["classes"])}
-
-
-def load(to, path, net):
+def load(to, path):
     """The file in the runtime that it is for: (images -> logits, what it says of itself)."""
     if to == "keras":
         import keras
@@ -61,48 +55,39 @@ def load(to, path, net):
         program = torch.export.load(path, extra_files=extra)
         return program.module(), json.loads(extra["torchcnn.json"])
     if to == "txt":
-        first, *lines = path.read_text().split("\n")
+        first, text = path.read_text().split("\n", 1)
         about, weights = json.loads(first[2:]), {}
-        twin = create_model(about["arch"], **options(about))
-        for name, tensor in twin.state_dict().items():
-            assert lines.pop(0) == name and lines.pop(0) == str(tuple(tensor.shape))
-            end = lines.index("")
-            numbers = " ".join(lines[:end]).replace("[", " ").replace("]", " ").split()
-            lines = lines[end + 1 :]
-            values = [float(number) for number in numbers]
-            weights[name] = torch.tensor(values, dtype=tensor.dtype).view(tensor.shape)
+        for name, shape, *rows in (block.split("\n") for block in text.strip().split("\n\n")):
+            numbers = [float(number) for row in rows for number in row.strip("[]").split()]
+            weights[name] = torch.tensor(numbers).view(literal_eval(shape))
     else:
         from safetensors import safe_open
 
         with safe_open(path, framework="pt") as file:
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  no mapping
             about = json.loads(file.metadata()["torchcnn"])
-        twin = create_model(about["arch"], **options(about))
+    sizes = {name: about[name] for name in ("input_size", "in_channels")}
+    small = {"small_input": True} if about["small_input"] else {}
+    twin = create_model(about["arch"], num_classes=len(about["classes"]), **sizes, **small)
     twin.load_state_dict(weights)
     return twin.eval(), about
 
 
-def exported(to, arch, folder):
+@torch.no_grad()
+def check(to, arch, folder):
     pytest.importorskip(PACKAGES.get(to, "torch"), reason=f"pip install .[{to}]")
-    channels = FAMILIES[arch][0]
+    channels, size, _ = FAMILIES[arch]
     net = checkpoint(folder / "best.pt", arch, mean=(0.25,) * channels, std=(0.5,) * channels)
     path = folder / f"{arch}{FORMATS[to].suffix}"
     main(["--checkpoint", str(folder / "best.pt"), "--to", to, "--out", str(path)])
-    return net, path
-
-
-@torch.no_grad()
-def check(to, arch, folder):
-    net, path = exported(to, arch, folder)
-    channels, size, _ = FAMILIES[arch]
-    run, about = load(to, path, net)
-    for n in (1, 3):
-        x = torch.rand(n, channels, size, size)
-        given = (x - 0.25) / 0.5 if to in ("safetensors", "txt") else x
-        torch.testing.assert_close(run(given), net((x - 0.25) / 0.5), rtol=0, atol=1e-5)
-    assert about["classes"] == CLASSES and about["arch"] == arch and about["input_size"] == size
+    run, about = load(to, path)
     # What computes logits has the normalization in it; the weights alone are said to need it.
     alone = to in ("safetensors", "txt")
+    for n in (1, 3):
+        x = torch.rand(n, channels, size, size)
+        given = (x - 0.25) / 0.5 if alone else x
+        torch.testing.assert_close(run(given), net((x - 0.25) / 0.5), rtol=0, atol=1e-5)
+    assert about["classes"] == CLASSES and about["arch"] == arch and about["input_size"] == size
     assert about["mean"] == [0.25 if alone else 0.0] * channels
     assert about["std"] == [0.5 if alone else 1.0] * channels
     assert sorted(p.name for p in folder.iterdir()) == sorted(["best.pt", path.name])
@@ -116,37 +101,26 @@ def test_a_file_loads_where_it_is_for(to, tmp_path):
 # That every network goes through torch.export and to Keras and back is tested with the networks.
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("arch", "to"),
-    [(arch, "onnx") for arch in ("googlenet", "resnet18", "tf_baseline", "tf_inception10")]
-    + [("densenet", to) for to in FORMATS],
+    "arch", ["googlenet", "resnet18", "densenet", "tf_baseline", "tf_inception10"]
 )
-def test_networks_of_several_families(arch, to, tmp_path):
-    assert arch in list_models()
-    check(to, arch, tmp_path)
+def test_a_network_of_several_families_is_computed_by_onnx(arch, tmp_path):
+    check("onnx", arch, tmp_path)
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
         (["--to", "onnx", "--out", "m.pt"], "--to onnx writes a file *.onnx, got --out m.pt"),
-        (["--to", "tflite", "--out", "m.tflite"], "got tflite, allowed are keras, onnx"),
         (["--to", "torch-export", "--out", "best.pt2"], "--out best.pt2 exists already"),
         (["--to", "torch-export", "--out", "none/m.pt2"], "none is no folder"),
         (["--to", "torch-export"], "required: --out"),
-        (["--to", "torch-export", "--out", "m.pt2", "--checkpoint", "no.pt"], "no checkpoint"),
-        (["--to", "torch-export", "--out", "m.pt2", "--checkpoint", "best.pt2"], "damaged"),
     ],
-)  # fmt: skip
-def test_what_cannot_be_exported_is_refused(arguments, message, tmp_path, monkeypatch, capsys):
+)
+def test_what_cannot_be_exported_is_refused(arguments, message, tmp_path, monkeypatch, refused):
     monkeypatch.chdir(tmp_path)
     checkpoint(tmp_path / "best.pt", "mlp")
     (tmp_path / "best.pt2").write_text("mine")
-    with pytest.raises(SystemExit) as stop:
-        main(["--checkpoint", "best.pt", *arguments])
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and message in error and error.count("\n") == 1
-    assert (tmp_path / "best.pt2").read_text() == "mine"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "best.pt2"]
+    assert message in refused(main, "--checkpoint", "best.pt", *arguments)
 
 
 def test_a_file_that_computes_something_else_does_not_appear(tmp_path, monkeypatch):

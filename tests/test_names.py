@@ -22,7 +22,6 @@ def test_they_are_those_of_the_tables():
     [
         ("resnet", MODELS, "did you mean resnet18, resnet34 or resnet50?"),
         ("VGG16", MODELS, "did you mean vgg16 or vgg16_bn?"),
-        ("trian", ["train", "evaluate"], "did you mean train?"),
         ("--epoch", ["--epochs", "--arch"], "did you mean --epochs?"),
         ("--wd", ["--seed", "--weight-decay"], "did you mean --weight-decay?"),
         ("--batch_size", ["--batch-size"], "did you mean --batch-size?"),

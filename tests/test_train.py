@@ -1,12 +1,9 @@
 """The command and `train`: runs that end well, runs that go on, and every way to be refused."""
 
 import copy
-import gzip
 import json
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -22,24 +19,12 @@ from torchcnn.data.loader import Batches
 from torchcnn.models import ModelSpec
 from torchcnn.run import run as runs
 from torchcnn.run.checkpoint import load_checkpoint, load_model
-from torchcnn.run.run import Run, lock
+from torchcnn.run.run import Run
 from torchcnn.training import plan
 
 
 def run(*argv):
     train.main(["--device", "cpu", "--data", "sample", *map(str, argv)])
-
-
-def refused(capsys, tmp_path, *argv):
-    """Run the command as a user would see it fail: -> the one line; nothing new on the disk."""
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(SystemExit) as caught:
-        train.main(list(map(str, argv)))
-    error = capsys.readouterr().err
-    assert caught.value.code == 2
-    assert error.count("\n") == 1 and error.startswith("python -m torchcnn.train: ")
-    assert sorted(tmp_path.rglob("*")) == before
-    return error
 
 
 def last(path):
@@ -59,31 +44,19 @@ def in_tmp_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_the_command_as_a_newcomer_types_it(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-m", "torchcnn.train", "--arch", "lenet",
-         "--data", "sample", "--epochs", "1"],
-        cwd=tmp_path, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert done.stderr == ""  # no progress bar without a terminal, no warnings
-    *config, epoch, hint, tested, mistaken = done.stdout.splitlines()
-    assert re.match(r"most often mistaken: \d+ of [a-z -]+ as [a-z -]+, ", mistaken)
+def test_the_command_as_a_newcomer_types_it(tmp_path, capsys):
+    train.main(["--arch", "lenet", "--epochs", "1"])
+    out, error = capsys.readouterr()
+    assert error == ""  # no progress bar without a terminal
+    *config, epoch, hint, tested, mistaken = out.splitlines()
     assert [line.split()[0] for line in config] == ["data", "arch", "recipe", "epochs", "device"]
+    assert "sample (only the embedded 5,000 + 1,000 images: " in config[0]
     assert "source (optimizer adam, lr 0.001, batch_size 256, input_size 28)" in config[2]
     assert epoch.startswith("epoch 1, loss ") and ", val acc " in epoch
-    # 18 steps, each of which keeps 0.9 of torch's moving statistics.
-    assert hint.startswith(f"{0.9**18:.1%} of the norms' moving statistics is still what they ")
-    assert re.search(
-        r"test acc 0\.\d{4}, .* the run is in runs/lenet-sample-seed0-\d{8}-\d{6}$", tested
-    )
-
-
-def test_auto_says_loudly_that_it_took_the_sample(capsys, tmp_path):
-    with killed(lambda *_: True):  # before its first step
-        train.main(["--device", "cpu"])
-    out = capsys.readouterr().out
-    assert "data             sample (only the embedded 5,000 + 1,000 images: " in out
-    assert next((tmp_path / "runs").iterdir()).name.startswith("lenet-sample-")
+    assert "of the norms' moving statistics is still what they began with" in hint
+    run_of_today = r"test acc 0\.\d{4}, .* the run is in runs/lenet-sample-seed0-\d{8}-\d{6}$"
+    assert re.match(run_of_today, tested)
+    assert re.match(r"most often mistaken: \d+ of [a-z -]+ as [a-z -]+, ", mistaken)
 
 
 LONGER = ["alexnet", "vgg11_bn", "nin", "googlenet", "resnet20", "tf_alexnet_half", "tf_nin_dense",
@@ -96,10 +69,10 @@ LONGER = ["alexnet", "vgg11_bn", "nin", "googlenet", "resnet20", "tf_alexnet_hal
 )
 def test_a_network_of_each_family_trains_by_the_command(arch, tmp_path, monkeypatch):
     """A few steps on a part of the sample, at a size that a CPU can bear."""
-    whole = data.load_data("sample")
-    part = data.ImageData("sample", whole.classes, whole.train_images[:32], whole.train_labels[:32],
-                          whole.test_images[:10], whole.test_labels[:10])  # fmt: skip
-    monkeypatch.setattr(plan, "load_images", lambda *_: part)
+    sample = data.load_data("sample")
+    few = replace(sample, train_images=sample.train_images[:32],
+                  train_labels=sample.train_labels[:32])  # fmt: skip
+    monkeypatch.setattr(plan, "load_images", lambda *_: few)
     size = SIZES.get(arch, 32)
     # SGD: to write Adam's state would take longer than to train.
     run("--arch", arch, "--epochs", 1, "--batch-size", 6, "--input-size", size, "--out", "r",
@@ -113,31 +86,19 @@ def test_what_is_written_by_hand_trains_to_the_same_loss(
     conv2d, computed = torch.nn.functional.conv2d, []
     monkeypatch.setattr(torch.nn.functional, "conv2d",
                         lambda x, *w: computed.append(not x.is_meta) or conv2d(x, *w))  # fmt: skip
-    flags = ["--epochs", 1]
-    run(*flags, "--out", "torch")
+    flags = ["--epochs", 1]  # at 28 pixels, since a resize is a convolution too
     run(*flags, "--norm", "scratch", "--out", "norm")
     assert any(computed)
     computed.clear()
     run(*flags, "--layers", "scratch", "--out", "layers")
     assert not any(computed)  # torch's convolution was asked for shapes alone
+    run(*flags, "--out", "torch")
     torchs, norm, layers = (last(tmp_path / name) for name in ("torch", "norm", "layers"))
-    for ours in (norm, layers):
-        losses = [run.history[0].step_losses for run in (ours, torchs)]
-        torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-3)
+    losses = [run.history[0].step_losses for run in (torchs, norm, layers)]
+    torch.testing.assert_close(losses[1:], 2 * losses[:1], rtol=1e-3, atol=1e-3)
     assert "stage1.1.moving_mean" in norm.state.weights
     assert layers.state.weights.keys() == torchs.state.weights.keys()
     assert layers.spec == torchs.spec
-
-
-def test_every_epoch_and_every_seed_has_its_own_order(tmp_path):
-    """With a learning rate of next to nothing, only the order tells two epochs' steps apart."""
-    still = ["--arch", "softmax_regression", "--optimizer", "sgd", "--lr", "1e-12", "--epochs", 2]
-    run(*still, "--out", "a")
-    run(*still, "--seed", 1, "--out", "b")
-    first, second = last(tmp_path / "a").history
-    assert first.train_loss == pytest.approx(second.train_loss, rel=1e-2)
-    assert (first.step_losses - second.step_losses).abs().max() > 1e-3
-    assert not torch.equal(first.step_losses, last(tmp_path / "b").history[0].step_losses)
 
 
 def test_the_test_set_is_read_with_the_weights_that_were_selected(tmp_path, monkeypatch):
@@ -155,24 +116,18 @@ def test_the_test_set_is_read_with_the_weights_that_were_selected(tmp_path, monk
     assert result["test_acc"] == best != newest
 
 
-@pytest.mark.parametrize(
-    "flags", [[], ["--optimizer", "sgd", "--lr", 0.1, "--norm", "scratch", "--layers", "scratch"]]
-)
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
-    flags, tmp_path, tenth_of_the_sample
-):
-    """One epoch, then on to three; until then there is no result."""
-    flags = [*flags, "--input-size", 16]
-    run(*flags, "--epochs", 3, "--out", "whole")
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, tenth_of_the_sample):
+    """By hand, one epoch, then on to two; until then there is no result."""
+    flags = ["--optimizer", "sgd", "--lr", 0.1, "--norm", "scratch", "--layers", "scratch",
+             "--input-size", 16]  # fmt: skip
+    run(*flags, "--epochs", 2, "--out", "whole")
     run(*flags, "--epochs", 1, "--out", "r")
     assert json.loads((tmp_path / "r" / "result.json").read_text())["epoch"] == 1
     with killed(lambda *_: True):  # before its first step
-        train.main(["--resume", "r", "--epochs", "3"])
+        train.main(["--resume", "r", "--epochs", "2"])
     assert not (tmp_path / "r" / "result.json").exists()
-    train.main(["--resume", "r", "--epochs", "3"])
+    train.main(["--resume", "r", "--epochs", "2"])
     check_same(tmp_path / "whole", tmp_path / "r")
-    best = [load_checkpoint(tmp_path / name / "best.pt").state.weights for name in ("whole", "r")]
-    assert same(*best)
 
 
 def test_the_command_is_train_ch5(tmp_path, capsys, tenth_of_the_sample):
@@ -216,118 +171,77 @@ def test_a_loss_that_becomes_nan_leaves_the_last_good_checkpoint(capsys, tmp_pat
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--arch", "densnet"], "unknown network 'densnet'; did you mean densenet"),
+        (["--arch", "lenet,densnet"], "unknown network 'densnet'; did you mean densenet"),
         (["--arch", "mlp,lenet,mlp", "--seed", "1,2"], "--arch has mlp twice"),
-        (["--arch", "mlp", "--norm", "scratch"], "got norm_layer"),
+        (["--seed", "0,0"], "allowed are different seeds"),
+        (["--seed", "0,1", "--resume", "r"], "--resume takes one network and one seed, got "),
         (["--arch", "mlp", "--small-input"], "got small_input"),
-        (["--epochs", "0"], "--epochs: got 0, allowed is a whole number from 1"),
-        (["--batch-size", "-3"], "--batch-size: got -3, allowed is a whole number from 1"),
         (["--batch-size", "1"], "cannot train on a batch of 1"),
-        (["--lr", "1e38"], "allowed is a number above 0, to 1e30"),
-        (["--ema", "1"], "got 1, allowed is a number from 0 to below 1"),
-        (["--warmup", "-1"], "got -1, allowed is a whole number from 0"),
+        (["--ema", "1"], "--ema: got 1, allowed is a number from 0 to below 1"),
         (["--schedule", "linear"], "got linear, allowed are constant, step, "),
         (["--augment", "crop,spin"], "got 'spin', allowed are crop, flip, rotate, color-jitter, "),
-        (["--momentum", "0.9"], "--momentum is not for the optimizer adam"),
         (["--optimizer", "sgd", "--lr", "1", "--nesterov"], "--nesterov needs a --momentum above"),
         (["--optimizer", "sgd"], "--optimizer sgd needs a --lr: the recipe's 0.001 is for adam"),
-        (["--input-size", "12"], "lenet takes images of at least 16 pixels"),
         (["--input-size", "100000"], "allowed is a whole number from 1 to 4096"),
         (["--arch", "densenet", "--input-size", "28"], "the least input size is 29"),
         (["--data", "mnist"], "there is no folder mnist; allowed is auto, fashion-mnist, "),
-        (["--data", "fashion-mnist", "--root", "nowhere"], "cannot be downloaded"),
         (["--data", "cifar10"], "CIFAR10 is not under data and cannot be downloaded"),
         (["--data", "cifar10", "--input-size", "12"], "at least 16 pixels"),  # before it is fetched
         (["--resume", "nowhere"], "there is no checkpoint nowhere"),
         (["--out", "/dev/null/x"], "/dev/null is no writable folder"),
-        (["--device", "cuda"], "--device cuda is not on this machine; there are auto, cpu"),
+        (["--device", "tpu"], "--device tpu is not on this machine; there are auto, cpu"),
     ],
 )
-def test_bad_input_is_refused(argv, message, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert message in refused(capsys, tmp_path, "--data", "sample", *argv)
+def test_bad_input_is_refused(argv, message, refused):
+    assert message in refused(train.main, "--data", "sample", *argv)
 
 
-def test_damaged_data_is_refused(capsys, tmp_path, idx_folder, monkeypatch):
-    monkeypatch.setattr(data, "FASHION_MNIST_MD5", data.SAMPLE_MD5)
-    images = idx_folder / "train-images-idx3-ubyte.gz"
-    whole = images.read_bytes()
-    for content, message in [
-        (whole[:-1], "is cut short or damaged"),
-        (gzip.compress(gzip.decompress(whole)[:-1] + b"?"), "is damaged or of another data set"),
-    ]:
-        images.write_bytes(content)
-        assert message in refused(capsys, tmp_path, "--data", "fashion-mnist", "--root", idx_folder)
-
-
-def test_a_bad_checkpoint_is_refused(finished_run, capsys, tmp_path):
+def test_a_bad_configuration_or_optimizer_is_refused(finished_run, refused, tmp_path):
     """What is stored is changed in one place, as a file of another program may have it."""
     shutil.copytree(finished_run, tmp_path / "r")
     path = tmp_path / "r" / "last.pt"
-    good, content = torch.load(path), path.read_bytes()
-    config, optimizer, history = good["config"], good["optimizer"], good["history"]
+    good = torch.load(path)
+    config, optimizer = good["config"], good["optimizer"]
     (group,) = optimizer["param_groups"]
     another = {0: optimizer["state"][0] | {"exp_avg": torch.zeros(2)}}
-    bad = {
-        "no configuration": {"config": {"arch": "lenet"}},
-        "no sources": {"sources": {}},
-        **{f"{k} of the configuration": {"config": config | {k: v}}
-           for k, v in {"batch_size": 0, "lr": float("nan"), "norm": "layer", "val_fraction": 3.0,
-                        "augment": ["spin"], "schedule": "linear", "arch": "nonet"}.items()},
-        "epoch": {"history": [{}, *history[1:]]},
-        "no state of the optimizer": {"optimizer": optimizer | {"state": {}}},
-        "another shape": {"optimizer": optimizer | {"state": optimizer["state"] | another}},
-        **{f"{k} of the optimizer": {"optimizer": optimizer | {"param_groups": [group | {k: v}]}}
-           for k, v in {"betas": 5, "eps": "x", "lr": "fast", "weight_decay": 3.0,
-                        "amsgrad": True}.items()},
-        "a weight less": {"weights": {k: w for k, w in good["weights"].items() if "head.1" not in k
-                                      }},
-    }  # fmt: skip
-    for kind, change in bad.items():
+    for change, message in [
+        ({"config": {"arch": "lenet"}}, "the configuration in r/last.pt is damaged"),
+        ({"config": config | {"batch_size": 0}}, "is damaged: its batch_size is 0"),
+        ({"sources": {}}, "the configuration in r/last.pt is damaged: its sources"),
+        ({"weights": {}}, "the checkpoint is not one of lenet: "),
+        ({"optimizer": optimizer | {"state": {}}}, "optimizer's state does not fit"),
+        ({"optimizer": optimizer | {"state": optimizer["state"] | another}}, "state does not fit"),
+        ({"optimizer": optimizer | {"param_groups": [group | {"lr": "fast"}]}}, "not those of the"),
+        ({"optimizer": optimizer | {"param_groups": [group | {"betas": 5}]}}, "not those of the"),
+    ]:
         torch.save(good | change, path)
-        error = refused(capsys, tmp_path, "--resume", "r", "--epochs", 9)
-        assert re.search(r"r/last\.pt|optimizer|unknown network|Missing.*head\.1", error), kind
-    torch.save({"weights": {}}, path)
-    assert "r/last.pt is not a checkpoint" in refused(capsys, tmp_path, "--resume", "r")
-    path.write_bytes(content[:5000])
-    assert "r/last.pt is damaged" in refused(capsys, tmp_path, "--resume", "r")
+        assert message in refused(train.main, "--resume", "r", "--epochs", 9)
 
 
-def test_a_best_checkpoint_that_is_not_the_runs_is_refused(finished_run, capsys, tmp_path):
+def test_a_best_checkpoint_that_is_not_the_runs_is_refused(finished_run, refused, tmp_path):
     """It is needed where the last epoch is not the best, with which it would be written anew."""
     shutil.copytree(finished_run, tmp_path / "r")
     last_pt, best_pt = (tmp_path / "r" / name for name in ("last.pt", "best.pt"))
     content = torch.load(last_pt)
     content["history"][-1]["eval_acc"] = 0.0
     torch.save(content, last_pt)
-    malformed = torch.load(best_pt) | {"history": [1]}
     for record in content["history"]:
         record["time"] += 1.0  # of another run
-    for bad, message in (
-        (content, "is not that of epoch"),
-        (malformed, "damaged"),
-        (None, "no checkpoint r/best.pt"),
-    ):
-        torch.save(bad, best_pt)
-        if bad is None:
-            best_pt.unlink()
-        error = refused(capsys, tmp_path, "--resume", "r", "--epochs", 9)
-        assert message in error and "r/best.pt" in error
+    torch.save(content, best_pt)
+    error = refused(train.main, "--resume", "r", "--epochs", 9)
+    assert "r/best.pt" in error and "is not that of epoch" in error
+    best_pt.unlink()
+    error = refused(train.main, "--resume", "r", "--epochs", 9)
+    assert "there is no checkpoint r/best.pt" in error
 
 
-def test_a_run_that_is_in_use_or_would_become_another_is_refused(finished_run, capsys, tmp_path):
+def test_a_resumed_run_does_not_become_another(finished_run, refused, tmp_path):
     shutil.copytree(finished_run, tmp_path / "r")
     for flag, value in [("--arch", "densenet"), ("--batch-size", 64), ("--out", "elsewhere")]:
-        error = refused(capsys, tmp_path, "--resume", "r", "--epochs", 9, flag, value)
+        error = refused(train.main, "--resume", "r", "--epochs", 9, flag, value)
         assert f"with {flag} " in error and f"got {value}" in error
-    assert "has finished 3 epochs" in refused(capsys, tmp_path, "--resume", "r")
-    assert "has finished 3 epochs" in refused(capsys, tmp_path, "--resume", "r", "--epochs", 2)
-    error = refused(capsys, tmp_path, "--data", "sample", "--out", "r")
-    assert "--out r already holds a run; --resume continues it" in error
-    unlock = lock(tmp_path / "r", capsys)  # as a process that trains has it
-    error = refused(capsys, tmp_path, "--resume", "r", "--epochs", 9)
-    assert "r is being written by another process" in error
-    unlock()
+    for fewer in ([], ["--epochs", 2]):
+        assert "has finished 3 epochs" in refused(train.main, "--resume", "r", *fewer)
 
 
 # --- from Python --------------------------------------------------------------------------------
@@ -345,11 +259,6 @@ class Own(nn.Module):
         return self.head(self.body(x))
 
 
-class Pair(Own):
-    def forward(self, x):
-        return super().forward(x), x
-
-
 PYTHON = {"data": "sample", "device": "cpu", "epochs": 1, "batch_size": 500}
 
 
@@ -362,13 +271,11 @@ def test_train_from_python_is_the_command(tmp_path):
     written = json.loads((result.path / "result.json").read_text())
     for key in ("test_acc", "test_loss", "epoch", "checkpoint"):
         assert getattr(result, key) == written[key]
-    (record,) = result.history
-    assert record.eval_acc == last(tmp_path / "b").history[0].eval_acc and record.split == "val"
     more = train.train(resume=result.path, epochs=2)
     assert [r.epoch for r in more.history] == [1, 2]
 
 
-def test_a_module_of_your_own_is_trained_resumed_and_loaded(tmp_path, capsys):
+def test_a_module_of_your_own_is_trained_resumed_and_loaded(tmp_path, refused):
     """Also with parameters that are frozen, or that take no part."""
     torch.manual_seed(3)
     net = Own()
@@ -388,38 +295,28 @@ def test_a_module_of_your_own_is_trained_resumed_and_loaded(tmp_path, capsys):
     assert (spec.arch, spec.own, spec.shape, spec.num_classes) == ("Own", True, (1, 28, 28), 10)
     loaded = load_model(tmp_path / "r", copy.deepcopy(again))
     assert isinstance(loaded.spec, ModelSpec) and accuracy(loaded) == result.test_acc
-    capsys.readouterr()
     Image.new("L", (28, 28)).save("a.png")
     for command, argv in ((evaluate, []), (predict, ["a.png"])):
-        with pytest.raises(SystemExit) as stop:
-            command.main(["--checkpoint", "r", *argv])
-        error = capsys.readouterr().err
-        assert stop.value.code == 2 and "Own is a module of your own" in error
-    assert "is a run of Own" in refused(capsys, tmp_path, "--resume", "r", "--epochs", "3")
+        error = refused(command.main, "--checkpoint", "r", *argv)
+        assert "Own is a module of your own" in error
+    assert "is a run of Own" in refused(train.main, "--resume", "r", "--epochs", "3")
 
 
 @pytest.mark.parametrize(
-    ("flags", "error", "message"),
+    ("flags", "message"),
     [
-        ({"archh": "lenet"}, TypeError, "unexpected keyword arguments: archh; there are data, "),
-        ({"arch": "lenett"}, ValueError, "did you mean lenet"),
-        ({"epochs": 0}, ValueError, "--epochs: got 0, allowed is a whole number from 1"),
-        ({"lr": "fast"}, ValueError, "--lr: got fast, allowed is a number above 0"),
-        ({"compile": 1}, ValueError, "--compile: got 1, allowed are True, False"),
-        ({"schedule": "linear"}, ValueError, "--schedule: got linear, allowed are constant, "),
-        ({"net": Own(7)}, ValueError, r"must return logits \(20, 10\) for images"),
-        ({"net": Own(), "input_size": 20}, ValueError, "Own cannot train on images"),
-        ({"net": Own(), "arch": "lenet"}, ValueError, "arch cannot be given with a module"),
-        ({"net": "lenet"}, ValueError, "net is a torch.nn.Module, got 'lenet'"),
-        ({"net": Own}, ValueError, "net is a torch.nn.Module, got <class"),
-        ({"net": Own().requires_grad_(False)}, ValueError, "Own has no parameters to train"),
-        ({"net": Pair()}, ValueError, "must return logits .* got a tuple"),
-        ({"net": Own().to("meta")}, ValueError, "Own cannot train on images"),
+        ({"arch": "lenett"}, "did you mean lenet"),
+        ({"seed": "0,1"}, "takes one seed, got"),
+        ({"net": Own(7)}, r"must return logits \(20, 10\) for images"),
+        ({"net": Own(), "input_size": 20}, "Own cannot train on images"),
+        ({"net": Own(), "arch": "lenet"}, "arch cannot be given with a module"),
+        ({"net": Own}, "net is a torch.nn.Module, got <class"),
+        ({"net": Own().requires_grad_(False)}, "Own has no parameters to train"),
     ],
 )
-def test_what_python_gets_wrong_is_refused_too(flags, error, message, tmp_path):
-    with pytest.raises(error, match=message):
-        train.train(out=tmp_path / "r", **({"data": "sample"} | flags))
+def test_what_python_gets_wrong_is_refused_too(flags, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train.train(out=tmp_path / "r", data="sample", **flags)
     assert not (tmp_path / "r").exists()
 
 
