@@ -69,26 +69,6 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[...,
 
 
 @pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
-    """A function that runs a command which has to fail, and returns the line that says why.
-
-    The exit code is 2, only notes come before the line, and there is no new file.
-    """
-
-    def run(main: Callable[[list[str]], object], *argv: object) -> str:
-        before = sorted(tmp_path.rglob("*"))
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main([str(word) for word in argv])
-        *notes, line = capsys.readouterr().err.splitlines()
-        assert stop.value.code == 2 and all(note.startswith("note: ") for note in notes)
-        assert sorted(tmp_path.rglob("*")) == before
-        return line
-
-    return run
-
-
-@pytest.fixture
 def real_fashion_mnist(no_stray_data: None, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = Path("/usr/share/datasets/fashion-mnist")
     if not folder.is_dir():
