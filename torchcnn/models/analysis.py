@@ -3,16 +3,16 @@
 import copy
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.fx
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from torchcnn.files import table
-from torchcnn.layers import SameConv2d
 from torchcnn.models.receptive import Axes, Axis, after_function, after_layer, join
 
 Sides = float | tuple[float, float]  # one number if height and width agree, or (height, width)
@@ -157,7 +157,7 @@ class _Walk(torch.fx.Interpreter):
         if n.op == "placeholder":
             self.seen[n] = Axis(), Axis()
         elif n.op == "get_attr" and isinstance(result, nn.Parameter):
-            self._record(n, None, result.shape, [result], 0, None)
+            self._record(n, result, result.shape, [result])
         elif n.op == "call_module":
             self._layer(n, result)
         elif n.op in ("call_function", "call_method") and _holds_tensors(result):
@@ -165,11 +165,15 @@ class _Walk(torch.fx.Interpreter):
         return result
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Do not run the usual layers, whose shapes are known: they would take most of the time."""
-        module, x = self.fetch_attr(target), args[0] if len(args) == 1 and not kwargs else None
-        if isinstance(x, Tensor) and (shape := _output_shape(module, x)):
-            return x.new_empty(shape)
-        return super().call_module(target, args, kwargs)
+        """Compute only the first outputs of the layers that would take most of the time."""
+        layer: Any = self.fetch_attr(target)
+        if not isinstance(layer, nn.Conv2d | nn.Linear) or "weight" not in layer._parameters:
+            return super().call_module(target, args, kwargs)
+        first = {name: p[: getattr(layer, "groups", 1)] for name, p in layer.named_parameters()}
+        y = functional_call(layer, first, args, kwargs)
+        if isinstance(layer, nn.Linear):
+            return y.new_empty(*y.shape[:-1], layer.out_features)
+        return y.new_empty(len(y), layer.out_channels, *y.shape[2:])
 
     def _function(self, n: torch.fx.Node, result: Any) -> None:
         """Follow a function or method that is called, or refuse one that is not known."""
@@ -208,22 +212,18 @@ class _Walk(torch.fx.Interpreter):
         self,
         n: torch.fx.Node,
         module: Any,
-        output: Any,
+        shape: Sequence[int],
         parameters: Iterable[Tensor],
-        macs: int,
-        axes: Axes | None,
+        macs: int = 0,
+        axes: Axes | None = None,
     ) -> None:
-        """Add a row, without a module for a parameter that is used by itself.
-
-        A parameter counts in the first row that has it.
-        """
+        """Add a row for a layer, or for a parameter that is used by itself."""
         new = {id(p): p.numel() for p in parameters if id(p) not in self.counted}
         self.counted |= set(new)
         field, stride = _sides(axes) if axes else (0.0, 0)
-        kind = "Parameter" if module is None else type(module).__name__
         kernel, own = (_side(getattr(module, name, None)) for name in ("kernel_size", "stride"))
-        count, shape = sum(new.values()), tuple(output)
-        row = Layer(str(n.target), kind, kernel, own, shape, count, macs, field, stride)
+        sizes = (tuple(shape), sum(new.values()), macs)
+        row = Layer(str(n.target), type(module).__name__, kernel, own, *sizes, field, stride)
         self.layers.append(row)
         self.layers.depth = max(self.layers.depth, self.depths[n])
 
@@ -246,36 +246,6 @@ def _side(value: Any) -> Sides | None:
     if not isinstance(value, tuple) or len(value) != 2:
         return value if isinstance(value, int) else None
     return value[0] if value[0] == value[1] else value
-
-
-def _output_shape(module: Any, x: Tensor) -> tuple[int, ...] | None:
-    """Return the shape of a usual layer's output; None if it is another one, or refuses x."""
-    if type(module) in (nn.ReLU, nn.Sigmoid, nn.Dropout, nn.Identity):
-        return tuple(x.shape)
-    if isinstance(module, nn.Linear) and x.shape[-1] == module.in_features:
-        return (*x.shape[:-1], module.out_features)
-    if x.dim() != 4:
-        return None
-    if type(module) is nn.BatchNorm2d and x.shape[1] == module.num_features:
-        return tuple(x.shape)
-    if isinstance(module, nn.Conv2d) and x.shape[1] == module.in_channels:
-        return _conv_output_shape(module, x)
-    return None
-
-
-def _conv_output_shape(conv: nn.Conv2d, x: Tensor) -> tuple[int, ...] | None:
-    """Return the shape of a convolution's output; None if x is smaller than the kernel."""
-    sides = []
-    for axis, size in enumerate(x.shape[2:]):
-        kernel, stride, dilation = (
-            options[axis] for options in (conv.kernel_size, conv.stride, conv.dilation)
-        )
-        if isinstance(conv, SameConv2d) or conv.padding == "same":
-            sides.append(same_output_size(size, stride))
-        else:
-            padding = 0 if conv.padding == "valid" else int(conv.padding[axis])
-            sides.append(conv_output_size(size, kernel, stride, padding, dilation))
-    return (len(x), conv.out_channels, *sides) if min(sides) > 0 else None
 
 
 def _macs(module: nn.Module, y: Tensor) -> int:
@@ -308,7 +278,7 @@ def _walk(net: nn.Module, input_size: tuple[int, int, int]) -> _Walk:
         walk = _Walk(torch.fx.GraphModule(net, layer_graph(net)))
         with torch.no_grad():
             walk.run(torch.empty(1, *input_size, device="cpu"))
-    except (RuntimeError, TypeError, torch.fx.proxy.TraceError) as error:
+    except (RuntimeError, TypeError) as error:
         first = str(error).splitlines()[0]
         raise ValueError(f"the network cannot take an image of {input_size}: {first}") from error
     return walk
@@ -332,8 +302,8 @@ def summary(net: nn.Module, input_size: tuple[int, int, int]) -> Summary:
 
     The result is a list of layers that prints as a table, with a row for every call of a layer. A
     parameter counts in the first row that has it. Parallel branches are listed one after another;
-    where they join, an output depends on all that the branches see. Convolutions and dense layers
-    are not computed.
+    where they join, an output depends on all that the branches see. Of convolutions
+    and dense layers only the first outputs are computed.
 
     Args:
         input_size: (channels, height, width) of one image.
