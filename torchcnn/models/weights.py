@@ -64,21 +64,20 @@ class Weights:
         new = start_from(net, self.tensors, (before, now))
         # Rows of the head mean nothing without what is below them, as in the last block of NiN.
         if theirs and rows and rows.keys() >= set(new):
-            others = [name for name in classes if name not in theirs]
             both = [name for name in classes if name in theirs]
-            source = torch.tensor([theirs.index(name) for name in both], dtype=torch.long)
-            place = torch.tensor([classes.index(name) for name in both], dtype=torch.long)
+            others = [name for name in classes if name not in theirs]
+            source, place = ([names.index(c) for c in both] for names in (theirs, classes))
             for name, axis in rows.items():
-                given = self.tensors[name].index_select(axis, source).to(own[name])
-                place = place.to(given.device)
-                own[name].copy_(fresh[name].index_copy_(axis, place, given))
+                head, given = own[name].movedim(axis, 0), self.tensors[name].movedim(axis, 0)
+                head.copy_(fresh[name].movedim(axis, 0))
+                head[place] = given[source].to(head)
             if not both:
                 return f"the head is new, for {shortened(others)}: {', '.join(rows)}"
             said = f"the head keeps the rows of {len(both)} of {now} classes, known by name"
             return f"{said}{f', new are {shortened(others)}' * bool(others)}: {', '.join(rows)}"
         if new:
             return f"new for {now} classes in place of {before}: {', '.join(new)}"
-        whose = f"{shortened(theirs)}" if theirs else "of which the weights have no names"
+        whose = shortened(theirs) if theirs else "of which the weights have no names"
         return f"the head is taken as it is, for {now} classes, {whose}"
 
     def _count_classes(self, rows: dict[str, int]) -> int:
