@@ -154,14 +154,15 @@ class _Walk(torch.fx.Interpreter):
         result = super().run_node(n)
         self.depths[n] = max((self.depths[i] for i in n.all_input_nodes), default=0)
         n.meta["shape"] = tuple(result.shape[1:]) if isinstance(result, Tensor) else ()
+        inputs = [i for i in n.all_input_nodes if i in self.seen]
         if n.op == "placeholder":
             self.seen[n] = Axis(), Axis()
         elif n.op == "get_attr" and isinstance(result, nn.Parameter):
             self._record(n, result, result.shape, [result])
         elif n.op == "call_module":
-            self._layer(n, result)
-        elif n.op in ("call_function", "call_method") and _holds_tensors(result):
-            self._function(n, result)
+            self._layer(n, inputs, result)
+        elif inputs and n.op != "output" and _holds_tensors(result):
+            self._function(n, inputs, result)
         return result
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
@@ -175,11 +176,8 @@ class _Walk(torch.fx.Interpreter):
             return y.new_empty(*y.shape[:-1], layer.out_features)
         return y.new_empty(len(y), layer.out_channels, *y.shape[2:])
 
-    def _function(self, n: torch.fx.Node, result: Any) -> None:
+    def _function(self, n: torch.fx.Node, inputs: Sequence[torch.fx.Node], result: Any) -> None:
         """Follow a function or method that is called, or refuse one that is not known."""
-        inputs = [i for i in n.all_input_nodes if i in self.seen]
-        if not inputs:  # a constant
-            return
         axes = join(*(self.seen[i] for i in inputs))
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         values = [self.env[i] for i in inputs]
@@ -189,19 +187,17 @@ class _Walk(torch.fx.Interpreter):
             raise ValueError(f"the receptive field and MACs of {name} ({n}) are not known")
         self.seen[n] = axes
 
-    def _layer(self, n: torch.fx.Node, result: Any) -> None:
+    def _layer(self, n: torch.fx.Node, inputs: Sequence[torch.fx.Node], result: Any) -> None:
         """Record a layer that is called, or refuse one that is not known."""
         module: Any = self.fetch_attr(str(n.target))
-        kind, inputs = type(module).__name__, [i for i in n.all_input_nodes if i in self.seen]
         axes: Axes | None = None
         x: Any = self.env[inputs[0]] if inputs else None
         if isinstance(x, Tensor) and len(inputs) == 1:
             axes = after_layer(module, self.seen[inputs[0]], x, result)
         if axes is None:
-            raise ValueError(
-                f"the receptive field and MACs of layer {n.target} ({kind}) are not known"
-                + (f" for an input of {tuple(x.shape[1:])}" if isinstance(x, Tensor) else "")
-            )
+            name = f"layer {n.target} ({type(module).__name__})"
+            given = f" for an input of {tuple(x.shape[1:])}" if isinstance(x, Tensor) else ""
+            raise ValueError(f"the receptive field and MACs of {name} are not known{given}")
         self.seen[n] = axes
         y = result[0] if isinstance(result, tuple) else result
         macs = _macs(module, y)

@@ -242,7 +242,12 @@ def read_weights(source: str, arch: str, net: nn.Module | None = None) -> Weight
             "names, or a dict that holds one such dict"
         )
     (tensors,) = found.values()
-    return of_state_dict(unwrapped(tensors, net), arch)
+    tensors = unwrapped(tensors, net)
+    # A module of your own may have torchvision's names too.
+    is_theirs = arch in MODELS and any(n.startswith(("features.", "layer1.")) for n in tensors)
+    if is_theirs:
+        tensors = from_torchvision(arch, tensors)
+    return Weights(tensors, None, IMAGENET if is_theirs else None)
 
 
 def of_checkpoint(path: Path, content: dict[str, Any]) -> Weights:
@@ -277,15 +282,6 @@ def unwrapped(tensors: dict[str, Tensor], net: nn.Module | None) -> dict[str, Te
     ):
         tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
     return tensors
-
-
-def of_state_dict(tensors: dict[str, Tensor], arch: str) -> Weights:
-    """Take a state dict in the names of this package, or in torchvision's."""
-    # A module of your own may have such names too.
-    is_theirs = arch in MODELS and any(n.startswith(("features.", "layer1.")) for n in tensors)
-    if is_theirs:
-        tensors = from_torchvision(arch, tensors)
-    return Weights(tensors, None, IMAGENET if is_theirs else None)
 
 
 def read_safetensors(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
