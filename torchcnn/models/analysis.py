@@ -218,7 +218,8 @@ class _Walk(torch.fx.Interpreter):
         self.counted |= set(new)
         field, stride = _sides(axes) if axes else (0.0, 0)
         kernel, own = (_side(getattr(module, name, None)) for name in ("kernel_size", "stride"))
-        sizes = (tuple(shape), sum(new.values()), macs)
+        n.meta["parameters"] = sum(new.values())
+        sizes = (tuple(shape), n.meta["parameters"], macs)
         row = Layer(str(n.target), type(module).__name__, kernel, own, *sizes, field, stride)
         self.layers.append(row)
         self.layers.depth = max(self.layers.depth, self.depths[n])
@@ -312,10 +313,12 @@ def summary(net: nn.Module, input_size: tuple[int, int, int]) -> Summary:
     return _walk(net, input_size).layers
 
 
-def trace(net: nn.Module, input_size: tuple[int, int, int]) -> tuple[torch.fx.Graph, Summary]:
-    """Return the graph of a network, with `meta["shape"]` on each node, and its `summary`."""
-    walk = _walk(net, input_size)
-    return walk.graph, walk.layers
+def trace(net: nn.Module, input_size: tuple[int, int, int]) -> torch.fx.Graph:
+    """Return the graph of what `summary` lists.
+
+    The `meta` of a node has the "shape" of its output, and "parameters" as its row has them.
+    """
+    return _walk(net, input_size).graph
 
 
 def receptive_field(net: nn.Module, input_size: tuple[int, int, int]) -> tuple[Sides, Sides]:

@@ -1,13 +1,4 @@
-"""What a trained network looks at: its feature maps, and the part of the picture that counts.
-
-`attention` computes one of three maps, whichever the network allows:
-
-- The class activation map (Zhou et al. 2015, arXiv:1512.04150), if the network ends in the mean
-  over all pixels and at most one linear layer, without hooks or a forward pass of their own. It
-  says exactly how much each place adds.
-- Grad-CAM (Selvaraju et al. 2016, arXiv:1610.02391) for the other networks with convolutions.
-- The gradient times the input (Shrikumar et al. 2016, arXiv:1605.01713) for networks without.
-"""
+"""What a trained network looks at: its feature maps, and the part of the picture that counts."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -46,14 +37,18 @@ def attention(
 
     The network computes in eval mode, and afterwards is as it was. The map is:
 
-    - The class activation map, sum_c w_kc f_c(x, y), where f is the last feature map, of more than
-      one pixel, and w_k are the weights of class k. Its mean plus the bias of the class is the
-      logit exactly. If no linear layer follows the mean, as in NiN, it is the channel of the class.
-    - Grad-CAM: relu(sum_c a_c f_c(x, y)), where a_c is the mean over the pixels of the gradient of
-      the logit with respect to f_c. Here f is the last feature map of at least 7 pixels a side: the
-      very last ones of many networks have so few that they hardly say where.
-    - If the network has no convolution, the gradient of the logit times the input, summed over the
-      channels. For a linear network, its sum plus the bias of the class is the logit.
+    - The class activation map (Zhou et al. 2015, arXiv:1512.04150), sum_c w_kc f_c(x, y), if the
+      network ends in the mean over all pixels and at most one linear layer. Here f is the last
+      feature map, of more than one pixel, and w_k are the weights of class k. The map's mean plus
+      the bias of the class is the logit exactly. If no linear layer follows the mean, as in NiN,
+      it is the channel of the class.
+    - Grad-CAM (Selvaraju et al. 2016, arXiv:1610.02391) for the other networks with convolutions:
+      relu(sum_c a_c f_c(x, y)), where a_c is the mean over the pixels of the gradient of the logit
+      with respect to f_c. Here f is the last feature map of at least 7 pixels a side: the very last
+      ones of many networks have so few that they hardly say where.
+    - The gradient times the input (Shrikumar et al. 2016, arXiv:1605.01713), summed over the
+      channels, for networks without convolutions. For a linear network, its sum plus the bias of
+      the class is the logit.
 
     Args:
         target: The number of the class; the most probable one if it is None.

@@ -207,11 +207,8 @@ def bottleneck_resnet(
     """ResNet of bottleneck blocks: (n, in_channels, h, w) -> (n, num_classes).
 
     The convolutions have no bias, and are initialised as He et al. propose. Images of 224 pixels
-    have sides of 56, 28, 14 and 7 in the stages, and 256, 512, 1024 and 2048 channels.
-
-    Args:
-        depths: The number of blocks in each of the four stages.
-        small_input: Use a 3×3 stem of stride 1 instead of the 7×7 one of stride 2 with pooling.
+    have sides of 56, 28, 14 and 7 in the stages, and 256, 512, 1024 and 2048 channels. The options
+    are those of `resnet`.
     """
     stem = _stem(in_channels, norm_layer, small_input, bias=False)
     block = partial(Bottleneck, norm_layer=norm_layer)

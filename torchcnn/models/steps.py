@@ -1,13 +1,12 @@
 """Every number of one forward pass: what each layer took, what it computed, and from what.
 
-`steps` runs a network on an image and keeps what each of its layers and functions returned. With
-the window that each output sees of its inputs, and with the layer's weights, each number can be
-computed again by hand.
+With the window that each output sees of its inputs, and with the layer's weights, each number can
+be computed again by hand.
 """
 
 import copy
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -67,23 +66,16 @@ def steps(net: nn.Module, x: Tensor) -> list[Step]:
     Raises:
         ValueError: As for `summary`, or if the output is not (1, num_classes).
     """
-    graph, rows = trace(net, (x.shape[1], x.shape[2], x.shape[3]))
-    parameters: dict[str, list[int]] = {}
-    for row in rows:  # a layer that is called twice has two
-        parameters.setdefault(row.name, []).append(row.parameters)
+    graph = trace(net, (x.shape[1], x.shape[2], x.shape[3]))
     recorder = _Recorder(torch.fx.GraphModule(copy.deepcopy(net).cpu().float().eval(), graph))
     with torch.no_grad():
         output = recorder.run(x)
     if not isinstance(output, Tensor) or output.dim() != 2:
         raise ValueError("the network returns no vector of logits for an image")
-    found = [
-        replace(step, parameters=parameters[str(node.target)].pop(0)) if step.layer else step
-        for node, step in recorder.steps
-    ]
     last: Any = next(iter(reversed(graph.nodes))).args[0]
-    if recorder.place[last] != len(found) - 1:
+    if recorder.place[last] != len(recorder.steps) - 1:
         raise ValueError("the network's last layer does not return its output")
-    return found
+    return recorder.steps
 
 
 class _Recorder(torch.fx.Interpreter):
@@ -92,7 +84,7 @@ class _Recorder(torch.fx.Interpreter):
     def __init__(self, traced: torch.fx.GraphModule) -> None:
         super().__init__(traced)
         self.extra_traceback = False  # errors are one line
-        self.steps: list[tuple[torch.fx.Node, Step]] = []
+        self.steps: list[Step] = []
         self.place: dict[torch.fx.Node, int] = {}  # the step that has a node's output
 
     def run_node(self, n: torch.fx.Node) -> Any:
@@ -105,14 +97,14 @@ class _Recorder(torch.fx.Interpreter):
         return result
 
     def _add(self, n: torch.fx.Node, step: Step) -> None:
-        whole = self.steps[step.inputs[0]][1].value if step.op == "take" else None
+        whole = self.steps[step.inputs[0]].value if step.op == "take" else None
         if whole is not None and step.source is not None and whole.shape == step.source.shape:
             numbers = torch.arange(whole.numel()).view(whole.shape)
             if torch.equal(step.source, numbers):  # it is the input itself
                 self.place[n] = step.inputs[0]
                 return
         self.place[n] = len(self.steps)
-        self.steps.append((n, step))
+        self.steps.append(step)
 
     def _step(self, n: torch.fx.Node, inputs: tuple[torch.fx.Node, ...], y: Any) -> Step:
         args, kwargs = self.fetch_args_kwargs_from_env(n)
@@ -134,7 +126,8 @@ class _Recorder(torch.fx.Interpreter):
             op = "other" if source is None else op
         places = tuple(self.place[i] for i in inputs)
         window = window or (HERE[0].everything(), HERE[1].everything())
-        return Step(n.name, op, kind, path, places, _maps(y), window, 0, layer, source)
+        new = n.meta.get("parameters", 0)
+        return Step(n.name, op, kind, path, places, _maps(y), window, new, layer, source)
 
     def _source(self, n: torch.fx.Node, taken: torch.fx.Node, y: Tensor) -> Tensor | None:
         """Return the number of the unit of `taken` that each unit of y is, -1 where it is 0.
