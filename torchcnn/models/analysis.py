@@ -12,7 +12,7 @@ import torch.fx
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from torchcnn.files import table
+from torchcnn.files import plural, table
 from torchcnn.models.receptive import Axes, Axis, after_function, after_layer, join
 
 Sides = float | tuple[float, float]  # one number if height and width agree, or (height, width)
@@ -118,9 +118,7 @@ class Summary(list[Layer]):
             rows += cells
         parameters, macs = sum(row.parameters for row in self), sum(row.macs for row in self)
         rows.append(["total", "", "", "", "", f"{parameters:,}", f"{macs:,}", "", ""])
-        text = "the longest path has 1 layer with weights"
-        if self.depth != 1:
-            text = f"the longest path has {self.depth} layers with weights"
+        text = f"the longest path has {plural(self.depth, 'layer')} with weights"
         return f"{table(rows, left={0, 1})}\n\n{text}"
 
     __repr__ = __str__  # the last expression of a notebook's cell is a table too
@@ -200,7 +198,8 @@ class _Walk(torch.fx.Interpreter):
             raise ValueError(f"the receptive field and MACs of {name} are not known{given}")
         self.seen[n] = axes
         y = result[0] if isinstance(result, tuple) else result
-        macs = _macs(module, y)
+        weighs = isinstance(module, nn.Conv2d | nn.Linear)  # others do not count
+        macs = y.numel() * module.weight[0].numel() if weighs else 0
         self.depths[n] += macs > 0
         self._record(n, module, y.shape[1:], module.parameters(), macs, axes)
 
@@ -243,18 +242,6 @@ def _side(value: Any) -> Sides | None:
     if not isinstance(value, tuple) or len(value) != 2:
         return value if isinstance(value, int) else None
     return value[0] if value[0] == value[1] else value
-
-
-def _macs(module: nn.Module, y: Tensor) -> int:
-    """Return the multiply-accumulates of a layer with the output y for one image.
-
-    Those of normalisation, activations and poolings do not count.
-    """
-    if isinstance(module, nn.Conv2d):
-        return y.numel() * module.weight[0].numel()
-    if isinstance(module, nn.Linear):
-        return y.numel() * module.in_features
-    return 0
 
 
 def _walk(net: nn.Module, input_size: tuple[int, int, int]) -> _Walk:

@@ -103,9 +103,7 @@ def after_layer(layer: Any, axes: Axes, x: Tensor, y: Any) -> Axes | None:
         dilation = getattr(layer, "dilation", 1)
         padding = _padding_before(layer, x)
         return _windows(axes, layer.kernel_size, layer.stride, padding, dilation)
-    if isinstance(layer, GlobalAvgPool2d):
-        return everything(axes)
-    if isinstance(layer, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
+    if isinstance(layer, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d | GlobalAvgPool2d):
         return _adaptive(axes, x, y)
     return _padded(axes, layer.padding) if "padding" in files else None
 

@@ -119,7 +119,10 @@ class _Recorder(torch.fx.Interpreter):
             path = path[:-1]
         else:
             kind = str(getattr(n.target, "__name__", n.target)).strip("_")
-            op = _function_op(kind, n, values, y)
+            op = FUNCTIONS.get(kind, "other")
+            same = all(isinstance(x, Tensor) and x.shape == y.shape for x in values)
+            if op == "add" and (len(values) != 2 or n.kwargs or not same):
+                op = "other"
             window = after_function(n.target, args, kwargs, HERE, values, y)
         if op == "take":
             source = self._source(n, inputs[0], y) if isinstance(values[0], Tensor) else None
@@ -164,14 +167,6 @@ def _layer_op(layer: Any) -> str:
         or (op == "norm" and getattr(layer, "running_mean", layer) is None)
     )
     return "other" if unusual or not as_defined(layer) else op
-
-
-def _function_op(name: str, n: torch.fx.Node, values: list[Any], y: Any) -> str:
-    op = FUNCTIONS.get(name, "other")
-    shapes = {tuple(value.shape) for value in values if isinstance(value, Tensor)}
-    if op == "add" and (len(values) != 2 or shapes != {tuple(y.shape)} or n.kwargs):
-        return "other"
-    return op
 
 
 # --- what a layer needs to be computed again ----------------------------------------------------
