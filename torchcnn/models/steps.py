@@ -120,9 +120,8 @@ class _Recorder(torch.fx.Interpreter):
         else:
             kind = str(getattr(n.target, "__name__", n.target)).strip("_")
             op = FUNCTIONS.get(kind, "other")
-            same = all(isinstance(x, Tensor) and x.shape == y.shape for x in values)
-            if op == "add" and (len(values) != 2 or n.kwargs or not same):
-                op = "other"
+            if op == "add" and ([x.shape for x in values] != [y.shape] * 2 or n.kwargs):
+                op = "other"  # a number is added, or the shapes differ
             window = after_function(n.target, args, kwargs, HERE, values, y)
         if op == "take":
             source = self._source(n, inputs[0], y) if isinstance(values[0], Tensor) else None
