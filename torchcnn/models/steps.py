@@ -120,8 +120,9 @@ class _Recorder(torch.fx.Interpreter):
         else:
             kind = str(getattr(n.target, "__name__", n.target)).strip("_")
             op = FUNCTIONS.get(kind, "other")
-            if op == "add" and ([x.shape for x in values] != [y.shape] * 2 or n.kwargs):
-                op = "other"  # a number is added, or the shapes differ
+            plain = len(values) == 2 and not n.kwargs
+            if op == "add" and not (plain and values[0].shape == values[1].shape == y.shape):
+                op = "other"
             window = after_function(n.target, args, kwargs, HERE, values, y)
         if op == "take":
             source = self._source(n, inputs[0], y) if isinstance(values[0], Tensor) else None
