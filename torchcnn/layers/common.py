@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.fx
 from torch import Tensor, nn
 
 from torchcnn.scratch import batch_norm, global_avg_pool2d, network
