@@ -201,7 +201,7 @@ def _draw(axes: Any, boxes: list[Box], layout: _Layout, up: float) -> None:
 
 def block_graph(block: nn.Module, x_shape: tuple[int, int, int]) -> list[Box]:
     """Return the boxes of a block in the order in which they are computed; the input is first."""
-    graph, _ = trace(block, x_shape)
+    graph = trace(block, x_shape)
     nodes = [node for node in graph.nodes if node.op != "output"]
     index = {node: i for i, node in enumerate(nodes)}
     boxes: list[Box] = []

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.fx
 from torch import Tensor, nn
 
 from torchcnn.scratch import batch_norm, global_avg_pool2d, network
@@ -100,8 +99,5 @@ def vector_norm(norm_layer: NormLayer) -> NormLayer:
     return lambda c: nn.Sequential(nn.Unflatten(1, (c, 1, 1)), norm_layer(c), FlattenLayer())
 
 
-network.BY_HAND |= {  # these layers already are hand-written and need no replacement
-    FlattenLayer: FlattenLayer,
-    GlobalAvgPool2d: GlobalAvgPool2d,
-    BatchNorm: BatchNorm,
-}
+# These layers already are hand-written and need no replacement.
+network.BY_HAND |= {layer: layer for layer in (FlattenLayer, GlobalAvgPool2d, BatchNorm)}

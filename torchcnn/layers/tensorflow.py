@@ -38,21 +38,19 @@ def pad_same(x: Tensor, kernel: Any, stride: Any, dilation: Any = 1, value: floa
 
 
 @torch.fx.wrap
-def even_padding(x: Tensor, kernel: Any, stride: Any, dilation: Any = 1) -> tuple[int, int]:
-    """Return the `padding` (height, width) of a convolution that pads as SAME does.
+def same_conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, dilation: Any, groups: int
+) -> Tensor:
+    """Convolve (n, c, h, w) with SAME padding.
 
-    If SAME pads more at one side than at the other, which they cannot, it is (0, 0), and
-    `pad_uneven` pads instead.
+    A padded copy of x is made only if there is more padding at one side than at the other, which
+    a convolution itself cannot add.
     """
-    (top, bottom), (left, right) = _sides(x, kernel, stride, dilation)
-    return (top, left) if (top, left) == (bottom, right) else (0, 0)
-
-
-@torch.fx.wrap
-def pad_uneven(x: Tensor, kernel: Any, stride: Any, dilation: Any = 1) -> Tensor:
-    """Pad as `pad_same` does, but only what `even_padding` leaves; a copy is made only then."""
-    (top, bottom), (left, right) = _sides(x, kernel, stride, dilation)
-    return x if (top, left) == (bottom, right) else pad_same(x, kernel, stride, dilation)
+    (top, bottom), (left, right) = _sides(x, weight.shape[2:], stride, dilation)
+    padding = (top, left)
+    if padding != (bottom, right):
+        x, padding = F.pad(x, (left, right, top, bottom)), (0, 0)
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
 
 @torch.fx.wrap
@@ -84,11 +82,8 @@ class SameConv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        window = (self.kernel_size, self.stride, self.dilation)
-        padding = even_padding(x, *window)
-        x = pad_uneven(x, *window)
-        args = (self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
-        return F.conv2d(x, *args)
+        options = (self.stride, self.dilation, self.groups)
+        return same_conv2d(x, self.weight, self.bias, *options)
 
 
 class SameMaxPool2d(nn.MaxPool2d):

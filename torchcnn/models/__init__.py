@@ -70,32 +70,25 @@ if TYPE_CHECKING:  # for editors and type checkers, which see what `__getattr__`
         vgg_block,
     )
 
-_FILES = {  # of the names that are not in the table
-    "Bottleneck": "resnet",
-    "ConvBNRelu": "googlenet",
-    "DenseBlock": "densenet",
-    "Inception": "googlenet",
-    "InceptionBlk": "googlenet",
-    "ModelSpec": "spec",
-    "Residual": "resnet",
-    "ResnetBlock": "resnet",
-    "cifar_resnet": "resnet",
-    "conv_block": "densenet",
-    "create_model": "create",
-    "from_torchvision": "imagenet",
-    "nin_block": "nin",
-    "resnet_block": "resnet",
-    "transition_block": "densenet",
-    "vgg_block": "vgg",
+_OTHERS = {  # by file, the names that are not in the table
+    "create": ("create_model",),
+    "densenet": ("DenseBlock", "conv_block", "transition_block"),
+    "googlenet": ("ConvBNRelu", "Inception", "InceptionBlk"),
+    "imagenet": ("from_torchvision",),
+    "nin": ("nin_block",),
+    "resnet": ("Bottleneck", "Residual", "ResnetBlock", "cifar_resnet", "resnet_block"),
+    "spec": ("ModelSpec",),
+    "vgg": ("vgg_block",),
 }
-__all__ = ["MODELS", "find_model", "list_models", "list_pretrained", *_FILES, *MODELS]
+_FILES = {name: model.file for name, model in MODELS.items()}
+_FILES |= {name: file for file, names in _OTHERS.items() for name in names}
+__all__ = ["MODELS", "find_model", "list_models", "list_pretrained", *_FILES]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _FILES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    file = _FILES[name] if name in _FILES else MODELS[name].file
-    value = globals()[name] = getattr(import_module(f"{__name__}.{file}"), name)
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_FILES[name]}"), name)
     return value
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from torchcnn import cli
 from torchcnn.cli import option
@@ -50,20 +51,14 @@ def show_all(as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    cells = [
-        [
-            row["name"],
-            f"{row['parameters']:,}",
-            f"{row['macs']:,}",
-            "×".join(map(str, row["input"])),
-            str(row["layers"]),
-            row["paper"],
-            row["new"],
-        ]
-        for row in rows
-    ]
+
+    def text(value: Any) -> str:
+        if isinstance(value, tuple):
+            return "×".join(map(str, value))
+        return f"{value:,}" if isinstance(value, int) else value
+
     head = ["name", "parameters", "MACs", "input", "layers", "paper", "description"]
-    print(table([head, *cells], left={0, 5, 6}))
+    print(table([head, *([*map(text, row.values())] for row in rows)], left={0, 5, 6}))
 
 
 def show_layers(config: Config) -> None:

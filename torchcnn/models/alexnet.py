@@ -11,13 +11,7 @@ from torchcnn.layers import (
     SameConv2d,
     init_as_keras,
 )
-
-
-def _check_size(name: str, least: int, input_size: int) -> None:
-    if input_size < least:
-        raise ValueError(
-            f"{name} takes images of at least {least} pixels, got input_size={input_size}"
-        )
+from torchcnn.models.variants import check_size
 
 
 def _pooled(side: int) -> int:
@@ -25,8 +19,14 @@ def _pooled(side: int) -> int:
     return (side - 3) // 2 + 1
 
 
-def _dense(features: int, hidden: int, dropout: float) -> list[nn.Module]:
-    return [nn.Linear(features, hidden), nn.ReLU(), nn.Dropout(dropout)]
+def _stage(*convs: nn.Conv2d) -> nn.Sequential:
+    """Convolutions with ReLU, and a 3×3 max pooling of stride 2."""
+    layers = [layer for conv in convs for layer in (conv, nn.ReLU())]
+    return nn.Sequential(*layers, nn.MaxPool2d(3, 2))
+
+
+def _dense(features: int, hidden: int) -> list[nn.Module]:
+    return [nn.Linear(features, hidden), nn.ReLU(), nn.Dropout(0.5)]
 
 
 def alexnet(
@@ -48,7 +48,7 @@ def alexnet(
     Raises:
         ValueError: If `input_size` is below 67, or below 15 with `small_input`.
     """
-    _check_size("alexnet", 15 if small_input else 67, input_size)
+    check_size("alexnet", 15 if small_input else 67, input_size)
     if small_input:
         stem = nn.Conv2d(in_channels, 96, 3, padding=1)
         side = input_size
@@ -59,23 +59,15 @@ def alexnet(
     features = 256 * side**2
     hidden: list[nn.Module] = []
     for _ in range(hidden_layers):
-        hidden += _dense(features, 4096, 0.5)
+        hidden += _dense(features, 4096)
         features = 4096
     stages: OrderedDict[str, nn.Module] = OrderedDict(
-        stage1=nn.Sequential(stem, nn.ReLU(), nn.MaxPool2d(3, 2)),  # (n, 96, 26, 26)
-        stage2=nn.Sequential(
-            nn.Conv2d(96, 256, 5, padding=2),
-            nn.ReLU(),
-            nn.MaxPool2d(3, 2),
-        ),  # (n, 256, 12, 12)
-        stage3=nn.Sequential(
+        stage1=_stage(stem),  # (n, 96, 26, 26)
+        stage2=_stage(nn.Conv2d(96, 256, 5, padding=2)),  # (n, 256, 12, 12)
+        stage3=_stage(
             nn.Conv2d(256, 384, 3, padding=1),
-            nn.ReLU(),
             nn.Conv2d(384, 384, 3, padding=1),
-            nn.ReLU(),
             nn.Conv2d(384, 256, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(3, 2),
         ),  # (n, 256, 5, 5)
         head=nn.Sequential(
             FlattenLayer(),
@@ -99,7 +91,7 @@ def tf_alexnet8(
     Raises:
         ValueError: If `input_size` is below 21.
     """
-    _check_size("tf_alexnet8", 21, input_size)
+    check_size("tf_alexnet8", 21, input_size)
     side = _pooled(input_size - 2)  # 14
     side = _pooled(_pooled(side - 2))  # 5, 2
     stages: OrderedDict[str, nn.Module] = OrderedDict(
@@ -115,19 +107,15 @@ def tf_alexnet8(
             nn.ReLU(),
             nn.MaxPool2d(3, 2),
         ),  # (n, 256, 5, 5)
-        stage3=nn.Sequential(
+        stage3=_stage(
             SameConv2d(256, 384, 3),
-            nn.ReLU(),
             SameConv2d(384, 384, 3),
-            nn.ReLU(),
             SameConv2d(384, 256, 3),
-            nn.ReLU(),
-            nn.MaxPool2d(3, 2),
         ),  # (n, 256, 2, 2)
         head=nn.Sequential(
             FlattenLayer(),
-            *_dense(256 * side**2, 2048, 0.5),
-            *_dense(2048, 2048, 0.5),
+            *_dense(256 * side**2, 2048),
+            *_dense(2048, 2048),
             nn.Linear(2048, num_classes),
         ),  # (n, num_classes)
     )
@@ -145,29 +133,17 @@ def tf_alexnet_half(
     Raises:
         ValueError: If `input_size` is below 64.
     """
-    _check_size("tf_alexnet_half", 64, input_size)
+    check_size("tf_alexnet_half", 64, input_size)
     side = (input_size + 3 - 11) // 4 + 1  # 55
     side = _pooled(_pooled(_pooled(side)))  # 27, 13, 6
     stages: OrderedDict[str, nn.Module] = OrderedDict(
         pad=nn.ZeroPad2d((1, 2, 1, 2)),  # (n, 3, 227, 227)
-        stage1=nn.Sequential(
-            nn.Conv2d(in_channels, 48, 11, stride=4),
-            nn.ReLU(),
-            nn.MaxPool2d(3, 2),
-        ),  # (n, 48, 27, 27)
-        stage2=nn.Sequential(
-            SameConv2d(48, 128, 5),
-            nn.ReLU(),
-            nn.MaxPool2d(3, 2),
-        ),  # (n, 128, 13, 13)
-        stage3=nn.Sequential(
+        stage1=_stage(nn.Conv2d(in_channels, 48, 11, stride=4)),  # (n, 48, 27, 27)
+        stage2=_stage(SameConv2d(48, 128, 5)),  # (n, 128, 13, 13)
+        stage3=_stage(
             SameConv2d(128, 192, 3),
-            nn.ReLU(),
             SameConv2d(192, 192, 3),
-            nn.ReLU(),
             SameConv2d(192, 128, 3),
-            nn.ReLU(),
-            nn.MaxPool2d(3, 2),
         ),  # (n, 128, 6, 6)
         head=nn.Sequential(
             FlattenLayer(),

@@ -3,16 +3,16 @@
 import copy
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.fx
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from torchcnn.files import table
-from torchcnn.layers import SameConv2d
+from torchcnn.files import plural, table
 from torchcnn.models.receptive import Axes, Axis, after_function, after_layer, join
 
 Sides = float | tuple[float, float]  # one number if height and width agree, or (height, width)
@@ -118,9 +118,7 @@ class Summary(list[Layer]):
             rows += cells
         parameters, macs = sum(row.parameters for row in self), sum(row.macs for row in self)
         rows.append(["total", "", "", "", "", f"{parameters:,}", f"{macs:,}", "", ""])
-        text = "the longest path has 1 layer with weights"
-        if self.depth != 1:
-            text = f"the longest path has {self.depth} layers with weights"
+        text = f"the longest path has {plural(self.depth, 'layer')} with weights"
         return f"{table(rows, left={0, 1})}\n\n{text}"
 
     __repr__ = __str__  # the last expression of a notebook's cell is a table too
@@ -154,28 +152,30 @@ class _Walk(torch.fx.Interpreter):
         result = super().run_node(n)
         self.depths[n] = max((self.depths[i] for i in n.all_input_nodes), default=0)
         n.meta["shape"] = tuple(result.shape[1:]) if isinstance(result, Tensor) else ()
+        inputs = [i for i in n.all_input_nodes if i in self.seen]
         if n.op == "placeholder":
             self.seen[n] = Axis(), Axis()
         elif n.op == "get_attr" and isinstance(result, nn.Parameter):
-            self._record(n, None, result.shape, [result], 0, None)
+            self._record(n, result, result.shape, [result])
         elif n.op == "call_module":
-            self._layer(n, result)
-        elif n.op in ("call_function", "call_method") and _holds_tensors(result):
-            self._function(n, result)
+            self._layer(n, inputs, result)
+        elif inputs and n.op != "output" and _holds_tensors(result):
+            self._function(n, inputs, result)
         return result
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Do not run the usual layers, whose shapes are known: they would take most of the time."""
-        module, x = self.fetch_attr(target), args[0] if len(args) == 1 and not kwargs else None
-        if isinstance(x, Tensor) and (shape := _output_shape(module, x)):
-            return x.new_empty(shape)
-        return super().call_module(target, args, kwargs)
+        """Compute only the first outputs of the layers that would take most of the time."""
+        layer: Any = self.fetch_attr(target)
+        if not isinstance(layer, nn.Conv2d | nn.Linear) or "weight" not in layer._parameters:
+            return super().call_module(target, args, kwargs)
+        first = {name: p[: getattr(layer, "groups", 1)] for name, p in layer.named_parameters()}
+        y = functional_call(layer, first, args, kwargs)
+        if isinstance(layer, nn.Linear):
+            return y.new_empty(*y.shape[:-1], layer.out_features)
+        return y.new_empty(len(y), layer.out_channels, *y.shape[2:])
 
-    def _function(self, n: torch.fx.Node, result: Any) -> None:
+    def _function(self, n: torch.fx.Node, inputs: Sequence[torch.fx.Node], result: Any) -> None:
         """Follow a function or method that is called, or refuse one that is not known."""
-        inputs = [i for i in n.all_input_nodes if i in self.seen]
-        if not inputs:  # a constant
-            return
         axes = join(*(self.seen[i] for i in inputs))
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         values = [self.env[i] for i in inputs]
@@ -185,22 +185,21 @@ class _Walk(torch.fx.Interpreter):
             raise ValueError(f"the receptive field and MACs of {name} ({n}) are not known")
         self.seen[n] = axes
 
-    def _layer(self, n: torch.fx.Node, result: Any) -> None:
+    def _layer(self, n: torch.fx.Node, inputs: Sequence[torch.fx.Node], result: Any) -> None:
         """Record a layer that is called, or refuse one that is not known."""
         module: Any = self.fetch_attr(str(n.target))
-        kind, inputs = type(module).__name__, [i for i in n.all_input_nodes if i in self.seen]
         axes: Axes | None = None
         x: Any = self.env[inputs[0]] if inputs else None
         if isinstance(x, Tensor) and len(inputs) == 1:
             axes = after_layer(module, self.seen[inputs[0]], x, result)
         if axes is None:
-            raise ValueError(
-                f"the receptive field and MACs of layer {n.target} ({kind}) are not known"
-                + (f" for an input of {tuple(x.shape[1:])}" if isinstance(x, Tensor) else "")
-            )
+            name = f"layer {n.target} ({type(module).__name__})"
+            given = f" for an input of {tuple(x.shape[1:])}" if isinstance(x, Tensor) else ""
+            raise ValueError(f"the receptive field and MACs of {name} are not known{given}")
         self.seen[n] = axes
         y = result[0] if isinstance(result, tuple) else result
-        macs = _macs(module, y)
+        weighs = isinstance(module, nn.Conv2d | nn.Linear)  # others do not count
+        macs = y.numel() * module.weight[0].numel() if weighs else 0
         self.depths[n] += macs > 0
         self._record(n, module, y.shape[1:], module.parameters(), macs, axes)
 
@@ -208,22 +207,19 @@ class _Walk(torch.fx.Interpreter):
         self,
         n: torch.fx.Node,
         module: Any,
-        output: Any,
+        shape: Sequence[int],
         parameters: Iterable[Tensor],
-        macs: int,
-        axes: Axes | None,
+        macs: int = 0,
+        axes: Axes | None = None,
     ) -> None:
-        """Add a row, without a module for a parameter that is used by itself.
-
-        A parameter counts in the first row that has it.
-        """
+        """Add a row for a layer, or for a parameter that is used by itself."""
         new = {id(p): p.numel() for p in parameters if id(p) not in self.counted}
         self.counted |= set(new)
         field, stride = _sides(axes) if axes else (0.0, 0)
-        kind = "Parameter" if module is None else type(module).__name__
         kernel, own = (_side(getattr(module, name, None)) for name in ("kernel_size", "stride"))
-        count, shape = sum(new.values()), tuple(output)
-        row = Layer(str(n.target), kind, kernel, own, shape, count, macs, field, stride)
+        n.meta["parameters"] = sum(new.values())
+        sizes = (tuple(shape), n.meta["parameters"], macs)
+        row = Layer(str(n.target), type(module).__name__, kernel, own, *sizes, field, stride)
         self.layers.append(row)
         self.layers.depth = max(self.layers.depth, self.depths[n])
 
@@ -248,48 +244,6 @@ def _side(value: Any) -> Sides | None:
     return value[0] if value[0] == value[1] else value
 
 
-def _output_shape(module: Any, x: Tensor) -> tuple[int, ...] | None:
-    """Return the shape of a usual layer's output; None if it is another one, or refuses x."""
-    if type(module) in (nn.ReLU, nn.Sigmoid, nn.Dropout, nn.Identity):
-        return tuple(x.shape)
-    if isinstance(module, nn.Linear) and x.shape[-1] == module.in_features:
-        return (*x.shape[:-1], module.out_features)
-    if x.dim() != 4:
-        return None
-    if type(module) is nn.BatchNorm2d and x.shape[1] == module.num_features:
-        return tuple(x.shape)
-    if isinstance(module, nn.Conv2d) and x.shape[1] == module.in_channels:
-        return _conv_output_shape(module, x)
-    return None
-
-
-def _conv_output_shape(conv: nn.Conv2d, x: Tensor) -> tuple[int, ...] | None:
-    """Return the shape of a convolution's output; None if x is smaller than the kernel."""
-    sides = []
-    for axis, size in enumerate(x.shape[2:]):
-        kernel, stride, dilation = (
-            options[axis] for options in (conv.kernel_size, conv.stride, conv.dilation)
-        )
-        if isinstance(conv, SameConv2d) or conv.padding == "same":
-            sides.append(same_output_size(size, stride))
-        else:
-            padding = 0 if conv.padding == "valid" else int(conv.padding[axis])
-            sides.append(conv_output_size(size, kernel, stride, padding, dilation))
-    return (len(x), conv.out_channels, *sides) if min(sides) > 0 else None
-
-
-def _macs(module: nn.Module, y: Tensor) -> int:
-    """Return the multiply-accumulates of a layer with the output y for one image.
-
-    Those of normalisation, activations and poolings do not count.
-    """
-    if isinstance(module, nn.Conv2d):
-        return y.numel() * module.weight[0].numel()
-    if isinstance(module, nn.Linear):
-        return y.numel() * module.in_features
-    return 0
-
-
 def _walk(net: nn.Module, input_size: tuple[int, int, int]) -> _Walk:
     """Trace a copy of a network and run it. See `summary`.
 
@@ -308,7 +262,7 @@ def _walk(net: nn.Module, input_size: tuple[int, int, int]) -> _Walk:
         walk = _Walk(torch.fx.GraphModule(net, layer_graph(net)))
         with torch.no_grad():
             walk.run(torch.empty(1, *input_size, device="cpu"))
-    except (RuntimeError, TypeError, torch.fx.proxy.TraceError) as error:
+    except (RuntimeError, TypeError) as error:
         first = str(error).splitlines()[0]
         raise ValueError(f"the network cannot take an image of {input_size}: {first}") from error
     return walk
@@ -332,8 +286,8 @@ def summary(net: nn.Module, input_size: tuple[int, int, int]) -> Summary:
 
     The result is a list of layers that prints as a table, with a row for every call of a layer. A
     parameter counts in the first row that has it. Parallel branches are listed one after another;
-    where they join, an output depends on all that the branches see. Convolutions and dense layers
-    are not computed.
+    where they join, an output depends on all that the branches see. Of convolutions
+    and dense layers only the first outputs are computed.
 
     Args:
         input_size: (channels, height, width) of one image.
@@ -346,10 +300,12 @@ def summary(net: nn.Module, input_size: tuple[int, int, int]) -> Summary:
     return _walk(net, input_size).layers
 
 
-def trace(net: nn.Module, input_size: tuple[int, int, int]) -> tuple[torch.fx.Graph, Summary]:
-    """Return the graph of a network, with `meta["shape"]` on each node, and its `summary`."""
-    walk = _walk(net, input_size)
-    return walk.graph, walk.layers
+def trace(net: nn.Module, input_size: tuple[int, int, int]) -> torch.fx.Graph:
+    """Return the graph of what `summary` lists.
+
+    The `meta` of a node has the "shape" of its output, and "parameters" as its row has them.
+    """
+    return _walk(net, input_size).graph
 
 
 def receptive_field(net: nn.Module, input_size: tuple[int, int, int]) -> tuple[Sides, Sides]:

@@ -1,13 +1,4 @@
-"""What a trained network looks at: its feature maps, and the part of the picture that counts.
-
-`attention` computes one of three maps, whichever the network allows:
-
-- The class activation map (Zhou et al. 2015, arXiv:1512.04150), if the network ends in the mean
-  over all pixels and at most one linear layer, without hooks or a forward pass of their own. It
-  says exactly how much each place adds.
-- Grad-CAM (Selvaraju et al. 2016, arXiv:1610.02391) for the other networks with convolutions.
-- The gradient times the input (Shrikumar et al. 2016, arXiv:1605.01713) for networks without.
-"""
+"""What a trained network looks at: its feature maps, and the part of the picture that counts."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -46,14 +37,18 @@ def attention(
 
     The network computes in eval mode, and afterwards is as it was. The map is:
 
-    - The class activation map, sum_c w_kc f_c(x, y), where f is the last feature map, of more than
-      one pixel, and w_k are the weights of class k. Its mean plus the bias of the class is the
-      logit exactly. If no linear layer follows the mean, as in NiN, it is the channel of the class.
-    - Grad-CAM: relu(sum_c a_c f_c(x, y)), where a_c is the mean over the pixels of the gradient of
-      the logit with respect to f_c. Here f is the last feature map of at least 7 pixels a side: the
-      very last ones of many networks have so few that they hardly say where.
-    - If the network has no convolution, the gradient of the logit times the input, summed over the
-      channels. For a linear network, its sum plus the bias of the class is the logit.
+    - The class activation map (Zhou et al. 2015, arXiv:1512.04150), sum_c w_kc f_c(x, y), if the
+      network ends in the mean over all pixels and at most one linear layer. Here f is the last
+      feature map, of more than one pixel, and w_k are the weights of class k. The map's mean plus
+      the bias of the class is the logit exactly. If no linear layer follows the mean, as in NiN,
+      it is the channel of the class.
+    - Grad-CAM (Selvaraju et al. 2016, arXiv:1610.02391) for the other networks with convolutions:
+      relu(sum_c a_c f_c(x, y)), where a_c is the mean over the pixels of the gradient of the logit
+      with respect to f_c. Here f is the last feature map of at least 7 pixels a side: the very last
+      ones of many networks have so few that they hardly say where.
+    - The gradient times the input (Shrikumar et al. 2016, arXiv:1605.01713), summed over the
+      channels, for networks without convolutions. For a linear network, its sum plus the bias of
+      the class is the logit.
 
     Args:
         target: The number of the class; the most probable one if it is None.
@@ -78,15 +73,15 @@ def attention(
         target = int(logits.argmax())
     if not 0 <= target < logits.shape[1]:
         raise ValueError(f"there are the classes 0 to {logits.shape[1] - 1}, got {target}")
-    maps = [i for i, (_, y) in enumerate(calls) if is_map(y)]
-    if layer is not None:
+    if layer is None:
+        heat, method, module = _heat(net, x, calls, logits[0, target], target)
+        layer = names[module] if module else ""
+    else:
+        maps = [y for _, y in calls if is_map(y)]
         if not maps:
             stages = [name for name, y in stage_outputs(net, x).items() if is_map(y)]
             raise ValueError(f"no feature maps of layer {layer}, allowed are {', '.join(stages)}")
-        heat, method = _grad_cam(logits[0, target], calls[maps[-1]][1]), GRAD_CAM
-    else:
-        heat, method, module = _heat(net, x, calls, maps, logits[0, target], target)
-        layer = names[module] if module else ""
+        heat, method = _grad_cam(logits[0, target], maps[-1]), GRAD_CAM
     return Attention(heat.detach(), logits[0].detach(), target, method, layer)
 
 
@@ -96,18 +91,10 @@ def is_map(y: Tensor) -> bool:
 
 
 def _heat(
-    net: nn.Module,
-    x: Tensor,
-    calls: Sequence[Call],
-    maps: Sequence[int],
-    logit: Tensor,
-    target: int,
+    net: nn.Module, x: Tensor, calls: Sequence[Call], logit: Tensor, target: int
 ) -> tuple[Tensor, str, nn.Module | None]:
-    """Return the map (h, w), the method by which it was computed, and the layer. See `attention`.
-
-    Args:
-        maps: The numbers of those calls that return feature maps.
-    """
+    """Return the map (h, w) that `attention` describes, its method, and the layer."""
+    maps = [i for i, (_, y) in enumerate(calls) if is_map(y)]
     if maps:
         last, features = calls[maps[-1]]
         after = [layer for layer, _ in calls[maps[-1] + 1 :]]
@@ -162,8 +149,7 @@ def _is_global_mean(layer: nn.Module) -> bool:
 
 def _is_plain(module: nn.Module) -> bool:
     """Whether a module is a chain of its children: it calls one after another, and no more."""
-    own = type(module).forward is not nn.Sequential.forward
-    return isinstance(module, nn.Sequential) and not own and as_defined(module)
+    return type(module).forward is nn.Sequential.forward and as_defined(module)
 
 
 def _parts(net: nn.Module) -> Iterator[nn.Module]:
@@ -173,10 +159,7 @@ def _parts(net: nn.Module) -> Iterator[nn.Module]:
     the paths of a block, which therefore is one part.
     """
     for child in net.children():
-        if _is_plain(child):
-            yield from _parts(child)
-        else:
-            yield child
+        yield from _parts(child) if _is_plain(child) else (child,)
 
 
 @contextmanager
@@ -236,15 +219,12 @@ def first_weights(net: nn.Module, image: tuple[int, int, int]) -> Tensor | None:
     Args:
         image: The shape (c, h, w) of the images that the network takes.
     """
-    modules = list(net.modules())
-    for module in modules:
-        if isinstance(module, nn.Conv2d):
-            return module.weight.detach()
-    for module in modules:
-        if isinstance(module, nn.Linear):
-            rows = module.weight.detach()
-            fits = rows.shape[1] == image[0] * image[1] * image[2]
-            return rows.view(-1, *image) if fits else None
+    conv = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
+    dense = next((m for m in net.modules() if isinstance(m, nn.Linear)), None)
+    if conv:
+        return conv.weight.detach()
+    if dense and dense.in_features == math.prod(image):
+        return dense.weight.detach().view(-1, *image)
     return None
 
 

@@ -12,6 +12,7 @@ from torchcnn.layers import (
     SameMaxPool2d,
     init_as_keras,
 )
+from torchcnn.models.variants import check_size
 
 
 def tf_baseline(
@@ -51,17 +52,13 @@ def tf_sigmoid_cnn(
     Raises:
         ValueError: If `input_size` is below 36.
     """
+    check_size("tf_sigmoid_cnn", 36, input_size)
     side = input_size
     for _ in range(3):
         side = (side - 4) // 2  # 22, 9, 2 for 48 pixels
-    if side < 1:
-        raise ValueError(
-            f"tf_sigmoid_cnn takes images of at least 36 pixels, got input_size={input_size}"
-        )
-    channels = [in_channels, 6, 6]
     stages: OrderedDict[str, nn.Module] = OrderedDict(
         (f"stage{i}", nn.Sequential(nn.Conv2d(c, 6, 5), nn.Sigmoid(), nn.MaxPool2d(2)))
-        for i, c in enumerate(channels, start=1)
+        for i, c in enumerate((in_channels, 6, 6), start=1)
     )  # (n, 6, 22, 22), (n, 6, 9, 9), (n, 6, 2, 2)
     stages["head"] = nn.Sequential(FlattenLayer(), nn.Linear(6 * side**2, num_classes))
     return init_as_keras(nn.Sequential(stages))

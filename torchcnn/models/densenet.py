@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -127,14 +127,8 @@ def densenet(
     return nn.Sequential(stages)
 
 
-_BC: dict[str, Any] = dict(in_channels=3, num_classes=1000, bottleneck=True, bias=False)
+_bc = partial(variant, densenet, in_channels=3, num_classes=1000, bottleneck=True, bias=False)
 _TITLE = "DenseNet-{} (the paper's DenseNet-BC for ImageNet)"
-densenet121 = variant(
-    densenet, "densenet121", _TITLE.format(121), num_layers=(6, 12, 24, 16), **_BC
-)
-densenet169 = variant(
-    densenet, "densenet169", _TITLE.format(169), num_layers=(6, 12, 32, 32), **_BC
-)
-densenet201 = variant(
-    densenet, "densenet201", _TITLE.format(201), num_layers=(6, 12, 48, 32), **_BC
-)
+densenet121 = _bc("densenet121", _TITLE.format(121), num_layers=(6, 12, 24, 16))
+densenet169 = _bc("densenet169", _TITLE.format(169), num_layers=(6, 12, 32, 32))
+densenet201 = _bc("densenet201", _TITLE.format(201), num_layers=(6, 12, 48, 32))

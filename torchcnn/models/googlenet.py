@@ -123,13 +123,9 @@ def googlenet(
     """
     conv = partial(_conv, norm_layer=norm_layer)
     pool = partial(nn.MaxPool2d, 3, 2, padding=1)
-    stem = (
-        nn.Sequential(conv(in_channels, 64, 3))
-        if small_input
-        else nn.Sequential(conv(in_channels, 64, 7, 2), pool())
-    )
+    stem = [conv(in_channels, 64, 3)] if small_input else [conv(in_channels, 64, 7, 2), pool()]
     stage2: list[nn.Module] = [conv(64, 64, 1, relu=False), conv(64, 192, 3, relu=False)]
-    return _googlenet(stem, stage2, pool, num_classes, norm_layer)
+    return _googlenet(nn.Sequential(*stem), stage2, pool, num_classes, norm_layer)
 
 
 def tf_googlenet(in_channels: int = 1, num_classes: int = 10) -> nn.Sequential:
@@ -215,12 +211,11 @@ def tf_inception10(
         frozen_norm: Keep every batch norm in evaluation mode, even in training, as the author
             does. It is off by default, because a network with it is not normalised at all.
     """
+    conv = partial(ConvBNRelu, norm_layer=norm_layer, frozen_norm=frozen_norm)
     block = partial(InceptionBlk, norm_layer=norm_layer, frozen_norm=frozen_norm)
     net = nn.Sequential(
         OrderedDict(
-            stem=ConvBNRelu(
-                in_channels, 16, norm_layer=norm_layer, frozen_norm=frozen_norm
-            ),  # (n, 16, 32, 32)
+            stem=conv(in_channels, 16),  # (n, 16, 32, 32)
             stage1=nn.Sequential(block(16, 16, 2), block(64, 16)),  # (n, 64, 16, 16)
             stage2=nn.Sequential(block(64, 32, 2), block(128, 32)),  # (n, 128, 8, 8)
             pool=GlobalAvgPool2d(),  # (n, 128, 1, 1)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import fuse_conv_bn_weights
 
 from torchcnn.files import read_archive
 from torchcnn.models.build import build
@@ -65,13 +66,10 @@ def _fold(weights: dict[str, Tensor], ours: Sequence[str]) -> dict[str, Tensor]:
         their = their.replace("stem.0.", "conv1.").replace("stem.1.", "bn1.")
         block, _, kind = their.rpartition("conv3.")
         if block:
-            conv, gamma, beta, mean, var = (
-                weights[f"{block}downsample.{key}"].double()
-                for key in ("0.weight", "1.weight", "1.bias", "1.running_mean", "1.running_var")
-            )
-            scale = gamma / (var + EPS).sqrt()
-            folded = conv * scale.view(-1, 1, 1, 1) if kind == "weight" else beta - mean * scale
-            found[name] = folded.to(weights[f"{block}downsample.0.weight"])
+            keys = ("0.weight", "1.running_mean", "1.running_var", "1.weight", "1.bias")
+            conv, mean, var, gamma, beta = (weights[f"{block}downsample.{key}"] for key in keys)
+            folded = fuse_conv_bn_weights(conv, None, mean, var, EPS, gamma, beta)
+            found[name] = folded[kind == "bias"].detach()
         elif their in weights:
             found[name] = weights[their]
         else:  # the bias of a convolution, which the norm after it would take away

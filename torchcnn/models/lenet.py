@@ -5,14 +5,7 @@ from collections import OrderedDict
 from torch import nn
 
 from torchcnn.layers import FlattenLayer, NormLayer, init_as_keras, vector_norm
-
-
-def _side(name: str, input_size: int) -> int:
-    """Return the side of the last feature maps, in pixels."""
-    side = ((input_size - 4) // 2 - 4) // 2  # 4 for 28 pixels, 5 for 32
-    if side < 1:
-        raise ValueError(f"{name} takes images of at least 16 pixels, got input_size={input_size}")
-    return side
+from torchcnn.models.variants import check_size
 
 
 def lenet(
@@ -29,7 +22,8 @@ def lenet(
     Raises:
         ValueError: If `input_size` is below 16.
     """
-    side = _side("lenet", input_size)
+    check_size("lenet", 16, input_size)
+    side = ((input_size - 4) // 2 - 4) // 2  # 4 for 28 pixels
     norm1d = vector_norm(norm_layer)
     stages: OrderedDict[str, nn.Module] = OrderedDict(
         stage1=nn.Sequential(
@@ -66,7 +60,8 @@ def tf_lenet5(in_channels: int = 3, num_classes: int = 10, input_size: int = 32)
     Raises:
         ValueError: If `input_size` is below 16.
     """
-    side = _side("tf_lenet5", input_size)
+    check_size("tf_lenet5", 16, input_size)
+    side = ((input_size - 4) // 2 - 4) // 2  # 5 for 32 pixels
     stages: OrderedDict[str, nn.Module] = OrderedDict(
         stage1=nn.Sequential(
             nn.Conv2d(in_channels, 6, 5),

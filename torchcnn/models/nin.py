@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from torchcnn.layers import FlattenLayer, GlobalAvgPool2d, SameConv2d, init_as_keras
+from torchcnn.models.variants import check_size
 
 
 def nin_block(
@@ -84,13 +85,10 @@ def tf_nin_dense(
     Raises:
         ValueError: If `input_size` is below 45.
     """
+    check_size("tf_nin_dense", 45, input_size)
     side = -(-input_size // 2)  # 256 for 512 pixels
     for kernel, stride in ((3, 2), (3, 2), (5, 3)):
         side = (side - kernel) // stride + 1  # 127, 63, 20
-    if side < 1:
-        raise ValueError(
-            f"tf_nin_dense takes images of at least 45 pixels, got input_size={input_size}"
-        )
     stages: OrderedDict[str, nn.Module] = OrderedDict(
         stage1=nn.Sequential(SameConv2d(in_channels, 128, 5, stride=2), nn.ReLU()),
         pool1=nn.MaxPool2d(3, 2),  # (n, 128, 127, 127)

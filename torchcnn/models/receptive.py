@@ -47,27 +47,20 @@ class Axis:
         """Return the axis after a layer whose outputs depend on the whole image."""
         return Axis(self.stride, -math.inf, math.inf)
 
-    def joined(self, other: "Axis") -> "Axis | None":
-        """Return the axis of outputs that depend on two; None if their strides differ."""
-        if math.inf in (self.field, other.field):
-            return Axis(max(self.stride, other.stride)).everything()
-        if self.stride != other.stride:
-            return None
-        return Axis(self.stride, min(self.first, other.first), max(self.last, other.last))
-
 
 Axes = tuple[Axis, Axis]  # height and width
 
 
 def join(*branches: Axes) -> Axes | None:
     """Return the axes of outputs that depend on several branches; None if their strides differ."""
-    axes = branches[0]
-    for branch in branches[1:]:
-        h, w = (one.joined(other) for one, other in zip(axes, branch, strict=True))
-        if h is None or w is None:
+    found = []
+    for along in zip(*branches, strict=True):
+        strides = {axis.stride for axis in along}
+        if len(strides) > 1 and not any(math.isinf(axis.field) for axis in along):
             return None
-        axes = h, w
-    return axes
+        first, last = min(axis.first for axis in along), max(axis.last for axis in along)
+        found.append(Axis(max(strides), first, last))
+    return found[0], found[1]
 
 
 def _windows(axes: Axes, kernel: Any, stride: Any, padding: Any, dilation: Any = 1) -> Axes:
@@ -90,16 +83,15 @@ _IN_PLACE = (nn.Identity, nn.Flatten, nn.Unflatten, nn.ChannelShuffle, BatchNorm
 _IN_PLACE_FILES = ("activation", "batchnorm", "dropout", "instancenorm", "normalization")
 
 
-def after_layer(layer: nn.Module, axes: Axes, x: Tensor, y: Any) -> Axes | None:
+def after_layer(layer: Any, axes: Axes, x: Tensor, y: Any) -> Axes | None:
     """Return the axes after a layer with the input x and the output y; None if it is not known.
 
     Normalisation counts as if its statistics were constants, as they are in eval mode in a batch
     norm.
     """
-    options: Any = layer
     files = {kind.__module__.removeprefix("torch.nn.modules.") for kind in type(layer).__mro__}
     if isinstance(layer, nn.Softmax | nn.LogSoftmax | nn.Softmin):
-        return _softmax(axes, x, options.dim)
+        return _softmax(axes, x, layer.dim)
     if isinstance(layer, nn.Linear):
         return everything(axes) if x.dim() == 2 or _is_whole(axes) else None
     in_place = files.intersection(_IN_PLACE_FILES) and not isinstance(layer, _MIXED)
@@ -110,12 +102,10 @@ def after_layer(layer: nn.Module, axes: Axes, x: Tensor, y: Any) -> Axes | None:
     if isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
         dilation = getattr(layer, "dilation", 1)
         padding = _padding_before(layer, x)
-        return _windows(axes, options.kernel_size, options.stride, padding, dilation)
-    if isinstance(layer, GlobalAvgPool2d):
-        return everything(axes)
-    if isinstance(layer, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
+        return _windows(axes, layer.kernel_size, layer.stride, padding, dilation)
+    if isinstance(layer, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d | GlobalAvgPool2d):
         return _adaptive(axes, x, y)
-    return _padded(axes, options.padding) if "padding" in files else None
+    return _padded(axes, layer.padding) if "padding" in files else None
 
 
 def _padding_before(layer: Any, x: Tensor) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """ResNet: a block learns what to add to its input (He et al. 2015, arXiv:1512.03385)."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -77,21 +78,36 @@ def resnet_block(
     return nn.Sequential(first, *others)
 
 
-def _resnet(
-    depths: Sequence[int],
-    in_channels: int,
-    num_classes: int,
-    norm_layer: NormLayer,
-    small_input: bool,
+def _stem(
+    in_channels: int, norm_layer: NormLayer, small_input: bool, bias: bool = True
 ) -> nn.Sequential:
-    """ResNet of `depths` blocks in its four stages; the shapes are those for 224 pixels."""
-    stem = [nn.Conv2d(in_channels, 64, 3, padding=1), norm_layer(64), nn.ReLU()]
+    """The first layers, which leave (n, 64, 56, 56) of 224 pixels."""
+    stem = [nn.Conv2d(in_channels, 64, 3, padding=1, bias=bias), norm_layer(64), nn.ReLU()]
     if not small_input:
-        stem[0] = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3)
+        stem[0] = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=bias)
         stem.append(nn.MaxPool2d(3, stride=2, padding=1))
+    return nn.Sequential(*stem)
+
+
+def resnet(
+    depths: Sequence[int],
+    in_channels: int = 1,
+    num_classes: int = 10,
+    norm_layer: NormLayer = nn.BatchNorm2d,
+    small_input: bool = False,
+) -> nn.Sequential:
+    """The tutorial's ResNet: (n, in_channels, h, w) -> (n, num_classes).
+
+    Every convolution has a bias, and no norm follows the 1×1 convolutions. The shapes in the
+    comments are those for 224 pixels.
+
+    Args:
+        depths: The number of blocks in each of the four stages.
+        small_input: Use a 3×3 stem of stride 1 instead of the 7×7 one of stride 2 with pooling.
+    """
     return nn.Sequential(
         OrderedDict(
-            stem=nn.Sequential(*stem),  # (n, 64, 56, 56)
+            stem=_stem(in_channels, norm_layer, small_input),  # (n, 64, 56, 56)
             stage1=resnet_block(64, 64, depths[0], first_block=True, norm_layer=norm_layer),
             stage2=resnet_block(64, 128, depths[1], norm_layer=norm_layer),  # (n, 128, 28, 28)
             stage3=resnet_block(128, 256, depths[2], norm_layer=norm_layer),  # (n, 256, 14, 14)
@@ -102,33 +118,44 @@ def _resnet(
     )
 
 
-def resnet18(
-    in_channels: int = 1,
-    num_classes: int = 10,
-    norm_layer: NormLayer = nn.BatchNorm2d,
-    small_input: bool = False,
+resnet18 = variant(resnet, "resnet18", "ResNet-18", (2, 2, 2, 2))
+resnet34 = variant(resnet, "resnet34", "ResNet-34", (3, 4, 6, 3))
+
+
+# --- the networks below: blocks in stages, of which all but the first halve the size ------------
+
+
+def _staged(
+    stem: nn.Module,
+    block: Callable[[int, int, int], nn.Module],
+    depths: Sequence[int],
+    widths: Sequence[int],
+    num_classes: int,
+    expansion: int = 1,
 ) -> nn.Sequential:
-    """ResNet-18: (n, in_channels, h, w) -> (n, num_classes).
+    """Build a ResNet from its stem and from `block(in_channels, width, stride)`.
 
-    As in the tutorial, every convolution has a bias, and no norm follows the 1×1 convolutions.
-
-    Args:
-        small_input: Use a 3×3 stem of stride 1 instead of the 7×7 one of stride 2 with pooling.
+    A block has `expansion * width` output channels, the stem as many as the first width.
     """
-    return _resnet((2, 2, 2, 2), in_channels, num_classes, norm_layer, small_input)
+    stages: OrderedDict[str, nn.Module] = OrderedDict(stem=stem)
+    previous = widths[0]
+    for i, (depth, width) in enumerate(zip(depths, widths, strict=True), start=1):
+        blocks = []
+        for k in range(depth):
+            blocks.append(block(previous, width, 2 if i > 1 and k == 0 else 1))
+            previous = expansion * width
+        stages[f"stage{i}"] = nn.Sequential(*blocks)
+    stages["pool"] = GlobalAvgPool2d()
+    stages["head"] = nn.Sequential(FlattenLayer(), nn.Linear(previous, num_classes))
+    return nn.Sequential(stages)
 
 
-def resnet34(
-    in_channels: int = 1,
-    num_classes: int = 10,
-    norm_layer: NormLayer = nn.BatchNorm2d,
-    small_input: bool = False,
-) -> nn.Sequential:
-    """ResNet-34: (n, in_channels, h, w) -> (n, num_classes).
-
-    It is built like `resnet18`, with 3, 4, 6 and 3 blocks in its stages.
-    """
-    return _resnet((3, 4, 6, 3), in_channels, num_classes, norm_layer, small_input)
+def _init_convolutions(net: nn.Sequential) -> nn.Sequential:
+    """Draw the weights of the convolutions as He et al. propose, in place."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return net
 
 
 # --- the paper's deep networks for ImageNet, of bottleneck blocks --------------------------------
@@ -179,34 +206,14 @@ def bottleneck_resnet(
 ) -> nn.Sequential:
     """ResNet of bottleneck blocks: (n, in_channels, h, w) -> (n, num_classes).
 
-    The convolutions have no bias, and are initialised as He et al. propose. The shapes in the
-    comments are those for 224 pixels.
-
-    Args:
-        depths: The number of blocks in each of the four stages.
-        small_input: Use a 3×3 stem of stride 1 instead of the 7×7 one of stride 2 with pooling.
+    The convolutions have no bias, and are initialised as He et al. propose. Images of 224 pixels
+    have sides of 56, 28, 14 and 7 in the stages, and 256, 512, 1024 and 2048 channels. The options
+    are those of `resnet`.
     """
-    conv = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
-    pool = [nn.MaxPool2d(3, stride=2, padding=1)]
-    if small_input:
-        conv, pool = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False), []
-    stages: OrderedDict[str, nn.Module] = OrderedDict(
-        stem=nn.Sequential(conv, norm_layer(64), nn.ReLU(), *pool)  # (n, 64, 56, 56)
-    )
-    previous = 64
-    for i, (depth, width) in enumerate(zip(depths, (64, 128, 256, 512), strict=True), start=1):
-        blocks = []
-        for k in range(depth):
-            blocks.append(Bottleneck(previous, width, 2 if i > 1 and k == 0 else 1, norm_layer))
-            previous = 4 * width
-        stages[f"stage{i}"] = nn.Sequential(*blocks)  # (n, 256 to 2048, 56 to 7, 56 to 7)
-    stages["pool"] = GlobalAvgPool2d()  # (n, 2048, 1, 1)
-    stages["head"] = nn.Sequential(FlattenLayer(), nn.Linear(previous, num_classes))
-    net = nn.Sequential(stages)
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return net
+    stem = _stem(in_channels, norm_layer, small_input, bias=False)
+    block = partial(Bottleneck, norm_layer=norm_layer)
+    net = _staged(stem, block, depths, (64, 128, 256, 512), num_classes, expansion=4)
+    return _init_convolutions(net)
 
 
 _TITLE = "ResNet-{} (the paper's network for ImageNet)"
@@ -262,7 +269,7 @@ def cifar_resnet(
     """The paper's ResNet for CIFAR-10: (n, in_channels, h, w) -> (n, num_classes).
 
     It has 6n + 2 layers: n blocks each of 16, 32 and 64 channels. The convolutions are
-    initialised as He et al. propose. The shapes in the comments are those for 32 pixels.
+    initialised as He et al. propose. Images of 32 pixels have sides of 32, 16 and 8 in the stages.
 
     Args:
         depth: The number of layers, 6n + 2.
@@ -274,26 +281,11 @@ def cifar_resnet(
     """
     if depth < 8 or (depth - 2) % 6:
         raise ValueError(f"depth must be 6n + 2, such as 20, 32, 44, 56 or 110, got {depth}")
-    stages: OrderedDict[str, nn.Module] = OrderedDict(
-        stem=nn.Sequential(
-            nn.Conv2d(in_channels, 16, 3, padding=1, bias=False), norm_layer(16), nn.ReLU()
-        )  # (n, 16, 32, 32)
-    )
-    previous = 16
-    for i, c in enumerate((16, 32, 64), start=1):  # sides of 32, 16, 8 pixels
-        blocks = []
-        for k in range((depth - 2) // 6):
-            stride = 2 if i > 1 and k == 0 else 1
-            blocks.append(CifarResidual(previous, c, stride, plain, norm_layer))
-            previous = c
-        stages[f"stage{i}"] = nn.Sequential(*blocks)
-    stages["pool"] = GlobalAvgPool2d()  # (n, 64, 1, 1)
-    stages["head"] = nn.Sequential(FlattenLayer(), nn.Linear(64, num_classes))
-    net = nn.Sequential(stages)
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return net
+    conv = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
+    stem = nn.Sequential(conv, norm_layer(16), nn.ReLU())
+    block = partial(CifarResidual, plain=plain, norm_layer=norm_layer)
+    depths = [(depth - 2) // 6] * 3
+    return _init_convolutions(_staged(stem, block, depths, (16, 32, 64), num_classes))
 
 
 resnet20 = variant(cifar_resnet, "resnet20", "The paper's ResNet-20 for CIFAR-10", 20)
@@ -343,17 +335,10 @@ class ResnetBlock(nn.Module):
 def _tf_resnet18(
     stem: nn.Sequential, num_classes: int, norm_layer: NormLayer, bias: bool = False
 ) -> nn.Sequential:
-    stages: OrderedDict[str, nn.Module] = OrderedDict(stem=stem)
-    previous = 64
-    for i, c in enumerate((64, 128, 256, 512), start=1):
-        stages[f"stage{i}"] = nn.Sequential(
-            ResnetBlock(previous, c, 1 if i == 1 else 2, i > 1, norm_layer, bias),
-            ResnetBlock(c, c, norm_layer=norm_layer, bias=bias),
-        )
-        previous = c
-    stages["pool"] = GlobalAvgPool2d()  # (n, 512, 1, 1)
-    stages["head"] = nn.Sequential(FlattenLayer(), nn.Linear(512, num_classes))
-    return init_as_keras(nn.Sequential(stages))
+    def block(in_channels: int, out_channels: int, stride: int) -> ResnetBlock:
+        return ResnetBlock(in_channels, out_channels, stride, stride > 1, norm_layer, bias)
+
+    return init_as_keras(_staged(stem, block, (2, 2, 2, 2), (64, 128, 256, 512), num_classes))
 
 
 def tf_resnet18(

@@ -1,14 +1,12 @@
 """Every number of one forward pass: what each layer took, what it computed, and from what.
 
-`steps` runs a network on an image and keeps what each of its layers and functions returned. With
-the window that each output sees of its inputs, and with the layer's weights, each number can be
-computed again by hand.
+With the window that each output sees of its inputs, and with the layer's weights, each number can
+be computed again by hand.
 """
 
 import copy
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -68,22 +66,16 @@ def steps(net: nn.Module, x: Tensor) -> list[Step]:
     Raises:
         ValueError: As for `summary`, or if the output is not (1, num_classes).
     """
-    graph, rows = trace(net, (x.shape[1], x.shape[2], x.shape[3]))
-    parameters: dict[str, list[int]] = {}
-    for row in rows:  # a layer that is called twice has two
-        parameters.setdefault(row.name, []).append(row.parameters)
+    graph = trace(net, (x.shape[1], x.shape[2], x.shape[3]))
     recorder = _Recorder(torch.fx.GraphModule(copy.deepcopy(net).cpu().float().eval(), graph))
     with torch.no_grad():
         output = recorder.run(x)
     if not isinstance(output, Tensor) or output.dim() != 2:
         raise ValueError("the network returns no vector of logits for an image")
-    found = [
-        replace(step, parameters=parameters[str(node.target)].pop(0)) if step.layer else step
-        for node, step in recorder.steps
-    ]
-    if recorder.place[recorder.last] != len(found) - 1:
+    last: Any = next(iter(reversed(graph.nodes))).args[0]
+    if recorder.place[last] != len(recorder.steps) - 1:
         raise ValueError("the network's last layer does not return its output")
-    return found
+    return recorder.steps
 
 
 class _Recorder(torch.fx.Interpreter):
@@ -92,30 +84,27 @@ class _Recorder(torch.fx.Interpreter):
     def __init__(self, traced: torch.fx.GraphModule) -> None:
         super().__init__(traced)
         self.extra_traceback = False  # errors are one line
-        self.steps: list[tuple[torch.fx.Node, Step]] = []
+        self.steps: list[Step] = []
         self.place: dict[torch.fx.Node, int] = {}  # the step that has a node's output
-        self.last: Any = None
 
     def run_node(self, n: torch.fx.Node) -> Any:
         result = super().run_node(n)
         inputs = tuple(i for i in n.all_input_nodes if i in self.place)
-        if n.op == "output":
-            self.last = n.args[0]
-        elif n.op == "placeholder":
+        if n.op == "placeholder":
             self._add(n, Step(n.name, "picture", "", (), (), _maps(result)))
-        elif inputs and n.op in ("call_module", "call_function", "call_method"):
+        elif inputs and n.op != "output":
             self._add(n, self._step(n, inputs, result))
         return result
 
     def _add(self, n: torch.fx.Node, step: Step) -> None:
-        whole = self.steps[step.inputs[0]][1].value if step.op == "take" else None
+        whole = self.steps[step.inputs[0]].value if step.op == "take" else None
         if whole is not None and step.source is not None and whole.shape == step.source.shape:
             numbers = torch.arange(whole.numel()).view(whole.shape)
             if torch.equal(step.source, numbers):  # it is the input itself
                 self.place[n] = step.inputs[0]
                 return
         self.place[n] = len(self.steps)
-        self.steps.append((n, step))
+        self.steps.append(step)
 
     def _step(self, n: torch.fx.Node, inputs: tuple[torch.fx.Node, ...], y: Any) -> Step:
         args, kwargs = self.fetch_args_kwargs_from_env(n)
@@ -130,22 +119,35 @@ class _Recorder(torch.fx.Interpreter):
             path = path[:-1]
         else:
             kind = str(getattr(n.target, "__name__", n.target)).strip("_")
-            op = _function_op(kind, n, values, y)
+            op = FUNCTIONS.get(kind, "other")
+            plain = len(values) == 2 and not n.kwargs
+            if op == "add" and not (plain and values[0].shape == values[1].shape == y.shape):
+                op = "other"
             window = after_function(n.target, args, kwargs, HERE, values, y)
-        if op == "take" and isinstance(values[0], Tensor):
-            source = _source(lambda x: self._again(n, inputs[0], x), values[0], y)
         if op == "take":
+            source = self._source(n, inputs[0], y) if isinstance(values[0], Tensor) else None
             op = "other" if source is None else op
         places = tuple(self.place[i] for i in inputs)
         window = window or (HERE[0].everything(), HERE[1].everything())
-        return Step(n.name, op, kind, path, places, _maps(y), window, 0, layer, source)
+        new = n.meta.get("parameters", 0)
+        return Step(n.name, op, kind, path, places, _maps(y), window, new, layer, source)
 
-    def _again(self, n: torch.fx.Node, replaced: torch.fx.Node, x: Tensor) -> Any:
-        """Call what a node calls, with `x` in place of one of its inputs."""
+    def _source(self, n: torch.fx.Node, taken: torch.fx.Node, y: Tensor) -> Tensor | None:
+        """Return the number of the unit of `taken` that each unit of y is, -1 where it is 0.
+
+        It is tried: what the node calls gets the numbers themselves in place of the units. The
+        result is (c, h, w), or None if y is computed.
+        """
+        x = self.env[taken]
+        numbers = torch.arange(1.0, x.numel() + 1, dtype=torch.float64).view(x.shape)
         args, kwargs = torch.fx.node.map_arg(
-            (n.args, n.kwargs), lambda i: x if i is replaced else self.env[i]
+            (n.args, n.kwargs), lambda i: numbers if i is taken else self.env[i]
         )
-        return getattr(super(), n.op)(n.target, args, kwargs)
+        source, maps = _maps(getattr(super(), n.op)(n.target, args, kwargs)), _maps(y)
+        units = torch.cat([x.new_zeros(1), x.flatten()])
+        if source is None or maps is None or not torch.equal(units[source.long()], maps):
+            return None
+        return source.long() - 1
 
 
 def _maps(value: Any) -> Tensor | None:
@@ -165,27 +167,6 @@ def _layer_op(layer: Any) -> str:
         or (op == "norm" and getattr(layer, "running_mean", layer) is None)
     )
     return "other" if unusual or not as_defined(layer) else op
-
-
-def _function_op(name: str, n: torch.fx.Node, values: list[Any], y: Any) -> str:
-    op = FUNCTIONS.get(name, "other")
-    shapes = {tuple(value.shape) for value in values if isinstance(value, Tensor)}
-    if op == "add" and (len(values) != 2 or shapes != {tuple(y.shape)} or n.kwargs):
-        return "other"
-    return op
-
-
-def _source(again: Callable[[Tensor], Any], x: Tensor, y: Tensor) -> Tensor | None:
-    """Return the number of the unit of x that each unit of y is, -1 where it is 0: (c, h, w).
-
-    It is tried: the numbers themselves are given in place of the units. None if y is computed.
-    """
-    numbers = torch.arange(1.0, x.numel() + 1, dtype=torch.float64).view(x.shape)
-    source, units = _maps(again(numbers)), torch.cat([x.new_zeros(1), x.flatten()])
-    maps = _maps(y)
-    if source is None or maps is None or not torch.equal(units[source.long()], maps):
-        return None
-    return source.long() - 1
 
 
 # --- what a layer needs to be computed again ----------------------------------------------------

@@ -1,10 +1,18 @@
-"""Builders that differ from another builder only in their defaults, such as `densenet121`."""
+"""What builders share: a check of the size, and variants that differ only in their defaults."""
 
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
+
+
+def check_size(name: str, least: int, input_size: int) -> None:
+    """Refuse images of fewer than `least` pixels a side."""
+    if input_size < least:
+        raise ValueError(
+            f"{name} takes images of at least {least} pixels, got input_size={input_size}"
+        )
 
 
 def variant(

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 
 from torch import nn
 
@@ -13,7 +14,7 @@ from torchcnn.layers import (
     SameMaxPool2d,
     init_as_keras,
 )
-from torchcnn.models.variants import variant
+from torchcnn.models.variants import check_size, variant
 
 CHANNELS = (64, 128, 256, 512, 512)
 DEEP = 8  # convolutions of VGG-11, the deepest that learns from torch's default weights
@@ -44,6 +45,7 @@ def vgg(
     input_size: int = 224,
     width: float = 1.0,
     small_input: bool = False,
+    norm_layer: NormLayer | None = None,
 ) -> nn.Sequential:
     """VGG: (n, c, s, s) -> (n, num_classes).
 
@@ -55,43 +57,15 @@ def vgg(
         num_convs: The number of convolutions in each of the five blocks.
         width: A factor for the numbers of channels and for the units of the hidden dense layers.
         small_input: Omit the pooling of the first block, so that it does not halve the size.
+        norm_layer: The norm after each convolution. The paper has none: they were invented later
+            (arXiv:1502.03167).
 
     Raises:
         ValueError: If `input_size` is below 32, or below 16 with `small_input`.
     """
-    return _vgg(num_convs, in_channels, num_classes, input_size, width, small_input)
-
-
-def vgg_bn(
-    num_convs: Sequence[int],
-    in_channels: int = 1,
-    num_classes: int = 10,
-    input_size: int = 224,
-    width: float = 1.0,
-    small_input: bool = False,
-    norm_layer: NormLayer = nn.BatchNorm2d,
-) -> nn.Sequential:
-    """VGG with a norm after each convolution: (n, c, s, s) -> (n, num_classes).
-
-    The paper has no norms, which were invented later (arXiv:1502.03167). Other options are those
-    of `vgg`.
-    """
-    return _vgg(num_convs, in_channels, num_classes, input_size, width, small_input, norm_layer)
-
-
-def _vgg(
-    num_convs: Sequence[int],
-    in_channels: int,
-    num_classes: int,
-    input_size: int,
-    width: float,
-    small_input: bool,
-    norm_layer: NormLayer | None = None,
-) -> nn.Sequential:
     least = 16 if small_input else 32
+    check_size("vgg", least, input_size)
     side = input_size // least  # 7 for 224 pixels
-    if side < 1:
-        raise ValueError(f"vgg takes images of at least {least} pixels, got {input_size=}")
     stages: OrderedDict[str, nn.Module] = OrderedDict()
     previous = in_channels
     *channels, hidden = (max(1, round(width * c)) for c in (*CHANNELS, 4096))
@@ -131,10 +105,11 @@ vgg11 = variant(vgg, "vgg11", "VGG-11 (the paper's configuration A)", (1, 1, 2, 
 vgg13 = variant(vgg, "vgg13", "VGG-13 (the paper's configuration B)", (2, 2, 2, 2, 2))
 vgg16 = variant(vgg, "vgg16", "VGG-16 (the paper's configuration D)", (2, 2, 3, 3, 3))
 vgg19 = variant(vgg, "vgg19", "VGG-19 (the paper's configuration E)", (2, 2, 4, 4, 4))
-vgg11_bn = variant(vgg_bn, "vgg11_bn", "VGG-11 with batch norm", (1, 1, 2, 2, 2))
-vgg13_bn = variant(vgg_bn, "vgg13_bn", "VGG-13 with batch norm", (2, 2, 2, 2, 2))
-vgg16_bn = variant(vgg_bn, "vgg16_bn", "VGG-16 with batch norm", (2, 2, 3, 3, 3))
-vgg19_bn = variant(vgg_bn, "vgg19_bn", "VGG-19 with batch norm", (2, 2, 4, 4, 4))
+_with_norm = partial(variant, vgg, norm_layer=nn.BatchNorm2d)
+vgg11_bn = _with_norm("vgg11_bn", "VGG-11 with batch norm", (1, 1, 2, 2, 2))
+vgg13_bn = _with_norm("vgg13_bn", "VGG-13 with batch norm", (2, 2, 2, 2, 2))
+vgg16_bn = _with_norm("vgg16_bn", "VGG-16 with batch norm", (2, 2, 3, 3, 3))
+vgg19_bn = _with_norm("vgg19_bn", "VGG-19 with batch norm", (2, 2, 4, 4, 4))
 
 
 def tf_vgg13(in_channels: int = 3, num_classes: int = 10, input_size: int = 32) -> nn.Sequential:

@@ -7,6 +7,7 @@ Fashion-MNIST; `fashion_mnist/README.md` has the commands that trained them, and
 import copy
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,27 +59,26 @@ class Weights:
         if theirs == classes:
             start_from(net, self.tensors, (now, now))
             return ""
-        rows, own = find_rows(net, (2, *spec.shape), now), net.state_dict()
+        rows, own = find_rows(net, spec.shape, now), net.state_dict()
         before = len(theirs) if theirs else self._count_classes(rows)
         fresh = {name: own[name].clone() for name in rows}
         new = start_from(net, self.tensors, (before, now))
         # Rows of the head mean nothing without what is below them, as in the last block of NiN.
         if theirs and rows and rows.keys() >= set(new):
-            others = [name for name in classes if name not in theirs]
             both = [name for name in classes if name in theirs]
-            source = torch.tensor([theirs.index(name) for name in both], dtype=torch.long)
-            place = torch.tensor([classes.index(name) for name in both], dtype=torch.long)
+            others = [name for name in classes if name not in theirs]
+            source, place = ([names.index(c) for c in both] for names in (theirs, classes))
             for name, axis in rows.items():
-                given = self.tensors[name].index_select(axis, source).to(own[name])
-                place = place.to(given.device)
-                own[name].copy_(fresh[name].index_copy_(axis, place, given))
+                head, given = own[name].movedim(axis, 0), self.tensors[name].movedim(axis, 0)
+                head.copy_(fresh[name].movedim(axis, 0))
+                head[place] = given[source].to(head)
             if not both:
                 return f"the head is new, for {shortened(others)}: {', '.join(rows)}"
             said = f"the head keeps the rows of {len(both)} of {now} classes, known by name"
             return f"{said}{f', new are {shortened(others)}' * bool(others)}: {', '.join(rows)}"
         if new:
             return f"new for {now} classes in place of {before}: {', '.join(new)}"
-        whose = f"{shortened(theirs)}" if theirs else "of which the weights have no names"
+        whose = shortened(theirs) if theirs else "of which the weights have no names"
         return f"the head is taken as it is, for {now} classes, {whose}"
 
     def _count_classes(self, rows: dict[str, int]) -> int:
@@ -157,35 +157,23 @@ def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
 def find_rows(net: nn.Module, shape: Sequence[int], num_classes: int) -> dict[str, int]:
     """Find the weights that have a row for each class, by name, and along which axis they lie.
 
-    These are the head's, wherever it is. It is tried: with other numbers in the rows of some
-    classes, the logits of these classes alone are others. Of a network that ends in a softmax, for
-    example, this is true of no weights. The trial is made with weights that are not exactly the
-    network's, so that zeros hide nothing.
+    These are the head's, wherever it is. It is tried: with NaN in the rows of every second class,
+    the logits of these classes alone are NaN, because NaN spreads to all that is computed of it.
+    Of a network that ends in a softmax, for example, this is true of no weights.
 
     Args:
-        shape: of images to try it with, (n, c, h, w).
+        shape: of an image to try it with, (c, h, w).
     """
-    net, generator = copy.deepcopy(net).cpu().eval(), torch.Generator().manual_seed(0)
-
-    def noise(like: Tensor, least: float) -> Tensor:
-        return torch.randn(like.shape, generator=generator) * (like.abs().mean() / 2 + least)
-
-    for p in net.parameters():
-        p.add_(noise(p, 0.01) if p.dim() > 1 else noise(p, 0.1).abs())  # biases that wake up ReLUs
-    x = torch.rand(tuple(shape), generator=generator)
-    y = net(x)
+    net = copy.deepcopy(net).cpu().eval()
+    x = torch.linspace(0, 1, math.prod(shape)).view(1, *shape)
+    some = torch.arange(num_classes) % 2 == 0
 
     def is_by_class(tensor: Tensor, axis: int) -> bool:
-        before, has_changed = tensor.clone(), False
-        for i in range(4):
-            some = torch.arange(num_classes) % 2 == i % 2
-            tensor.add_(noise(tensor, 1.0) * some.view(-1, *[1] * (tensor.dim() - 1 - axis)))
-            changed = torch.isclose(net(x), y).all(0).logical_not()
-            tensor.copy_(before)
-            if (changed & ~some).any():
-                return False
-            has_changed = has_changed or bool(changed.any())
-        return has_changed
+        before = tensor.clone()
+        tensor.movedim(axis, 0)[some] = math.nan
+        spread = net(x)[0].isnan()
+        tensor.copy_(before)
+        return torch.equal(spread, some)
 
     return {
         name: axis
@@ -243,7 +231,12 @@ def read_weights(source: str, arch: str, net: nn.Module | None = None) -> Weight
             "names, or a dict that holds one such dict"
         )
     (tensors,) = found.values()
-    return of_state_dict(unwrapped(tensors, net), arch)
+    tensors = unwrapped(tensors, net)
+    # A module of your own may have torchvision's names too.
+    is_theirs = arch in MODELS and any(n.startswith(("features.", "layer1.")) for n in tensors)
+    if is_theirs:
+        tensors = from_torchvision(arch, tensors)
+    return Weights(tensors, None, IMAGENET if is_theirs else None)
 
 
 def of_checkpoint(path: Path, content: dict[str, Any]) -> Weights:
@@ -278,15 +271,6 @@ def unwrapped(tensors: dict[str, Tensor], net: nn.Module | None) -> dict[str, Te
     ):
         tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
     return tensors
-
-
-def of_state_dict(tensors: dict[str, Tensor], arch: str) -> Weights:
-    """Take a state dict in the names of this package, or in torchvision's."""
-    # A module of your own may have such names too.
-    is_theirs = arch in MODELS and any(n.startswith(("features.", "layer1.")) for n in tensors)
-    if is_theirs:
-        tensors = from_torchvision(arch, tensors)
-    return Weights(tensors, None, IMAGENET if is_theirs else None)
 
 
 def read_safetensors(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
