@@ -62,7 +62,7 @@ def test_a_precision_that_was_set_in_the_newer_way_is_set_back(of):
 
 # A process with settings of its own. It prints what differs after each of several runs.
 PROCESS = """
-import gc, logging, os, random, resource, signal, socket, sys, threading, warnings
+import os, random, resource, signal, socket, sys, threading, warnings
 import matplotlib, numpy, torch
 from torch import nn
 from pathlib import Path
@@ -99,19 +99,13 @@ def found(net):
         "precision": (torch.get_float32_matmul_precision(), backends.cuda.matmul.fp32_precision),
         "cuDNN": (backends.cudnn.benchmark, backends.cudnn.deterministic),
         "deterministic": (torch.get_deterministic_debug_mode(), filling.fill_uninitialized_memory),
-        "gradients": (torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")),
-        "defaults": (torch.get_default_device(), torch.get_default_dtype()),
         "signals": {s: signal.getsignal(s) for s in signal.valid_signals()},
         "torch's own signal": torch.utils.data._utils.signal_handling._SIGCHLD_handler_set,
         "warnings": (list(warnings.filters), warnings.showwarning),
         "environment": dict(os.environ),
-        "folder": os.getcwd(),
-        "streams": (sys.stdout, sys.stderr),
         "time limit": socket.getdefaulttimeout(),
         "TensorBoard": "tensorboard.compat.notf" in sys.modules,
         "matplotlib": (matplotlib.get_backend(), dict(matplotlib.rcParams)),
-        "logging": (logging.root.level, list(logging.root.handlers), logging.root.manager.disable),
-        "garbage": (gc.isenabled(), gc.get_threshold()),
         "gives memory back": gives_memory_back(),
         "net": [(m.training, sorted(vars(m))) for m in net.modules()],
         "frozen": [p.requires_grad for p in net.parameters()],

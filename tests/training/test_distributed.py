@@ -20,7 +20,6 @@ from torch import nn
 from torchcnn import create_model, train
 from torchcnn.data.datasets import load_data
 from torchcnn.data.loader import Batches
-from torchcnn.run.checkpoint import load_checkpoint
 from torchcnn.training.config import Config
 from torchcnn.training.distributed import World, device_of_rank, with_signal
 from torchcnn.training.loaders import make_loaders, split
@@ -92,17 +91,6 @@ def test_buffers_that_a_step_reads_have_to_be_broadcast(two):
 def test_a_signal_to_one_rank_stops_both_after_the_next_step(two):
     """In the last step but one, or in the last, of nine, the epoch is over first."""
     assert two["stops"] == {"1": [2, 2], "4": [5, 5], "8": [9, 9], "9": [9, 9]}
-
-
-def test_a_signal_stops_a_single_process_after_the_step_in_which_it_comes():
-    def steps():
-        yield "first"
-        os.kill(os.getpid(), signal.SIGTERM)
-        yield "second"
-
-    with StopRequest(patience=False) as stop:
-        given = list(with_signal(steps(), stop, World()))
-    assert given == [("first", 0), ("second", signal.SIGTERM)]
 
 
 def test_every_exchange_of_signals_is_waited_for():
@@ -283,43 +271,6 @@ def test_a_rank_that_dies_ends_all_and_a_restart_goes_on(whole, tmp_path):
                 os.kill(children(process)[1], signal.SIGKILL)
     assert process.returncode == 0
     assert re.search(r"resuming (after epoch 1|in epoch 2, after step \d+)\n", text)
-    check_same(whole, folder)
-
-
-SIGNALLED = """
-import os, signal, sys
-from torchcnn import train
-from torchcnn.training import trainer
-
-at, train_steps, made = int(sys.argv[1]), trainer.train_steps, []
-
-def signalled_steps(*args):
-    for step in train_steps(*args):
-        made.append(step)
-        if os.environ["RANK"] == "1" and len(made) == at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        yield step
-
-trainer.train_steps = signalled_steps
-train.main(sys.argv[2:])
-"""
-
-
-@pytest.mark.slow
-def test_a_signal_to_one_rank_stops_all_after_the_same_step(whole, tmp_path):
-    """In the 15th step, which is the fourth of the second epoch. The ends: see `two`."""
-    folder, script = tmp_path / "r", tmp_path / "main.py"
-    script.write_text(SIGNALLED)
-    done = subprocess.run(
-        torchrun(script, 15, *FLAGS[2:-1], "0", "--out", folder, ranks=3), text=True,
-        env=environment(), capture_output=True, timeout=120,
-    )  # fmt: skip
-    last = done.stdout.splitlines()[-1]
-    assert done.returncode and re.match(r"stopped in epoch 2; resume with --resume ", last)
-    checkpoint = load_checkpoint(folder / "last.pt")
-    assert len(checkpoint.history) == 1 and len(checkpoint.progress.images) == 5
-    subprocess.run(torchrun("-m", "torchcnn.train", "--resume", folder, ranks=3), check=True,
-                   env=environment(), capture_output=True, timeout=120)  # fmt: skip
     check_same(whole, folder)
 
 

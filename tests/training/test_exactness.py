@@ -1,13 +1,10 @@
 """A run that was stopped anywhere, by anything, ends with the bits of one that was not."""
 
 import os
-import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -103,31 +100,6 @@ def test_a_signal_ends_the_step_and_saves_it(signum, code, whole, tmp_path, monk
     assert len(load_checkpoint(folder / "last.pt").progress.images) == 4
     train.main(["--resume", str(folder)])
     check_same(whole, folder)
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments(tmp_path):
-    """kill -9, at any moment from the first line on; each life goes on from what the last left."""
-    flags = ["--arch", "tf_baseline", "--input-size", "28", "--augment", "crop,flip,rotate",
-             "--ema", "0.99", "--batch-size", "100", "--epochs", "2", "--checkpoint-every", "3",
-             "--device", "cpu", "--data", "sample", "--seed", "7"]  # fmt: skip
-    train.main([*flags, "--out", str(tmp_path / "whole")])
-    dice, folder, lives, kills = random.Random(0), tmp_path / "r", 0, 2
-    while not (folder / "result.json").exists():
-        begin = ["--resume", str(folder)] if (folder / "last.pt").exists() else [
-            *flags, "--out", str(folder)]  # fmt: skip
-        with subprocess.Popen(
-            [sys.executable, "-u", "-m", "torchcnn.train", *begin], stdout=subprocess.PIPE
-        ) as process:
-            process.stdout.readline()
-            if lives < kills:
-                time.sleep(dice.uniform(0, 1.5))
-                process.kill()
-                lives += process.wait() == -signal.SIGKILL
-            process.stdout.read()
-        assert process.returncode in (0, -signal.SIGKILL)
-    assert lives == kills
-    check_same(tmp_path / "whole", folder)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits on the size of files")

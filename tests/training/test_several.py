@@ -7,7 +7,7 @@ import shutil
 import signal
 
 import pytest
-from comparing import killed, same
+from comparing import same
 
 from torchcnn import train
 from torchcnn.data import datasets
@@ -131,23 +131,11 @@ def test_the_same_command_goes_on_where_it_stopped(tmp_path, capsys):
     assert out.splitlines()[-1] == summary and contents(r / "seed0") == before
     for k in range(4):
         assert same(vars(whole[k]), vars(load_checkpoint(r / f"seed{k}/last.pt").state))
+    run("--arch", "mlp", "--seed", 1, "--out", "alone")  # to the same bits
+    assert same(vars(whole[1]), vars(load_checkpoint(tmp_path / "alone/last.pt").state))
     run(*command, "--epochs", 2)
     assert [result["epochs"] for result in results(r).values()] == [2] * 4
     assert "r/seed0 has finished 2 epochs" in refused(capsys, *FLAGS, *command)
-
-
-def test_a_killed_command_goes_on_within_the_epoch(tmp_path):
-    """To the same bits as a single run of each seed."""
-    command = ["--arch", "mlp", "--seed", "0,1", "--batch-size", 50, "--checkpoint-every", 4]
-    with killed(lambda _, checkpoint: checkpoint.config["seed"] == 1 and checkpoint.progress):
-        run(*command)
-    assert results(tmp_path / "r").keys() == {"seed0"}
-    run(*command)
-    for seed in (0, 1):
-        run(*command, "--seed", seed, "--out", f"alone{seed}")
-        a, b = (load_checkpoint(tmp_path / p / "last.pt").state
-                for p in (f"r/seed{seed}", f"alone{seed}"))  # fmt: skip
-        assert same(vars(a), vars(b))
 
 
 def test_a_run_of_other_flags_is_refused_before_anything_starts(tmp_path, capsys):
