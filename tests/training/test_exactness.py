@@ -1,17 +1,14 @@
 """A run that was stopped anywhere, by anything, ends with the bits of one that was not."""
 
 import os
-import re
 import shutil
 import signal
-import sys
 
 import pytest
 import torch
-from comparing import Killed, check_same, killed, same
+from comparing import check_same, killed, same
 
 from torchcnn import create_model, train
-from torchcnn.run import run
 from torchcnn.run.checkpoint import load_checkpoint, load_model
 from torchcnn.training import trainer
 
@@ -63,23 +60,6 @@ def test_a_run_killed_after_each_kind_of_checkpoint(whole, tmp_path):
     assert same(*map(vars, best))
 
 
-def test_a_run_killed_before_its_first_checkpoint(whole, tmp_path, monkeypatch):
-    """What it leaves behind is no run, and the same command begins it anew."""
-    folder = tmp_path / "r"
-
-    def die(path, checkpoint):
-        (folder / f".tmp-{path.name}").write_bytes(b"half")
-        raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(run, "save_checkpoint", die)
-        train.main([*ALL, "--out", str(folder)])
-    assert (folder / "config.json").exists() and not (folder / "last.pt").exists()
-    train.main([*ALL, "--out", str(folder)])
-    check_same(whole, folder)
-    assert not list(folder.glob(".*"))
-
-
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_step_and_saves_it(signum, code, whole, tmp_path, monkeypatch, capsys):
     """It comes while the fourth step of the second epoch, of nine, is computed."""
@@ -98,26 +78,6 @@ def test_a_signal_ends_the_step_and_saves_it(signum, code, whole, tmp_path, monk
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == f"stopped in epoch 2; resume with --resume {folder}"
     assert len(load_checkpoint(folder / "last.pt").progress.images) == 4
-    train.main(["--resume", str(folder)])
-    check_same(whole, folder)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no limits on the size of files")
-def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_later(whole, tmp_path, capsys):
-    """No file may grow to the size of the checkpoint that holds the state of randomness too."""
-    import resource
-
-    folder, size = tmp_path / "r", (whole / "last.pt").stat().st_size + 2_000
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        assert exit_code(*ALL, "--out", str(folder)) == 2
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert re.search("cannot write .*(File too large|the disk may be full)", error)
-    assert load_checkpoint(folder / "last.pt").history == []
     train.main(["--resume", str(folder)])
     check_same(whole, folder)
 

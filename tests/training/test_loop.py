@@ -96,7 +96,7 @@ def test_training_is_in_train_mode_whatever_came_before():
     assert net.training and net[1].moving_mean.any()
 
 
-def meta_steps(mix=None, optimizer="sgd", layer=None):
+def meta_steps(mix, optimizer):
     """Steps of all kinds, with batches, on the meta device: whatever reads a number there raises.
 
     Fused optimizers do not run on it; the test on a GPU has those.
@@ -108,7 +108,7 @@ def meta_steps(mix=None, optimizer="sgd", layer=None):
     )  # fmt: skip
     with torch.device("meta"):
         layers = [nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), BatchNorm(3), nn.Flatten(), nn.Dropout()]
-        net = nn.Sequential(*layers, nn.Linear(3 * 6 * 6, 10), layer or nn.Identity())
+        net = nn.Sequential(*layers, nn.Linear(3 * 6 * 6, 10))
     settings = {"momentum": 0.9, "nesterov": True} if optimizer == "sgd" else {}
     return train_steps(
         net,
@@ -133,30 +133,6 @@ def test_no_step_reads_from_the_device(mix, optimizer):
     assert len(steps) == 4 and all(step.loss.is_meta and step.correct.is_meta for step in steps)
     with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
         epoch_result(steps, lambda: 1.0)
-
-
-READS = {
-    "if": lambda x: 1 if x.sum() > 0 else 0,
-    "cpu": lambda x: x.cpu(),
-    "mask": lambda x: x[x > 0],
-}
-
-
-class Reads(nn.Module):
-    def __init__(self, read):
-        super().__init__()
-        self.read = read
-
-    def forward(self, x):
-        self.read(x.detach())
-        return x
-
-
-@pytest.mark.parametrize("read", READS.values(), ids=READS)
-def test_a_step_that_reads_from_the_device_is_noticed(read):
-    """The test above can fail: such a layer raises in the first step."""
-    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
-        next(meta_steps(layer=Reads(read)))
 
 
 def test_evaluation_gives_the_modes_back():
