@@ -1,4 +1,4 @@
-"""Results, nested ones and whole runs, compared to the last bit; and runs that are killed."""
+"""Whole runs, compared to the last bit; runs that are killed, and commands that are refused."""
 
 import json
 import sys
@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from unittest.mock import patch
 
+import pytest
 import torch
 
 from torchcnn.run import run
@@ -61,6 +62,16 @@ def check_same(a, b):
     ours, theirs = contents(a), contents(b)
     for key, value in ours.items():
         assert same(value, theirs[key]), key
+
+
+def refused(capsys, main, *argv):
+    """Run a command that must be refused: -> the one line that says why."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in argv])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1, error
+    return error
 
 
 class Killed(BaseException):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from comparing import refused
 
 from torchcnn.models import MODELS
 from torchcnn.models.__main__ import main
@@ -55,7 +56,4 @@ def test_the_drawing(tmp_path):
     ],
 )
 def test_bad_input_is_refused(argv, message, capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(argv)
-    error = capsys.readouterr().err
-    assert caught.value.code == 2 and message in error and error.count("\n") == 1
+    assert message in refused(capsys, main, *argv)

@@ -7,7 +7,7 @@ import shutil
 import signal
 
 import pytest
-from comparing import same
+from comparing import refused, same
 
 from torchcnn import train
 from torchcnn.data import datasets
@@ -26,16 +26,6 @@ def in_tmp_path(tmp_path, monkeypatch):
 
 def run(*argv):
     train.main([*FLAGS, *map(str, argv)])
-
-
-def refused(capsys, *argv):
-    """Run the command as a user would see it refused before the first run: -> the one line."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        train.main([*map(str, argv)])
-    printed = capsys.readouterr()
-    assert stop.value.code == 2 and printed.err.count("\n") == 1 and printed.out == ""
-    return printed.err
 
 
 def contents(path):
@@ -58,7 +48,7 @@ def results(folder):
 )
 def test_all_are_checked_before_the_first_is_trained(flags, message, capsys, tmp_path):
     """451 of 500 images train: 450 in the first batch and one in the last."""
-    assert message in refused(capsys, *FLAGS, *flags)
+    assert message in refused(capsys, train.main, *FLAGS, *flags)
     assert not list(tmp_path.iterdir())
 
 
@@ -96,7 +86,7 @@ def test_the_same_command_goes_on_where_it_stopped(tmp_path, capsys):
     assert summary.startswith("mlp, 4 seeds: test acc 0.")
     r = tmp_path / "r"
     whole = {k: load_checkpoint(r / f"seed{k}/last.pt").state for k in range(4)}
-    alone = refused(capsys, *FLAGS, "--arch", "mlp", "--out", "r/seed0")
+    alone = refused(capsys, train.main, *FLAGS, "--arch", "mlp", "--out", "r/seed0")
     assert "already holds a run; --resume continues it" in alone
     (r / "seed1/result.json").unlink()
     for name in ("result.json", "best.pt", "last.pt", "history.csv", "curves.png", "inputs.png"):
@@ -114,7 +104,7 @@ def test_the_same_command_goes_on_where_it_stopped(tmp_path, capsys):
     assert same(vars(whole[1]), vars(load_checkpoint(tmp_path / "alone/last.pt").state))
     run(*command, "--epochs", 2)
     assert [result["epochs"] for result in results(r).values()] == [2] * 4
-    assert "r/seed0 has finished 2 epochs" in refused(capsys, *FLAGS, *command)
+    assert "r/seed0 has finished 2 epochs" in refused(capsys, train.main, *FLAGS, *command)
 
 
 def test_a_run_of_other_flags_is_refused_before_anything_starts(tmp_path, capsys):
@@ -126,14 +116,14 @@ def test_a_run_of_other_flags_is_refused_before_anything_starts(tmp_path, capsys
         (["--arch", "lenet"], "with --arch mlp, got lenet"),
         (["--recipe", "fast"], "with --recipe source, got fast"),
     ]:
-        assert message in refused(capsys, *command, *flags)
+        assert message in refused(capsys, train.main, *command, *flags)
     fewer = (flag for flag in command if flag not in ("--batch-size", "160"))
-    assert "with --batch-size 160, which is not given now" in refused(capsys, *fewer)
+    assert "with --batch-size 160, which is not given now" in refused(capsys, train.main, *fewer)
     unlock = lock(tmp_path / "r/seed1", capsys)
-    assert "r/seed1 is being written by another process" in refused(capsys, *command)
+    assert "r/seed1 is being written by another process" in refused(capsys, train.main, *command)
     unlock()
     (tmp_path / "r/seed1/result.json").write_text("{}")
-    assert "r/seed1 is not a run, or is damaged" in refused(capsys, *command)
+    assert "r/seed1 is not a run, or is damaged" in refused(capsys, train.main, *command)
     assert contents(tmp_path).keys() == before.keys()
 
 
