@@ -61,17 +61,6 @@ def test_padding_is_a_copy_only_where_it_is_uneven(layer, size, pads):
     assert names.count("aten::constant_pad_nd") == pads
 
 
-@pytest.mark.parametrize(
-    ("window", "size", "cut"),
-    [((3, 2), 8, True), ((3, 2), 9, False), ((1, 2), 8, False), ((2, 3), 9, False)],
-)
-def test_exported_windows_are_cut_off_only_where_padding_is_uneven(window, size, cut):
-    """By ONNX's formula ceil_mode gives (1, 2) and (2, 3) a row more there than torch does."""
-    exported = torch.export.export(SameMaxPool2d(*window), (torch.rand(1, 1, size, size),))
-    (pool,) = (node for node in exported.graph.nodes if "max_pool2d" in str(node.target))
-    assert (True in pool.args) == cut
-
-
 @pytest.mark.parametrize("dilation", [2, 3])
 def test_same_convolution_with_dilation_equals_tensorflow(dilation):
     conv = SameConv2d(2, 3, 3, dilation=dilation).to(F64)
