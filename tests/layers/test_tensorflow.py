@@ -70,24 +70,6 @@ def test_same_convolution_with_dilation_equals_tensorflow(dilation):
     torch.testing.assert_close(conv(x), nchw(theirs), rtol=0, atol=1e-9)
 
 
-def test_gradients_of_same_layers_equal_tensorflow():
-    x = torch.randn(2, 3, 8, 7, dtype=F64, requires_grad=True)
-    conv = SameConv2d(3, 4, 5, 2).to(F64)
-    for layer, function in [
-        (conv, lambda v: tf.nn.conv2d(v, hwio(conv), 2, "SAME")),
-        (SameMaxPool2d(3, 2), lambda v: tf.nn.max_pool2d(v, 3, 2, "SAME")),
-        (SameMaxPool2d(3, 1), lambda v: tf.nn.max_pool2d(v, 3, 1, "SAME")),
-        (SameAvgPool2d(3, 2), lambda v: tf.nn.avg_pool2d(v, 3, 2, "SAME")),
-    ]:  # fmt: skip
-        y = layer(x)
-        upstream = torch.randn_like(y)
-        (grad,) = torch.autograd.grad(y, x, upstream)
-        v = tf.Variable(nhwc(x))
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(function(v) * nhwc(upstream))
-        torch.testing.assert_close(grad, nchw(tape.gradient(loss, v)), rtol=0, atol=1e-9)
-
-
 def test_batch_norm_equals_keras_over_training_and_in_eval():
     import keras
 
