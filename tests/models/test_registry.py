@@ -42,11 +42,6 @@ FACTS = {
         conv:96x54x54 maxpool:96x26x26 conv:256x26x26 maxpool:256x12x12 conv:384x12x12
         conv:384x12x12 conv:256x12x12 maxpool:256x5x5 linear:4096 linear:10
     """),
-    "vgg11": ((1, 224), 128_806_154, """
-        conv:64x224x224 maxpool:64x112x112 conv:128x112x112 maxpool:128x56x56 conv:256x56x56
-        conv:256x56x56 maxpool:256x28x28 conv:512x28x28 conv:512x28x28 maxpool:512x14x14
-        conv:512x14x14 conv:512x14x14 maxpool:512x7x7 linear:4096 linear:4096 linear:10
-    """),
     "nin": ((1, 224), 1_992_166, """
         conv:96x54x54 conv:96x54x54 conv:96x54x54 maxpool:96x26x26 conv:256x26x26
         conv:256x26x26 conv:256x26x26 maxpool:256x12x12 conv:384x12x12 conv:384x12x12

@@ -393,20 +393,6 @@ def test_frozen_parts_have_no_gradients_and_keep_their_statistics():
         freeze(net, ["stage2", "head"])
 
 
-class OwnNorm(nn.Module):
-    """Its statistics are in another module, and its parameters in a third."""
-
-    def __init__(self):
-        super().__init__()
-        self.statistics, self.scale = nn.Module(), nn.Conv2d(3, 3, 1)
-        self.statistics.register_buffer("mean", torch.zeros(3, 1, 1))
-
-    def forward(self, x):
-        if self.training:
-            self.statistics.mean.lerp_(x.detach().mean((0, 2, 3))[:, None, None], 0.1)
-        return self.scale(x - self.statistics.mean)
-
-
 @pytest.mark.parametrize(
     "norm",
     [
@@ -414,8 +400,8 @@ class OwnNorm(nn.Module):
         lambda: nn.InstanceNorm2d(3, track_running_stats=True),
         lambda: BatchNorm(3),
         lambda: KerasBatchNorm2d(3),
+        # Its statistics are in another module than its parameters.
         lambda: nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 3, 3)),
-        OwnNorm,
     ],
 )
 @pytest.mark.parametrize("how", ["a part", "the norm", "by its parameters", "another name"])

@@ -27,7 +27,6 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
         (False, CUDA, "lenet", "fp16", "auto", ("fp16", True)),
         (True, CPU, "lenet", "auto", "auto", ("bf16", True)),
         (True, CPU, "lenet", "auto", False, ("bf16", False)),
-        (True, CPU, "lenet", "off", "auto", ("off", False)),
         (True, CPU, "tf_baseline", "auto", "auto", ("off", False)),  # slower, as measured
         (True, CUDA, "tf_baseline", "auto", "auto", ("bf16", True)),
         (False, CPU, "lenet", "auto", "auto", ("off", False)),
