@@ -112,11 +112,8 @@ def test_a_row_of_the_head_belongs_to_the_name_of_its_class(ours, arch):
         assert all(key.startswith("stage4.") and torch.equal(now[key], fresh[key]) for key in names)
         return
     both, others = ([c for c in ours if (c in "abcde") == known] for known in (True, False))
-    new = f", new are {', '.join(others)}" * bool(others)
-    assert (
-        start
-        == f"the head keeps the rows of {len(both)} of {len(ours)} classes, known by name{new}"
-    )
+    said = f"the head keeps the rows of {len(both)} of {len(ours)} classes, known by name"
+    assert start == said + f", new are {', '.join(others)}" * bool(others)
     x = torch.rand(4, *spec.shape)
     with torch.no_grad():
         found, expected = net.eval()(x), before.eval()(x)

@@ -205,15 +205,10 @@ def test_all_norms_are_replaced_and_the_names_of_the_weights_stay():
 
 
 def test_a_norm_that_does_more_than_its_class_is_not_replaced():
-    class Doubled(nn.BatchNorm2d):
-        def forward(self, x):
-            return 2 * super().forward(x)
-
     hooked = nn.BatchNorm2d(1)
     hooked.register_forward_hook(lambda *args: 2 * args[2])
-    for norm in (Doubled(1), hooked):
-        with pytest.raises(ValueError, match=r"(Norm2d|Doubled) has hooks or a forward pass of"):
-            sync_batch_norm(nn.Sequential(norm), 2)
+    with pytest.raises(ValueError, match="Norm2d has hooks or a forward pass of"):
+        sync_batch_norm(nn.Sequential(hooked), 2)
 
 
 @pytest.mark.parametrize(
