@@ -9,10 +9,9 @@ from multiprocessing import get_context
 
 import pytest
 import torch
-from comparing import points, result
+from comparing import events, points, result
 from PIL import Image
 from small_networks import describe, write_checkpoint
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 
@@ -24,11 +23,6 @@ from torchcnn.run.tensorboard import CHOSEN
 
 SMALL = ["--data", "sample", "--batch-size", "500", "--arch", "softmax_regression", "--epochs", "1",
          "--device", "cpu"]  # fmt: skip
-
-
-def events(path):
-    accumulator = EventAccumulator(str(path), size_guidance={"scalars": 0, "images": 0})
-    return accumulator.Reload()
 
 
 def test_the_folder_holds_what_the_readme_says(finished_run):
