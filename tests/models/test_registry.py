@@ -154,11 +154,6 @@ def test_resnets_for_cifar_have_the_papers_parameters(name, millions):
             net = create_model(name, plain=plain)
         count = sum(p.numel() for p in net.parameters()) / 1e6
         assert round(count, len(str(millions)) - 2) == millions
-        convs = sum(isinstance(m, nn.Conv2d | nn.Linear) for m in net.modules())
-        assert convs == int(name.removeprefix("resnet"))
-
-
-FAMILY = ["lenet", "googlenet", "resnet20", "densenet", "tf_baseline", "tf_inception10"]
 
 
 @pytest.mark.parametrize("name", WHOLE_REGISTRY)
@@ -201,7 +196,9 @@ def test_every_network_exports_with_a_dynamic_batch(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize(
+    "name", ["lenet", "googlenet", "resnet20", "densenet", "tf_baseline", "tf_inception10"]
+)
 def test_one_of_each_family_compiles_whole(name):
     """In training mode, where Keras's and the hand-written norm update their statistics."""
     torch.compiler.reset()  # all are Sequentials: from the ninth on they would count as recompiled
