@@ -1,4 +1,4 @@
-"""Results, nested ones and whole runs, compared to the last bit; and runs that are killed."""
+"""Results and whole runs, compared to the last bit; and runs that are killed."""
 
 import json
 import sys
@@ -23,18 +23,23 @@ def same(a, b):
     return a == b
 
 
-def points(folder):
-    """What TensorBoard shows of a run: (step, value) by sub-run and tag, such as "train/loss"."""
+def events(folder):
+    """TensorBoard's events of a run itself, or of a sub-run."""
     # Read without TensorFlow, which else is loaded, if it is there, and bears no Triton after it.
     sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0}).Reload()
+
+
+def points(folder):
+    """What TensorBoard shows of a run: (step, value) by sub-run and tag, such as "train/loss"."""
     found = {}
     for place in (folder, *(p for p in folder.iterdir() if p.is_dir())):
-        events = EventAccumulator(str(place), size_guidance={"scalars": 0}).Reload()
-        for tag in events.Tags()["scalars"]:
+        shown = events(place)
+        for tag in shown.Tags()["scalars"]:
             name = tag if place == folder else f"{place.name}/{tag}"
-            found[name] = [(e.step, e.value) for e in events.Scalars(tag)]
+            found[name] = [(e.step, e.value) for e in shown.Scalars(tag)]
     return found
 
 

@@ -5,14 +5,7 @@ import torch
 import torch._dynamo  # loads Triton, which must come before TensorFlow in one process
 from torch.profiler import profile
 
-from torchcnn.layers import (
-    KerasBatchNorm2d,
-    SameAvgPool2d,
-    SameConv2d,
-    SameMaxPool2d,
-    init_as_keras,
-    same_padding,
-)
+from torchcnn.layers import KerasBatchNorm2d, SameAvgPool2d, SameConv2d, SameMaxPool2d
 
 tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed: pip install .[keras]")
 
@@ -33,8 +26,8 @@ def nchw(x):
     return torch.from_numpy(x.numpy()).permute(0, 3, 1, 2)
 
 
-@pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize("kernel", range(1, 12))
+@pytest.mark.parametrize("stride", [1, 2, 3, (1, 2), (3, 2)])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5, 7, 11, (2, 3), (5, 6)])
 def test_same_layers_equal_tensorflow(kernel, stride):
     conv = SameConv2d(3, 4, kernel, stride).to(F64)
     for size in SIZES:
@@ -68,26 +61,6 @@ def test_padding_is_a_copy_only_where_it_is_uneven(layer, size, pads):
     assert names.count("aten::constant_pad_nd") == pads
 
 
-@pytest.mark.parametrize(
-    ("window", "size", "cut"),
-    [((3, 2), 8, True), ((3, 2), 9, False), ((1, 2), 8, False), ((2, 3), 9, False)],
-)
-def test_exported_windows_are_cut_off_only_where_padding_is_uneven(window, size, cut):
-    """By ONNX's formula ceil_mode gives (1, 2) and (2, 3) a row more there than torch does."""
-    exported = torch.export.export(SameMaxPool2d(*window), (torch.rand(1, 1, size, size),))
-    (pool,) = (node for node in exported.graph.nodes if "max_pool2d" in str(node.target))
-    assert (True in pool.args) == cut
-
-
-@pytest.mark.parametrize("stride", [(1, 2), (2, 1), (3, 2)])
-@pytest.mark.parametrize("kernel", [(2, 3), (4, 2), (5, 6)])
-def test_same_pooling_with_windows_that_are_not_square_equals_tensorflow(kernel, stride):
-    for size in SIZES:
-        x = torch.randn(2, 3, *size, dtype=F64)
-        theirs = tf.nn.max_pool2d(nhwc(x), kernel, stride, "SAME")
-        torch.testing.assert_close(SameMaxPool2d(kernel, stride)(x), nchw(theirs), rtol=0, atol=0)
-
-
 @pytest.mark.parametrize("dilation", [2, 3])
 def test_same_convolution_with_dilation_equals_tensorflow(dilation):
     conv = SameConv2d(2, 3, 3, dilation=dilation).to(F64)
@@ -95,24 +68,6 @@ def test_same_convolution_with_dilation_equals_tensorflow(dilation):
     theirs = tf.nn.conv2d(nhwc(x), hwio(conv), 1, "SAME",
                           dilations=dilation) + conv.bias.detach().numpy()  # fmt: skip
     torch.testing.assert_close(conv(x), nchw(theirs), rtol=0, atol=1e-9)
-
-
-def test_gradients_of_same_layers_equal_tensorflow():
-    x = torch.randn(2, 3, 8, 7, dtype=F64, requires_grad=True)
-    conv = SameConv2d(3, 4, 5, 2).to(F64)
-    for layer, function in [
-        (conv, lambda v: tf.nn.conv2d(v, hwio(conv), 2, "SAME")),
-        (SameMaxPool2d(3, 2), lambda v: tf.nn.max_pool2d(v, 3, 2, "SAME")),
-        (SameMaxPool2d(3, 1), lambda v: tf.nn.max_pool2d(v, 3, 1, "SAME")),
-        (SameAvgPool2d(3, 2), lambda v: tf.nn.avg_pool2d(v, 3, 2, "SAME")),
-    ]:  # fmt: skip
-        y = layer(x)
-        upstream = torch.randn_like(y)
-        (grad,) = torch.autograd.grad(y, x, upstream)
-        v = tf.Variable(nhwc(x))
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(function(v) * nhwc(upstream))
-        torch.testing.assert_close(grad, nchw(tape.gradient(loss, v)), rtol=0, atol=1e-9)
 
 
 def test_batch_norm_equals_keras_over_training_and_in_eval():
@@ -135,21 +90,3 @@ def test_batch_norm_equals_keras_over_training_and_in_eval():
         (ours.running_var, theirs.moving_variance),
     ):
         torch.testing.assert_close(a, torch.from_numpy(b.numpy()), rtol=0, atol=1e-12)
-
-
-def test_initialisation_is_glorot_uniform_with_zero_bias():
-    """Keras draws from U(-a, a), a = sqrt(6 / (fan_in + fan_out)): variance a^2 / 3."""
-    net = init_as_keras(torch.nn.Sequential(SameConv2d(16, 64, 3), torch.nn.Linear(300, 200)))
-    for weight, fans in ((net[0].weight, 16 * 9 + 64 * 9), (net[1].weight, 300 + 200)):
-        bound = (6 / fans) ** 0.5
-        assert 0.98 * bound < weight.abs().max() <= bound
-        assert weight.var().item() == pytest.approx(bound**2 / 3, rel=0.05)
-    assert not net[0].bias.any() and not net[1].bias.any()
-
-
-def test_same_padding_by_hand():
-    # 224 pixels, kernel 7, stride 2: 112 out need 111 * 2 + 7 = 229 pixels, 5 more: 2 and 3.
-    assert same_padding(224, 7, 2) == (2, 3)
-    assert same_padding(32, 3, 1) == (1, 1)
-    assert same_padding(33, 3, 2) == (1, 1)
-    assert same_padding(8, 1, 2) == (0, 0)

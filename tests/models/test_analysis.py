@@ -31,8 +31,8 @@ def test_output_sizes_are_those_of_torch(kernel, stride):
         for size in SIZES:
             x = torch.empty(1, 1, size, size)
             assert SameConv2d(1, 1, kernel, stride)(x).shape[2] == same_output_size(size, stride)
-            made = nn.ConvTranspose2d(1, 1, kernel, stride)(x).shape[2]
-            assert made == conv_transpose_output_size(size, kernel, stride)
+            made = nn.ConvTranspose2d(1, 1, kernel, stride, 0, stride - 1)(x).shape[2]
+            assert made == conv_transpose_output_size(size, kernel, stride, 0, stride - 1)
             if size >= kernel:
                 valid = nn.Conv2d(1, 1, kernel, stride)(x).shape[2]
                 assert valid == valid_output_size(size, kernel, stride)
@@ -56,20 +56,6 @@ def test_several_inputs_give_one_output(kernel, stride, padding):
         assert len(by_output[output]) == stride
 
 
-def test_a_transposed_convolution_undoes_the_size():
-    """2 pixels, kernel 3, stride 2: 5, and 2 again; 5 and 6 both give 2."""
-    assert conv_transpose_output_size(2, 3, stride=2) == 5
-    assert conv_output_size(5, 3, stride=2) == conv_output_size(6, 3, stride=2) == 2
-    assert conv_transpose_output_size(2, 3, stride=2, output_padding=1) == 6
-
-
-def test_parameters_of_a_kernel():
-    """With its bias: 3×3 on grey 10, 3×3 on colour 28, 5×5 on colour 76."""
-    for channels, kernel, count in ((1, 3, 10), (3, 3, 28), (3, 5, 76)):
-        (row,) = summary(nn.Sequential(nn.Conv2d(channels, 1, kernel)), (channels, 9, 9))
-        assert row.parameters == count
-
-
 def test_parameters_that_the_tutorials_print():
     nin = {row.name: row.parameters for row in summary(create_model("tf_nin"), (1, 224, 224))}
     assert [nin[f"stage1.{i}"] for i in (0, 2, 4)] == [11_712, 9_312, 9_312]
@@ -81,19 +67,6 @@ def test_parameters_that_the_tutorials_print():
     assert sum(row.parameters for row in summary(create_model("mlp"), (1, 28, 28))) == 101_770
 
 
-def test_two_small_windows_against_a_large_one():
-    """Two 3×3 see what one 5×5 sees, with 18 weights against 25, and cost less if x > 10."""
-    two = nn.Sequential(nn.Conv2d(1, 1, 3, bias=False), nn.Conv2d(1, 1, 3, bias=False))
-    one = nn.Sequential(nn.Conv2d(1, 1, 5, bias=False))
-    assert receptive_field(two, (1, 9, 9)) == receptive_field(one, (1, 9, 9)) == (5, 1)
-    assert sum(p.numel() for p in two.parameters()) == 18
-    assert sum(p.numel() for p in one.parameters()) == 25
-    for x in range(6, 40):
-        costs = [sum(row.macs for row in summary(net, (1, x, x))) for net in (two, one)]
-        assert costs == [9 * (x - 2) ** 2 + 9 * (x - 4) ** 2, 25 * (x - 4) ** 2]
-        assert (costs[0] < costs[1]) == (x > 10)
-
-
 def test_multiply_accumulates_by_arithmetic():
     """LeNet: 24² · 6 · 25, 8² · 16 · 150, 256 · 120, 120 · 84, 84 · 10."""
     rows = summary(create_model("lenet"), (1, 28, 28))
@@ -102,46 +75,17 @@ def test_multiply_accumulates_by_arithmetic():
     assert summary(grouped, (4, 5, 5))[0].macs == 3 * 3 * 8 * 2 * 9
 
 
-@pytest.mark.parametrize("name", ["alexnet", "vgg11", "googlenet", "tf_inception10", "densenet"])
-def test_the_receptive_field_is_what_a_gradient_reaches(name):
-    """With positive weights, an output pixel has no gradient outside its receptive field."""
-    size = {"alexnet": 255, "vgg11": 191, "googlenet": 401, "tf_inception10": 111, "densenet": 401}
-    channels = 3 if name.startswith("tf_") else 1
-    net = create_model(name, input_size=size[name], in_channels=channels).double().eval()
-    stages = {"alexnet": 2, "vgg11": 3, "googlenet": 3, "tf_inception10": 3, "densenet": 3}[name]
-    net = net[:stages]
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.constant_(module.weight, 1 / module.weight[0].numel())
-            nn.init.zeros_(module.bias)
-    for i, module in enumerate(net):  # max pooling hides all but one pixel: average instead
-        net[i] = without_max(module)
-    field, stride = receptive_field(net, (channels, size[name], size[name]))
-    x = torch.ones(1, channels, size[name], size[name], dtype=torch.float64, requires_grad=True)
-    y = net(x)
-    middle = y.shape[2] // 2
-    (grad,) = torch.autograd.grad(y[0, :, middle, middle].sum(), x)
-    rows = grad.abs().sum((0, 1, 3)).nonzero().flatten()
-    assert rows[-1] - rows[0] + 1 == field
-    (grad,) = torch.autograd.grad(net(x)[0, :, middle + 1, middle].sum(), x)
-    assert grad.abs().sum((0, 1, 3)).nonzero()[0] - rows[0] == stride
-
-
-def without_max(module):
-    if isinstance(module, nn.MaxPool2d):
-        padding = module.padding
-        if type(module) is not nn.MaxPool2d:  # SAME, stride 1, window 3
-            padding = 1
-        return nn.AvgPool2d(module.kernel_size, module.stride, padding)
-    for name, child in module.named_children():
-        setattr(module, name, without_max(child))
-    return module
+def test_published_receptive_fields():
+    """Of the last pooling, whose stride is 32: Araujo et al. 2019; a dense layer sees all."""
+    for net, field in ((create_model("alexnet"), 195), (create_model("vgg16", width=1 / 8), 212)):
+        assert receptive_field(net[:-1], (1, 224, 224)) == (field, 32)
+        assert receptive_field(net, (1, 224, 224))[0] == math.inf
 
 
 # --- height and width, branches ----------------------------------------------------------------
 
 
-def reached(net, channels=1):
+def reached(net):
     """The field and the stride along height and width, as gradients show them.
 
     With positive weights, the gradient of an output is not 0 at the first and the last pixel that
@@ -156,7 +100,7 @@ def reached(net, channels=1):
     found = []
     for axis in (0, 1):
         size = (640, 48) if axis == 0 else (48, 640)
-        x = torch.ones(1, channels, *size, dtype=torch.float64, requires_grad=True)
+        x = torch.ones(1, 1, *size, dtype=torch.float64, requires_grad=True)
         y = net(x).sum((0, 1, 3 - axis))
         start = len(y) // 2 - 12
         assert start > 0
@@ -172,9 +116,9 @@ def reached(net, channels=1):
     return found
 
 
-def claimed(net, channels=1, size=(640, 48)):
+def claimed(net):
     """The field and the stride along height and width, as `receptive_field` gives them."""
-    field, stride = receptive_field(net, (channels, *size))
+    field, stride = receptive_field(net, (1, 640, 48))
     if not isinstance(field, tuple):
         assert not isinstance(stride, tuple)
         return [(field, stride)] * 2
@@ -182,48 +126,39 @@ def claimed(net, channels=1, size=(640, 48)):
     return list(zip(field, stride, strict=True))
 
 
-STACKS = {
-    "rectangular": [nn.Conv2d(1, 2, (3, 5), stride=(1, 2)), nn.Conv2d(2, 1, (5, 2))],
-    "dilated": [nn.Conv2d(1, 1, (3, 2), dilation=(1, 4), padding=(2, 1)), nn.AvgPool2d((1, 2))],
-    "pooled": [nn.AvgPool2d((2, 3), (2, 1), (1, 0)), nn.Conv2d(1, 1, 3, (1, 3), "valid")],
-    "same": [nn.Conv2d(1, 1, (4, 3), padding="same"), SameConv2d(1, 1, (5, 2), (2, 1))],
-    "padded": [SameAvgPool2d((3, 2), (2, 1)), nn.ZeroPad2d((2, 0, 1, -1)), nn.Conv2d(1, 1, 3)],
-    "adaptive": [nn.Conv2d(1, 1, 3, padding=1), nn.AdaptiveAvgPool2d((160, 48))],
-}  # fmt: skip
-
-
-@pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch's own remark on its copy
-@pytest.mark.parametrize("name", [name for name in STACKS if name != "adaptive"])
-def test_the_field_of_a_stack_is_what_gradients_reach(name):
-    net = nn.Sequential(*STACKS[name])
-    assert claimed(net) == reached(net)
-
-
 def test_fields_on_paper():
     """3×5, then 5×2 on every second column: 3 + 4 rows, 5 + 1 · 2 columns."""
-    assert receptive_field(nn.Sequential(*STACKS["rectangular"]), (1, 20, 20)) == ((7, 7), (1, 2))
-    rows = summary(nn.Sequential(*STACKS["rectangular"]), (1, 20, 20))
+    net = nn.Sequential(nn.Conv2d(1, 2, (3, 5), stride=(1, 2)), nn.Conv2d(2, 1, (5, 2)))
+    assert receptive_field(net, (1, 20, 20)) == ((7, 7), (1, 2))
+    rows = summary(net, (1, 20, 20))
     assert rows[0].cells()[-2:] == ["3×5", "1×2"]
     assert rows[1].cells()[-2:] == ["7×7", "1×2"]
     # 160 outputs of 640 rows: windows of 4 rows, which a 3×3 widens by 2; columns are left alone.
-    assert claimed(nn.Sequential(*STACKS["adaptive"])) == [(6, 4), (3, 1)]
+    adaptive = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.AdaptiveAvgPool2d((160, 48)))
+    assert claimed(adaptive) == [(6, 4), (3, 1)]
+    # Windows of 3 rows and 1 + 2 · 2 columns; then of 2×2, which are 3 columns apart.
+    pool = Called(lambda x, w: F.max_pool2d(x, 3, (1, 3), dilation=(1, 2)))
+    assert receptive_field(pool, (1, 20, 20)) == ((3, 5), (1, 3))
+    assert receptive_field(nn.Sequential(pool, nn.MaxPool2d(2)), (1, 20, 20)) == ((4, 8), (2, 6))
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch's own remark on its copy
+@pytest.mark.parametrize("seed", range(8))
 def test_the_field_of_any_stack_is_what_gradients_reach(seed):
     draw = random.Random(seed)
 
     def pair(*values):
         return draw.choice(values), draw.choice(values)
 
-    layers = []
-    for kind in [draw.choice(["conv", "pool"]) for _ in range(3)]:
-        if kind == "conv":
-            options = (pair(1, 2, 3, 4), pair(1, 1, 2), pair(0, 1, 2), pair(1, 2))
-            layers.append(nn.Conv2d(1, 1, *options))
-        else:
-            layers.append(nn.AvgPool2d(pair(2, 3), pair(1, 2), pair(0, 1)))
-    net = nn.Sequential(*layers)
+    kinds = [
+        lambda: nn.Conv2d(1, 1, pair(1, 2, 3, 4), pair(1, 2), pair(0, 1, 2), pair(1, 2)),
+        lambda: nn.Conv2d(1, 1, pair(3, 4), padding=draw.choice(["same", "valid"])),
+        lambda: nn.AvgPool2d(pair(2, 3), pair(1, 2), pair(0, 1)),
+        lambda: SameConv2d(1, 1, pair(2, 5), pair(1, 2)),
+        lambda: SameAvgPool2d(pair(2, 3), pair(1, 2)),
+        lambda: nn.ZeroPad2d((*pair(0, 2), *pair(-1, 1))),
+    ]
+    net = nn.Sequential(*(make() for make in draw.sample(kinds, 3)))
     assert claimed(net) == reached(net), net
 
 
@@ -261,14 +196,6 @@ class Called(nn.Module):
 @pytest.mark.parametrize("kind", [Askew, Functions])
 def test_the_field_of_branches_and_functions_is_what_gradients_reach(kind):
     assert claimed(kind()) == reached(kind())
-
-
-def test_branches_and_functions_on_paper():
-    assert receptive_field(Askew(), (1, 9, 9)) == ((1, 5), (1, 1))
-    # Windows of 3 rows and 1 + 2 · 2 columns; then of 2×2, which are 3 columns apart.
-    pool = Called(lambda x, w: F.max_pool2d(x, 3, (1, 3), dilation=(1, 2)))
-    assert receptive_field(pool, (1, 20, 20)) == ((3, 5), (1, 3))
-    assert receptive_field(nn.Sequential(pool, nn.MaxPool2d(2)), (1, 20, 20)) == ((4, 8), (2, 6))
 
 
 def test_poolings_to_one_pixel_see_the_whole_image():
@@ -345,19 +272,12 @@ def test_a_network_by_hand_has_the_same_summary():
 @pytest.mark.parametrize(
     ("net", "what"),
     [(nn.Sequential(nn.Flatten(2), nn.Conv1d(1, 1, 3)), r"layer 1 \(Conv1d\)"),
-     (nn.Sequential(nn.Unflatten(1, (1, 1)), nn.Conv3d(1, 1, 1)), r"layer 1 \(Conv3d\)"),
-     (nn.Sequential(nn.Flatten(2), nn.LSTM(81, 3)), r"layer 1 \(LSTM\)"),
-     (nn.Sequential(nn.Flatten(2), nn.TransformerEncoderLayer(81, 3)), r"layer 1 \(T"),
      (nn.Sequential(nn.Upsample(scale_factor=2)), r"layer 0 \(Upsample\)"),
-     (nn.Sequential(nn.LPPool2d(2, 3)), r"layer 0 \(LPPool2d\)"),
-     (nn.Sequential(nn.PixelShuffle(1)), r"layer 0 \(PixelShuffle\)"),
      (nn.Sequential(nn.AdaptiveAvgPool2d(4)), r"layer 0 \(AdaptiveAvgPool2d\)"),
      (nn.Sequential(nn.Linear(9, 2)), r"layer 0 \(Linear\)"),  # along the rows alone
      (nn.Sequential(nn.Flatten(), nn.Unflatten(1, (1, 27, 3))), r"layer 1 \(Unflatten\)"),
      (nn.Sequential(nn.Softmax(3)), r"layer 0 \(Softmax\)"),
-     (Called(lambda x, w: F.conv2d(x, w)), "conv2d "),
      (Called(lambda x, w: x @ w[0, 0, 0, 0].expand(9, 9)), "matmul "),
-     (Called(lambda x, w: F.interpolate(x, scale_factor=2.0)), "interpolate "),
      (Called(lambda x, w: x.transpose(2, 3)), "transpose "),
      (Called(lambda x, w: x + F.max_pool2d(x, 9)), "add "),  # one pixel for all
      (Called(lambda x, w: torch.cat([x, x], 2)), "cat "),
@@ -371,25 +291,9 @@ def test_what_is_not_known_is_refused_by_name(net, what):
         assert "\n" not in str(caught.value)
 
 
-def test_what_sees_the_whole_image_says_so():
-    assert receptive_field(create_model("lenet"), (1, 28, 28))[0] == math.inf
-    assert receptive_field(create_model("nin"), (1, 224, 224))[0] == math.inf
-
-
 def test_an_image_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"cannot take an image of \(3, 28, 28\)"):
         summary(create_model("lenet"), (3, 28, 28))
-
-
-def test_a_batch_norm_of_other_channels_is_refused():
-    with pytest.raises(ValueError, match=r"cannot take an image of \(3, 8, 8\)"):
-        summary(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4)), (3, 8, 8))
-
-
-def test_summary_leaves_the_network_as_it_was():
-    net = create_model("lenet").train()
-    summary(net, (1, 28, 28))
-    assert net.training and next(net.parameters()).device.type == "cpu"
 
 
 def test_doctests():

@@ -1,7 +1,6 @@
 """With torchvision's weights, networks are torchvision's."""
 
 import re
-from functools import partial
 
 import numpy as np
 import pytest
@@ -47,17 +46,15 @@ def test_with_torchvisions_weights_the_logits_are_torchvisions(name):
         assert torch.equal(ours(x), theirs(x))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet34"])
-@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
-def test_the_tutorials_resnet_computes_what_torchvisions_does(name, dtype, most):
+def test_the_tutorials_resnet_computes_what_torchvisions_does():
     """Though it has biases, and no norms on its shortcuts."""
-    theirs = weights_of(name).to(dtype)
-    ours = create_model(name, in_channels=3, num_classes=7).eval().to(dtype)
-    start_from(ours, from_torchvision(name, theirs.state_dict()), (7, 7))
-    x = torch.randn(2, 3, 64, 64, dtype=dtype)
+    theirs = weights_of("resnet18").double()
+    ours = create_model("resnet18", in_channels=3, num_classes=7).eval().double()
+    start_from(ours, from_torchvision("resnet18", theirs.state_dict()), (7, 7))
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
         y = theirs(x)
-        assert (ours(x) - y).abs().max() <= most * y.abs().max()
+        torch.testing.assert_close(ours(x), y, rtol=1e-9, atol=1e-10)
         assert y.std() > 1e-3  # the weights do not fade to nothing
 
 
@@ -68,12 +65,9 @@ def cache(tmp_path):
     torch.hub.set_dir(tmp_path / "hub")
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
-    for name, file in (("resnet18", "resnet18-f37072fd.pth"), ("vgg11", "vgg11-8a719046.pth")):
-        if name == "resnet18":
-            state = weights_of(name, 1000).state_dict()
-            torch.save(state, folder / file, _use_new_zipfile_serialization=False)
-        else:
-            (folder / file).write_bytes(b"\x80 no weights")
+    state = weights_of("resnet18", 1000).state_dict()
+    torch.save(state, folder / "resnet18-f37072fd.pth", _use_new_zipfile_serialization=False)
+    (folder / "vgg11-8a719046.pth").write_bytes(b"\x80 no weights")
     yield folder
     torch.hub.set_dir(before)
 
@@ -136,24 +130,13 @@ def test_photos_are_trained_from_imagenet_in_one_flag(cache, tmp_path, capsys, r
         assert min(grid.size) > 300
 
 
-@pytest.mark.slow
-def test_a_deep_vgg_begins_with_torchvisions_weights():
-    """From the same seed, to the last bit."""
-    weights = []
-    for build in (torchvision.models.vgg13, partial(create_model, "vgg13", in_channels=3)):
-        torch.manual_seed(0)
-        weights.append(list(build(num_classes=10).state_dict().values()))
-    assert all(map(torch.equal, *weights))
-
-
-@pytest.mark.parametrize("name", ["vgg13", "vgg16", "vgg19"])
-def test_a_deep_vgg_has_weights_from_which_it_learns(name):
+def test_a_deep_vgg_has_weights_from_which_it_learns():
     """Of variance 2 / (9 c), by He et al. 2015.
 
     With torch's default weights, as vgg11 has them from its tutorial, the signal of vgg16 fades
     layer by layer, and its loss stays at ln 10.
     """
-    net = create_model(name, width=0.25)
+    net = create_model("vgg16", width=0.25)
     for stage, c in zip(net[:5], (16, 32, 64, 128, 128), strict=True):
         for conv in (module for module in stage if isinstance(module, nn.Conv2d)):
             assert conv.weight.std().item() == pytest.approx((2 / (9 * c)) ** 0.5, rel=0.25)
@@ -177,7 +160,6 @@ def test_old_files_of_torchvision_are_read_too():
         ("lenet", {}, "lenet is not torchvision's; weights of torchvision fit vgg11, "),
         ("resnet50", {}, "torchvision's resnet50: they lack bn1.bias, bn1.running_mean, "),
         ("vgg11", {"more": 1}, "torchvision's vgg11: they have more$"),
-        ("vgg13", {}, "torchvision's vgg13: they lack features.10.bias, "),
     ],
 )
 def test_what_is_not_of_the_network_is_refused(arch, change, message):

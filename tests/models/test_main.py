@@ -26,34 +26,14 @@ def test_one_network_layer_by_layer(capsys):
     main(["resnet18", "--input-size", "96"])
     head, stem, first, *_, total, _, depth = capsys.readouterr().out.splitlines()
     assert head.split()[:4] == ["layer", "kind", "kernel", "stride"] and stem == "stem"
-    assert first.split() == [
-        "stem.0",
-        "Conv2d",
-        "7",
-        "2",
-        "64×48×48",
-        "3,200",
-        "7,225,344",
-        "7",
-        "2",
-    ]
+    assert " ".join(first.split()) == "stem.0 Conv2d 7 2 64×48×48 3,200 7,225,344 7 2"
     assert total.split()[:2] == ["total", "11,178,378"]
     assert depth == "the longest path has 18 layers with weights"
     main(["lenet"])
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [
-        "stage2.3",
-        "MaxPool2d",
-        "2",
-        "2",
-        "16×4×4",
-        "0",
-        "0",
-        "16",
-        "4",
-    ] in rows  # its own stride, and all of it
-    assert ["head.1", "Linear", "120", "30,840", "30,720", "all", "4"] in rows
-    assert [row[0] for row in rows if len(row) == 1] == ["stage1", "stage2", "head"]
+    rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "stage2.3 MaxPool2d 2 2 16×4×4 0 0 16 4" in rows  # its own stride, and all of it
+    assert "head.1 Linear 120 30,840 30,720 all 4" in rows
+    assert [row for row in rows if row.isalnum()] == ["stage1", "stage2", "head"]
     main(["lenet", "--json"])
     assert json.loads(capsys.readouterr().out)[0]["output"] == [6, 24, 24]
 
@@ -74,8 +54,5 @@ def test_the_drawing(tmp_path):
         (["--graph", "net.svg"], "require the name of a network"),
     ],
 )
-def test_bad_input_is_refused(argv, message, capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(argv)
-    error = capsys.readouterr().err
-    assert caught.value.code == 2 and message in error and error.count("\n") == 1
+def test_bad_input_is_refused(argv, message, refused):
+    assert message in refused(main, *argv)

@@ -3,7 +3,6 @@
 import copy
 import inspect
 import pickle
-import pydoc
 import re
 
 import pytest
@@ -19,190 +18,83 @@ from torchcnn.models import MODELS
 from torchcnn.models.analysis import summary
 from torchcnn.models.build import build_without_weights
 from torchcnn.models.densenet import DenseBlock, transition_block
-from torchcnn.models.googlenet import Inception, InceptionBlk
+from torchcnn.models.googlenet import Inception
 from torchcnn.models.imagenet import TORCHVISION
-from torchcnn.models.resnet import Residual, ResnetBlock, resnet_block
+from torchcnn.models.resnet import Residual, resnet_block
 
 KINDS = {
     nn.Conv2d: "conv", nn.MaxPool2d: "maxpool", nn.AvgPool2d: "avgpool", nn.Linear: "linear",
-    nn.ZeroPad2d: "pad", torchcnn.GlobalAvgPool2d: "gap",
+    torchcnn.GlobalAvgPool2d: "gap",
     Residual: "residual", DenseBlock: "dense_block", Inception: "inception",
 }  # fmt: skip
-JOINS = {Inception: "concat", InceptionBlk: "concat", ResnetBlock: "add"}
-
-
-def paths(channels: int, pixels: int, out: int, *units: int) -> str:
-    """The layers of an Inception block, by a row of the paper's table 1."""
-    convs = " ".join(f"conv:{n}x{out}x{out}" for n in units)
-    joined = f"concat:{units[0] + units[2] + units[4] + units[5]}x{out}x{out}"
-    return f"{convs} maxpool:{channels}x{pixels}x{pixels} {joined}"
-
-
-# name: input (channels, pixels), parameters, every layer with its output's shape, in order
+# Every layer with its output's shape, in order; the registry has input and parameters.
 FACTS = {
-    "softmax_regression": ((1, 28), 7_850, """
-        linear:10
-    """),
-    "mlp": ((1, 28), 101_770, """
-        linear:128 linear:10
-    """),
-    "lenet": ((1, 28), 44_878, """
+    "softmax_regression": "linear:10",
+    "mlp": "linear:128 linear:10",
+    "lenet": """
         conv:6x24x24 maxpool:6x12x12 conv:16x8x8 maxpool:16x4x4 linear:120 linear:84 linear:10
-    """),
-    "alexnet": ((1, 224), 29_983_434, """
+    """,
+    "alexnet": """
         conv:96x54x54 maxpool:96x26x26 conv:256x26x26 maxpool:256x12x12 conv:384x12x12
         conv:384x12x12 conv:256x12x12 maxpool:256x5x5 linear:4096 linear:10
-    """),
-    "vgg11": ((1, 224), 128_806_154, """
-        conv:64x224x224 maxpool:64x112x112 conv:128x112x112 maxpool:128x56x56 conv:256x56x56
-        conv:256x56x56 maxpool:256x28x28 conv:512x28x28 conv:512x28x28 maxpool:512x14x14
-        conv:512x14x14 conv:512x14x14 maxpool:512x7x7 linear:4096 linear:4096 linear:10
-    """),
-    "nin": ((1, 224), 1_992_166, """
+    """,
+    "nin": """
         conv:96x54x54 conv:96x54x54 conv:96x54x54 maxpool:96x26x26 conv:256x26x26
         conv:256x26x26 conv:256x26x26 maxpool:256x12x12 conv:384x12x12 conv:384x12x12
         conv:384x12x12 maxpool:384x5x5 conv:10x5x5 conv:10x5x5 conv:10x5x5 gap:10x1x1
-    """),
-    "googlenet": ((1, 96), 5_977_530, """
+    """,
+    "googlenet": """
         conv:64x48x48 maxpool:64x24x24 conv:64x24x24 conv:192x24x24 maxpool:192x12x12
         inception:256x12x12 inception:480x12x12 maxpool:480x6x6 inception:512x6x6
         inception:512x6x6 inception:512x6x6 inception:528x6x6 inception:832x6x6 maxpool:832x3x3
         inception:832x3x3 inception:1024x3x3 gap:1024x1x1 linear:10
-    """),
-    "resnet18": ((1, 224), 11_178_378, """
+    """,
+    "resnet18": """
         conv:64x112x112 maxpool:64x56x56 residual:64x56x56 residual:64x56x56 residual:128x28x28
         residual:128x28x28 residual:256x14x14 residual:256x14x14 residual:512x7x7
         residual:512x7x7 gap:512x1x1 linear:10
-    """),
-    "densenet": ((1, 96), 758_226, """
+    """,
+    "densenet": """
         conv:64x48x48 maxpool:64x24x24 dense_block:192x24x24 conv:96x24x24 avgpool:96x12x12
         dense_block:224x12x12 conv:112x12x12 avgpool:112x6x6 dense_block:240x6x6 conv:120x6x6
         avgpool:120x3x3 dense_block:248x3x3 gap:248x1x1 linear:10
-    """),
-    "tf_sigmoid_cnn": ((3, 48), 2_518, """
-        conv:6x44x44 maxpool:6x22x22 conv:6x18x18 maxpool:6x9x9 conv:6x5x5 maxpool:6x2x2
-        linear:10
-    """),
-    "tf_baseline": ((3, 32), 198_494, """
-        conv:6x32x32 maxpool:6x16x16 linear:128 linear:10
-    """),
-    "tf_lenet5": ((3, 32), 62_006, """
-        conv:6x28x28 maxpool:6x14x14 conv:16x10x10 maxpool:16x5x5 linear:120 linear:84
-        linear:10
-    """),
-    "tf_alexnet8": ((3, 32), 9_638_474, """
-        conv:96x30x30 maxpool:96x14x14 conv:256x12x12 maxpool:256x5x5 conv:384x5x5 conv:384x5x5
-        conv:256x5x5 maxpool:256x2x2 linear:2048 linear:2048 linear:10
-    """),
-    "tf_alexnet_half": ((3, 224), 16_630_440, """
-        pad:3x227x227 conv:48x55x55 maxpool:48x27x27 conv:128x27x27 maxpool:128x13x13
-        conv:192x13x13 conv:192x13x13 conv:128x13x13 maxpool:128x6x6 linear:2048 linear:2048
-        linear:1000
-    """),
-    "tf_vgg13": ((3, 32), 9_570_506, """
-        conv:64x32x32 conv:64x32x32 maxpool:64x16x16 conv:128x16x16 conv:128x16x16
-        maxpool:128x8x8 conv:256x8x8 conv:256x8x8 maxpool:256x4x4 conv:512x4x4 conv:512x4x4
-        maxpool:512x2x2 conv:512x2x2 conv:512x2x2 maxpool:512x1x1 linear:256 linear:128
-        linear:10
-    """),
-    "tf_vgg16": ((3, 32), 15_253_578, """
-        conv:64x32x32 conv:64x32x32 maxpool:64x16x16 conv:128x16x16 conv:128x16x16
-        maxpool:128x8x8 conv:256x8x8 conv:256x8x8 conv:256x8x8 maxpool:256x4x4 conv:512x4x4
-        conv:512x4x4 conv:512x4x4 maxpool:512x2x2 conv:512x2x2 conv:512x2x2 conv:512x2x2
-        maxpool:512x1x1 linear:512 linear:512 linear:10
-    """),
-    "tf_nin": ((1, 224), 1_992_166, """
-        conv:96x54x54 conv:96x54x54 conv:96x54x54 maxpool:96x26x26 conv:256x26x26
-        conv:256x26x26 conv:256x26x26 maxpool:256x12x12 conv:384x12x12 conv:384x12x12
-        conv:384x12x12 maxpool:384x5x5 conv:10x5x5 conv:10x5x5 conv:10x5x5 gap:10
-    """),
-    "tf_nin_dense": ((32, 512), 211_860_376, """
-        conv:128x256x256 maxpool:128x127x127 conv:256x127x127 maxpool:256x63x63 conv:512x63x63
-        maxpool:512x20x20 linear:1028 linear:1028
-    """),
-    "tf_googlenet": ((1, 96), 5_977_530, f"""
-        conv:64x48x48 maxpool:64x24x24 conv:64x24x24 conv:192x24x24 maxpool:192x12x12
-        {paths(192, 12, 12, 64, 96, 128, 16, 32, 32)}
-        {paths(256, 12, 12, 128, 128, 192, 32, 96, 64)} maxpool:480x6x6
-        {paths(480, 6, 6, 192, 96, 208, 16, 48, 64)} {paths(512, 6, 6, 160, 112, 224, 24, 64, 64)}
-        {paths(512, 6, 6, 128, 128, 256, 24, 64, 64)} {paths(512, 6, 6, 112, 144, 288, 32, 64, 64)}
-        {paths(528, 6, 6, 256, 160, 320, 32, 128, 128)} maxpool:832x3x3
-        {paths(832, 3, 3, 256, 160, 320, 32, 128, 128)}
-        {paths(832, 3, 3, 384, 192, 384, 48, 128, 128)} gap:1024 linear:10
-    """),
-    "tf_inception10": ((3, 32), 120_234, f"""
-        conv:16x32x32 {paths(16, 32, 16, *6 * [16])} {paths(64, 16, 16, *6 * [16])}
-        {paths(64, 16, 8, *6 * [32])} {paths(128, 8, 8, *6 * [32])} gap:128 linear:10
-    """),
-    "tf_resnet18": ((3, 32), 11_173_962, """
-        conv:64x32x32 conv:64x32x32 conv:64x32x32 add:64x32x32 conv:64x32x32 conv:64x32x32
-        add:64x32x32 conv:128x16x16 conv:128x16x16 conv:128x16x16 add:128x16x16 conv:128x16x16
-        conv:128x16x16 add:128x16x16 conv:256x8x8 conv:256x8x8 conv:256x8x8 add:256x8x8
-        conv:256x8x8 conv:256x8x8 add:256x8x8 conv:512x4x4 conv:512x4x4 conv:512x4x4
-        add:512x4x4 conv:512x4x4 conv:512x4x4 add:512x4x4 gap:512 linear:10
-    """),
-    "tf_resnet18_pool": ((3, 32), 11_176_970, """
-        conv:64x30x30 maxpool:64x30x30 conv:64x30x30 conv:64x30x30 add:64x30x30 conv:64x30x30
-        conv:64x30x30 add:64x30x30 conv:128x15x15 conv:128x15x15 conv:128x15x15 add:128x15x15
-        conv:128x15x15 conv:128x15x15 add:128x15x15 conv:256x8x8 conv:256x8x8 conv:256x8x8
-        add:256x8x8 conv:256x8x8 conv:256x8x8 add:256x8x8 conv:512x4x4 conv:512x4x4
-        conv:512x4x4 add:512x4x4 conv:512x4x4 conv:512x4x4 add:512x4x4 gap:512 linear:10
-    """),
-}  # fmt: skip
+    """,
+}
 
 
-def layers_of(net: nn.Module, x: torch.Tensor, known: set[str]) -> list[str]:
-    """The layers as they run, as "kind:shape"; a block whose kind is in `known` is one layer."""
+def layers_of(net: nn.Module, x: torch.Tensor) -> list[str]:
+    """The layers as they run, as "kind:shape"; a block is one layer."""
     found = []
 
     def watch(module: nn.Module) -> None:
-        kind = next((k for t, k in KINDS.items() if isinstance(module, t) and k in known), None)
-        if kind is None:
-            for child in module.children():
-                watch(child)
-            kind = next((k for t, k in JOINS.items() if isinstance(module, t)), None)
+        kind = next((k for t, k in KINDS.items() if isinstance(module, t)), None)
         if kind:
             module.register_forward_hook(
                 lambda _m, _x, y: found.append(f"{kind}:{'x'.join(map(str, y.shape[1:]))}")
             )
+        else:
+            for child in module.children():
+                watch(child)
 
     watch(net)
     net.eval()(x)
-    return [without_ones(row) for row in found]
-
-
-def without_ones(row: str) -> str:
-    """Global pooling gives (c, 1, 1) in this package, but (c,) in some of the sources."""
-    return row.removesuffix("x1x1") if row.startswith("gap") else row
-
-
-def branches_sorted(rows: list[str]) -> list[list[str]]:
-    """Parallel branches may run in any order, so the layers between two joins are sorted."""
-    parts: list[list[str]] = [[]]
-    for row in rows:
-        parts[-1].append(row)
-        if row.split(":")[0] in ("concat", "add"):
-            parts.append([])
-    return [sorted(part) for part in parts] if len(parts) > 1 else parts
+    return found
 
 
 @pytest.mark.parametrize("name", FACTS)
-def test_parameters_and_shapes_equal_the_table(name):
-    (channels, size), parameters, text = FACTS[name]
-    table = [without_ones(row) for row in text.split()]
+def test_layers_and_shapes_equal_the_table(name):
     with torch.device("meta"):
-        net = create_model(name)
-        assert sum(p.numel() for p in net.parameters()) == parameters
-        found = layers_of(net, torch.empty(2, channels, size, size),
-                          {row.split(":")[0] for row in table})  # fmt: skip
-    assert branches_sorted(found) == branches_sorted(table)
-    assert MODELS[name].input == (channels, size, size)
+        x = torch.empty(2, *MODELS[name].input)
+        assert layers_of(create_model(name), x) == FACTS[name].split()
 
 
 def test_the_facts_of_every_network_are_known():
-    """Those that the table does not have are torchvision's, see below, or the paper's for CIFAR."""
+    """Those that the table does not have are torchvision's, see below, or the paper's for CIFAR.
+
+    The Keras lineage is written a second time, in Keras, and compared layer by layer there.
+    """
     cifar = {"resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet34"}
-    assert set(MODELS) == FACTS.keys() | cifar | set(TORCHVISION)
+    assert set(MODELS) == FACTS.keys() | cifar | set(TORCHVISION) | set(list_models("tf_*"))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -216,14 +108,7 @@ def test_the_table_says_what_the_network_has(name):
 
 # As the papers count them: GoogLeNet's table 1; resnet20 and the like have their number in their
 # name, which is compared too. The tutorials' AlexNet lacks a dense layer of the paper's eight.
-LAYERS = {
-    "lenet": 5,
-    "tf_lenet5": 5,
-    "alexnet": 7,
-    "tf_alexnet_half": 8,
-    "nin": 12,
-    "googlenet": 22,
-}
+LAYERS = {"lenet": 5, "alexnet": 7, "tf_alexnet_half": 8, "nin": 12, "googlenet": 22}
 
 
 def test_layers_are_counted_as_the_papers_do():
@@ -234,14 +119,14 @@ def test_layers_are_counted_as_the_papers_do():
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("tf_")])
 def test_the_keras_lineage_begins_as_keras_does(name):
-    """Glorot uniform: weights up to sqrt(6 / (fan in + fan out)), and biases of 0."""
+    """Glorot uniform: weights up to a = sqrt(6 / (fan in + fan out)), of variance a² / 3."""
     net = create_model(name, input_size=SIZES.get(name, 32))
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             field = module.weight[0, 0].numel()
             bound = (6 / ((module.weight.shape[0] + module.weight.shape[1]) * field)) ** 0.5
-            largest = float(module.weight.detach().abs().max())
-            assert 0.9 * bound < largest <= bound * (1 + 1e-6)
+            assert module.weight.abs().max() <= bound * (1 + 1e-6)
+            assert module.weight.var().item() == pytest.approx(bound**2 / 3, rel=0.2)
             assert module.bias is None or not module.bias.any()
 
 
@@ -269,24 +154,6 @@ def test_resnets_for_cifar_have_the_papers_parameters(name, millions):
             net = create_model(name, plain=plain)
         count = sum(p.numel() for p in net.parameters()) / 1e6
         assert round(count, len(str(millions)) - 2) == millions
-        convs = sum(isinstance(m, nn.Conv2d | nn.Linear) for m in net.modules())
-        assert convs == int(name.removeprefix("resnet"))
-
-
-def test_vgg_can_be_thinner():
-    """An eighth: 1-8-16-32-32-64-64-64-64 channels, 64 x 49 - 512 - 512 - 10 units."""
-    with torch.device("meta"):
-        count = sum(p.numel() for p in create_model("vgg11", width=1 / 8).parameters())
-    kernels = 9 * (1 * 8 + 8 * 16 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64 + 64 * 64 + 64 * 64)
-    biases = 8 + 16 + 32 + 32 + 64 + 64 + 64 + 64
-    dense = (64 * 49 + 1) * 512 + 513 * 512 + 513 * 10
-    assert count == kernels + biases + dense
-
-
-NORMLESS = {"softmax_regression", "mlp", "alexnet", "nin", "googlenet", "tf_sigmoid_cnn",
-            "tf_lenet5", "tf_alexnet_half", "tf_nin", "tf_nin_dense", "tf_googlenet", "tf_vgg13",
-            "vgg11", "vgg13", "vgg16", "vgg19"}  # fmt: skip
-FAMILY = ["lenet", "googlenet", "resnet20", "densenet", "tf_baseline", "tf_inception10"]
 
 
 @pytest.mark.parametrize("name", WHOLE_REGISTRY)
@@ -329,40 +196,41 @@ def test_every_network_exports_with_a_dynamic_batch(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize(
+    "name", ["lenet", "googlenet", "resnet20", "densenet", "tf_baseline", "tf_inception10"]
+)
 def test_one_of_each_family_compiles_whole(name):
+    """In training mode, where Keras's and the hand-written norm update their statistics."""
     torch.compiler.reset()  # all are Sequentials: from the ninth on they would count as recompiled
     net, x = small(name)
-    net.eval()
+    net = nn.Sequential(BatchNorm(x.shape[1]).double(), net)
+    for dropout in (module for module in net.modules() if isinstance(module, nn.Dropout)):
+        dropout.p = 0.0
+    twin = copy.deepcopy(net)
     # Whether there is one graph does not depend on what makes code of it, which takes longest.
     backend = "inductor" if name == "lenet" else "aot_eager"
-    compiled = torch.compile(net, fullgraph=True, backend=backend)
-    with torch.no_grad():
-        torch.testing.assert_close(compiled(x), net(x), rtol=1e-9, atol=1e-9)
-
-
-def test_a_network_that_trains_compiles_whole_too():
-    """In training mode Keras's and the hand-written norm update their moving statistics."""
-    net, x = small("tf_baseline")
-    net = nn.Sequential(BatchNorm(x.shape[1]).double(), net)
-    twin = copy.deepcopy(net)
-    for layer in (*net.modules(), *twin.modules()):
-        if isinstance(layer, nn.Dropout):
-            layer.p = 0.0
-    compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(twin, fullgraph=True, backend=backend)
     torch.testing.assert_close(compiled(x), net(x), rtol=1e-9, atol=1e-9)
     for a, b in zip(twin.buffers(), net.buffers(), strict=True):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("name", [p for p in WHOLE_REGISTRY if p.values[0] not in NORMLESS])
+@pytest.mark.parametrize("name", WHOLE_REGISTRY)
 def test_the_hand_written_norm_fits_into_any_network(name):
-    """Every norm is replaced; except in `tf_` networks, the logits then are the same."""
+    """Every norm is replaced; except in `tf_` networks, the logits then are the same.
+
+    A network without norms refuses it.
+    """
     theirs, x = small(name)
-    ours, _ = small(name, norm_layer=BatchNorm)
     kinds = nn.BatchNorm1d | nn.BatchNorm2d
     norms = [m for m in theirs.modules() if isinstance(m, kinds)]
-    assert norms and len(norms) == sum(isinstance(m, BatchNorm) for m in ours.modules())
+    if not norms:
+        if name != "googlenet":  # which takes norms that it does not have by itself
+            with pytest.raises(ValueError, match="got norm_layer"):
+                small(name, norm_layer=BatchNorm)
+        return
+    ours, _ = small(name, norm_layer=BatchNorm)
+    assert len(norms) == sum(isinstance(m, BatchNorm) for m in ours.modules())
     assert not any(isinstance(m, kinds) for m in ours.modules())
     if not name.startswith("tf_"):
         with torch.no_grad():
@@ -373,12 +241,6 @@ def test_the_hand_written_norm_fits_into_any_network(name):
                 torch.manual_seed(1)  # of dropout
                 logits.append(net(x))
         torch.testing.assert_close(*logits, rtol=1e-7, atol=1e-7)
-
-
-@pytest.mark.parametrize("name", [n for n in sorted(NORMLESS) if not n.startswith(("goo", "vgg"))])
-def test_a_network_without_norms_refuses_one(name):
-    with pytest.raises(ValueError, match="got norm_layer"):
-        create_model(name, norm_layer=BatchNorm)
 
 
 @pytest.mark.parametrize("name", WHOLE_REGISTRY)
@@ -417,16 +279,12 @@ def test_every_builder_has_help(name):
     builder = MODELS[name].builder
     assert inspect.isfunction(builder) and builder.__name__ == name and builder.__doc__
     assert builder is getattr(torchcnn.models, name) is pickle.loads(pickle.dumps(builder))
-    title, _, *text = pydoc.render_doc(builder, renderer=pydoc.plaintext).splitlines()
-    assert title.endswith(f"function {name} in module {builder.__module__}")
-    assert text[0].startswith(f"{name}(") and "num_classes" in "".join(text)
+    assert "num_classes" in inspect.signature(builder).parameters
 
 
 def test_a_variant_changes_the_defaults_and_nothing_else():
     options = inspect.signature(torchcnn.models.densenet121).parameters
     assert options.keys() == inspect.signature(torchcnn.models.densenet).parameters.keys()
-    assert options["num_layers"].default == (6, 12, 24, 16) and options["bottleneck"].default
-    assert options["growth_rate"].default == 32
     assert "depth" not in inspect.signature(torchcnn.models.resnet20).parameters
     with torch.device("meta"):
         net = torchcnn.models.densenet121(1, num_layers=(2, 3), bottleneck=False)

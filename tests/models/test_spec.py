@@ -1,7 +1,7 @@
 """The description of a network: what is built by it, and that it survives as JSON."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -9,9 +9,8 @@ import torchvision
 from small_networks import describe
 from torch import nn
 
-from torchcnn import BatchNorm, cli, create_model, load_model, train
+from torchcnn import BatchNorm
 from torchcnn.models import ModelSpec
-from torchcnn.training.config import Config
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 SPECS = [
@@ -32,14 +31,6 @@ def test_it_is_the_same_after_json(spec):
     else:
         net = spec.build()
         assert net.spec == spec and net(torch.rand(2, *spec.shape)).shape[1] == spec.num_classes
-
-
-def test_the_builder_gets_what_is_said():
-    spec = SPECS[2]
-    twin = create_model(
-        spec.arch, 32, in_channels=1, num_classes=2, small_input=True, **spec.options
-    )
-    assert repr(spec.build()) == repr(twin)
 
 
 def test_what_a_module_says_itself_is_left_alone():
@@ -88,28 +79,3 @@ def test_a_damaged_description_is_refused():
     for stored in [*bad, good | {"more": 1}, [], 5]:
         with pytest.raises(ValueError, match="the description of the network is damaged"):
             ModelSpec.from_json(json.dumps(stored))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_classes": 3}, "num_classes cannot be among the options: there is a flag"),
-        ({"width": 3}, "lenet takes the options "),
-    ],
-)
-def test_options_that_cannot_be_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        replace(describe(), options=options).build()
-
-
-def test_a_run_keeps_the_options_of_the_builder(tmp_path, tenth_of_the_sample):
-    options = {"growth_rate": 4, "bottleneck": True, "num_layers": (1, 2)}
-    words = ["--model-kwargs", "growth_rate=4", "bottleneck=True", "num_layers=(1,2)"]
-    # From Python they are a dict.
-    flags = cli.read_keywords(Config, {"arch": "densenet", "model_kwargs": options})
-    assert cli.parse(Config, "train", ["--arch", "densenet", *words]) == flags
-    train.main(["--arch", "densenet", "--input-size", "29", "--batch-size", "150", "--epochs", "1",
-                "--data", "sample", "--device", "cpu", "--out", str(tmp_path / "r"),
-                *words])  # fmt: skip
-    train.main(["--resume", str(tmp_path / "r"), "--epochs", "2"])
-    assert load_model(tmp_path / "r").spec.options == options

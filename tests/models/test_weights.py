@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import runpy
 import shutil
 import sys
@@ -9,7 +10,6 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torchvision
@@ -20,7 +20,6 @@ from torch import nn
 
 from torchcnn import BatchNorm, create_model, evaluate, export, load_model, predict, train
 from torchcnn.data.datasets import load_data
-from torchcnn.data.decode import read_image
 from torchcnn.data.loader import Batches
 from torchcnn.layers import KerasBatchNorm2d
 from torchcnn.models import list_pretrained, weights
@@ -95,8 +94,8 @@ def of_classes(names, arch):
 
 @pytest.mark.parametrize(
     ("arch", "ours"),
-    [*product(["lenet", "nin", "tf_baseline", "TwoHeads"], ["ecadb", "ecxay", "exb", "abcdefg"]),
-     ("tf_nin_dense", "ecxay"), ("resnet20", "exb"), ("densenet", "exb")],
+    [*product(["lenet", "TwoHeads"], ["ecadb", "ecxay", "exb", "abcdefg"]),
+     ("nin", "ecxay"), ("nin", "exb"), ("tf_nin_dense", "ecxay")],
 )  # fmt: skip
 def test_a_row_of_the_head_belongs_to_the_name_of_its_class(ours, arch):
     """The logits of the classes that both know are the same; the rows of the others are new.
@@ -113,11 +112,8 @@ def test_a_row_of_the_head_belongs_to_the_name_of_its_class(ours, arch):
         assert all(key.startswith("stage4.") and torch.equal(now[key], fresh[key]) for key in names)
         return
     both, others = ([c for c in ours if (c in "abcde") == known] for known in (True, False))
-    new = f", new are {', '.join(others)}" * bool(others)
-    assert (
-        start
-        == f"the head keeps the rows of {len(both)} of {len(ours)} classes, known by name{new}"
-    )
+    said = f"the head keeps the rows of {len(both)} of {len(ours)} classes, known by name"
+    assert start == said + f", new are {', '.join(others)}" * bool(others)
     x = torch.rand(4, *spec.shape)
     with torch.no_grad():
         found, expected = net.eval()(x), before.eval()(x)
@@ -149,57 +145,10 @@ def test_a_head_that_cannot_be_told_is_taken_as_it_is_and_that_is_said():
 # --- files --------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """200 pictures in colour of two classes: red squares and green ones, on noise."""
-    root, generator = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    for i in range(200):
-        pixels = generator.integers(0, 120, (40, 40, 3), dtype=np.uint8)
-        pixels[10:30, 10:30, i % 2] = 250
-        place = root / ("test" if i % 10 > 7 else "train") / ("red", "green")[i % 2]
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(place / f"{i}.png")
-    return root
-
-
-@pytest.mark.slow
-def test_fine_tuning_from_a_state_dict_of_torchvision(folder, tmp_path, capsys):
-    """The head is new, frozen parts stay bit for bit, and all commands normalize as in training."""
-    theirs = torchvision.models.densenet121(num_classes=1000)
-    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
-    before = read_weights(str(tmp_path / "theirs.pth"), "densenet121").tensors
-    out = tmp_path / "r"
-    train.main(["--arch", "densenet121", "--data", str(folder), "--init",
-                str(tmp_path / "theirs.pth"), "--freeze", "stem,block1", "--input-size", "32",
-                "--epochs", "1", "--device", "cpu", "--batch-size", "32", "--lr", "1e-4", "--out",
-                str(out)])  # fmt: skip
-    printed = capsys.readouterr().out
-    assert "new for 2 classes in place of 1000: head." in printed
-    assert "normalize        auto (mean 0.485 0.456 0.406, std 0.229 0.224 0.225)" in printed
-    for name, tensor in weights_of(out).items():
-        is_same = tensor.shape == before[name].shape and torch.equal(tensor, before[name])
-        assert is_same == name.startswith(("stem.", "block1.")), name
-    # Evaluate finds what the run found, and predict what the network says of (x - mean) / std.
-    result = json.loads((out / "result.json").read_text())
-    evaluate.main(["--checkpoint", str(out), "--json", "--device", "cpu"])
-    found = json.loads(capsys.readouterr().out)
-    assert found["accuracy"] == result["test_acc"]
-    assert found["loss"] == pytest.approx(result["test_loss"])
-    net = load_model(out)
-    assert net.spec.classes == ("green", "red") and net.spec.input_size == 32
-    assert (net.spec.mean, net.spec.std) == IMAGENET
-    picture = folder / "test" / "red" / "8.png"
-    predict.main(["--checkpoint", str(out), str(picture), "--json", "--top", "2"])
-    (answer,) = json.loads(capsys.readouterr().out)
-    x = read_image(picture, 3, 32).float() / 255
-    normalized = torchvision.transforms.functional.normalize(x, *IMAGENET)[None]
-    probabilities = net(normalized).detach().softmax(1)[0]
-    for entry in answer["top"]:
-        expected = float(probabilities[net.spec.classes.index(entry["class"])])
-        assert entry["probability"] == pytest.approx(expected, abs=1e-5)
-
-
-def test_a_resumed_run_needs_no_file_and_stays_frozen(finished_run, tmp_path, tenth_of_the_sample):
+def test_a_resumed_run_needs_no_file_and_stays_frozen(
+    finished_run, tmp_path, tenth_of_the_sample, capsys
+):
+    """And it is evaluated with the normalization of its training."""
     shutil.copytree(finished_run, tmp_path / "first")
     flags = ["--init", tmp_path / "first", "--freeze", "stage1", "--normalize", "data"]
     flags += ["--schedule", "constant"]
@@ -215,6 +164,10 @@ def test_a_resumed_run_needs_no_file_and_stays_frozen(finished_run, tmp_path, te
     # Of Fashion-MNIST: mean 0.286, standard deviation 0.353, as widely published.
     assert spec.mean == (pytest.approx(0.286, abs=0.01),)
     assert spec.std == (pytest.approx(0.353, abs=0.01),)
+    capsys.readouterr()
+    evaluate.main(["--checkpoint", str(tmp_path / "r"), "--json", "--device", "cpu"])
+    tested = json.loads((tmp_path / "r" / "result.json").read_text())["test_loss"]
+    assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(tested)
 
 
 def test_a_run_a_checkpoint_and_a_file_give_the_same_weights(tmp_path):
@@ -251,7 +204,7 @@ def test_a_path_with_the_name_of_weights_is_named_by_its_path(tmp_path, monkeypa
 
 
 class Own(nn.Module):
-    """A module of your own, of whose two layers the names are as others' or as wrappers' are."""
+    """A module of your own, of whose two layers the names are as torchvision's or wrappers' are."""
 
     def __init__(self, first, second):
         super().__init__()
@@ -259,38 +212,27 @@ class Own(nn.Module):
         self.add_module(second, nn.Sequential(nn.Linear(784, 10)))
 
 
-def test_a_module_of_your_own_may_have_torchvisions_names(tmp_path):
-    net, twin = Own("features", "layer1"), Own("features", "layer1")
-    torch.save(net.state_dict(), tmp_path / "own.pth")
-    found = read_weights(str(tmp_path / "own.pth"), "Own")
-    assert found.normalization is None and start_from(twin, found.tensors, (10, 10)) == []
-    assert torch.equal(twin.layer1[0].weight, net.layer1[0].weight)
-
-
 SAVED = {
     "alone": lambda w: w,
-    "state_dict": lambda w: {"state_dict": w, "epoch": 3},
     "model": lambda w: {"model": w, "optimizer": {"state": {0: {"exp_avg": torch.ones(2, 2)}}}},
     "any key": lambda w: {"weights": {"inner": w}, "rng": torch.get_rng_state(), "args": {"a": 1}},
-    "data parallel": lambda w: {f"module.{k}": v for k, v in w.items()},
-    "compiled": lambda w: {f"_orig_mod.{k}": v for k, v in w.items()},
     "both": lambda w: {"net": {f"module._orig_mod.{k}": v for k, v in w.items()}},
-    "both, the other way": lambda w: {f"_orig_mod.module.{k}": v for k, v in w.items()},
+    "the other way": lambda w: {f"_orig_mod.module.{k}": v for k, v in w.items()},
     "a part compiled": lambda w: {k.replace(".", "._orig_mod.", 1): v for k, v in w.items()},
     "averaged": lambda w: {"n_averaged": torch.tensor(3)} | {f"module.{k}": w[k] for k in w},
     "lightning": lambda w: {"state_dict": {f"model.{k}": v for k, v in w.items()}, "loops": {}},
 }
 
 
-@pytest.mark.parametrize("net", ["lenet", "own", "resnet50"])
+@pytest.mark.parametrize("net", ["lenet", "layer1", "model", "resnet50"])
 def test_a_state_dict_is_found_as_others_save_it(net, tmp_path):
     """With torchvision's names too, and unless a module of your own has such names itself."""
-    own = Own("body", "model") if net == "own" else None
+    own = Own("features", net) if net in ("layer1", "model") else None
     with torch.device("meta"):
         theirs = own or (torchvision.models.resnet50() if net == "resnet50" else create_model(net))
         expected = own or create_model(net)
     state = {k: torch.tensor(2.0).expand(v.shape) for k, v in theirs.state_dict().items()}
-    for how in ["both", "model"] if net == "resnet50" else SAVED:
+    for how in ["alone", "model"] if net == "resnet50" else SAVED:
         torch.save(SAVED[how](state), tmp_path / "w.pt")
         found = read_weights(str(tmp_path / "w.pt"), "Own" if own else net, own)
         assert found.tensors.keys() == expected.state_dict().keys() and found.classes is None, how
@@ -299,7 +241,7 @@ def test_a_state_dict_is_found_as_others_save_it(net, tmp_path):
 
 class Hostile:
     def __reduce__(self):
-        return (print, ("executed",))
+        return (os.mkdir, ("executed",))
 
 
 @pytest.mark.parametrize(
@@ -308,39 +250,30 @@ class Hostile:
         ("--init two.pt", "--init two.pt holds several state dicts, model, ema.module (its"),
         ("--init none.pt", "is no state dict (its keys are epoch, model); allowed is a dict"),
         ("--init nowhere", "--init nowhere: there is no such run or file; in the package"),
-        ("--init text.pt", "--init text.pt is damaged, or holds no weights"),
         ("--init hostile.pt", "--init hostile.pt is damaged, or holds no weights"),
-        ("--init list.pt", "--init list.pt is no state dict"),
         ("--init lacking.pt", "lacking.pt is a damaged checkpoint"),
         ("--init bad.safetensors", "bad.safetensors is damaged, or not one of torchcnn"),
         ("--init mlp.pt", "the weights are not those of this network"),
-        ("--freeze stem", "no part 'stem' to freeze; there are stage1, stage2, head"),
-        ("--freeze stage1,stage2,head", "nothing is left to train"),
         ("--normalize imagenet", "the images have 1 channels; --normalize imagenet is for 3"),
         ("--model-kwargs width=2", "lenet takes the options in_channels, "),
         ("--model-kwargs num_classes=2", "num_classes cannot be among the options"),
-        ("--model-kwargs width", "got width, allowed is name=value"),
         ("--model-kwargs f=print()", "got f=print(), allowed is name=value"),
     ],
 )
-def test_what_is_refused(flags, message, tmp_path, monkeypatch, capsys):
+def test_what_is_refused(flags, message, tmp_path, monkeypatch, refused):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.pt").write_text("no weights")
     (tmp_path / "bad.safetensors").write_text("no weights")
     state = create_model("mlp").state_dict()
     write_checkpoint(tmp_path / "lacking.pt", describe().build())
     lacking = torch.load(tmp_path / "lacking.pt")
     for name, content in {
         "two": {"model": state, "ema": {"module": state}}, "none": {"epoch": 1, "model": "lenet"},
-        "list": [1], "mlp": state, "hostile": {"weight": Hostile()},
+        "mlp": state, "hostile": {"weight": Hostile()},
         "lacking": {k: v for k, v in lacking.items() if k != "average"},
     }.items():  # fmt: skip
         torch.save(content, tmp_path / f"{name}.pt")
-    with pytest.raises(SystemExit) as stop:
-        run(*flags.split(), "--out", "r")
-    out, error = capsys.readouterr()
-    assert stop.value.code == 2 and message in error and error.count("\n") == 1
-    assert "executed" not in out and not (tmp_path / "r").exists()
+    assert message in refused(train.main, *SMALL, *flags.split(), "--out", "r")
+    assert all(path.suffix for path in tmp_path.iterdir())  # no run, and nothing was executed
 
 
 # --- those of the package -----------------------------------------------------------------------
@@ -427,9 +360,7 @@ def test_a_finished_run_becomes_one_of_them(
     path = tmp_path / "lenet.safetensors"
     about = training(path)
     assert about["command"] == "python -m torchcnn.train --data sample --epochs 3"
-    assert about["accuracy"] > 0.5 and about["epochs"] == len(
-        load_checkpoint(finished_run / "best.pt").history
-    )
+    assert about["accuracy"] > 0.5
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
@@ -459,20 +390,6 @@ def test_frozen_parts_have_no_gradients_and_keep_their_statistics():
         freeze(net, ["stage2", "head"])
 
 
-class OwnNorm(nn.Module):
-    """Its statistics are in another module, and its parameters in a third."""
-
-    def __init__(self):
-        super().__init__()
-        self.statistics, self.scale = nn.Module(), nn.Conv2d(3, 3, 1)
-        self.statistics.register_buffer("mean", torch.zeros(3, 1, 1))
-
-    def forward(self, x):
-        if self.training:
-            self.statistics.mean.lerp_(x.detach().mean((0, 2, 3))[:, None, None], 0.1)
-        return self.scale(x - self.statistics.mean)
-
-
 @pytest.mark.parametrize(
     "norm",
     [
@@ -480,8 +397,8 @@ class OwnNorm(nn.Module):
         lambda: nn.InstanceNorm2d(3, track_running_stats=True),
         lambda: BatchNorm(3),
         lambda: KerasBatchNorm2d(3),
+        # Its statistics are in another module than its parameters.
         lambda: nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 3, 3)),
-        OwnNorm,
     ],
 )
 @pytest.mark.parametrize("how", ["a part", "the norm", "by its parameters", "another name"])

@@ -1,15 +1,23 @@
 """What is set in torch for a device, and that a process is afterwards as it was."""
 
 import os
-import subprocess
-import sys
+import random
+import signal
+import socket
+import threading
+import warnings
 from contextlib import nullcontext
 from types import SimpleNamespace
 
+import matplotlib
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from torchcnn.train import train
 from torchcnn.training.device import device_settings
+from torchcnn.training.signals import Stopped
 
 
 @pytest.fixture
@@ -60,106 +68,72 @@ def test_a_precision_that_was_set_in_the_newer_way_is_set_back(of):
         matmul.fp32_precision = "none"
 
 
-# A process with settings of its own. It prints what differs after each of several runs.
-PROCESS = """
-import gc, logging, os, random, resource, signal, socket, sys, threading, warnings
-import matplotlib, numpy, torch
-from torch import nn
-from pathlib import Path
-from torchcnn.data.decode import LazyImages, decode_batches
-from torchcnn.evaluate import Config, evaluate
-from torchcnn.train import train
-
 class Net(nn.Sequential):
-    def __init__(self, act=None):
+    """A part of it is in eval mode; `act` is what happens in the steps of training."""
+
+    def __init__(self, act):
         norm = nn.BatchNorm2d(1, affine=False).eval()
         super().__init__(nn.Conv2d(1, 1, 3), norm, nn.Flatten(), nn.Dropout(), nn.Linear(676, 10))
         self.act = act
 
     def forward(self, x):
         y = super().forward(x)
-        return self.act(y) if self.act and self.training and len(x) > 2 else y
+        return self.act(y) if self.training and len(x) > 2 else y
 
-def gives_memory_back():
-    x = torch.ones(10 * 2**20)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(4):
-        x = x * x + x
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before > 1000
 
 def found(net):
+    """What a run may not change."""
     backends, filling = torch.backends, torch.utils.deterministic
     return {
-        "torch's numbers": torch.get_rng_state().tolist(),
-        "python's numbers": random.getstate(),
-        "numpy's numbers": str(numpy.random.get_state()),
+        "random numbers": (torch.get_rng_state().tolist(), random.getstate()),
+        "numpy's numbers": str(np.random.get_state()),
         "seeds that wait for a GPU": len(torch.cuda._queued_calls),
         "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
         "living threads": [t.name for t in threading.enumerate() if "Queue" not in t.name],
         "precision": (torch.get_float32_matmul_precision(), backends.cuda.matmul.fp32_precision),
         "cuDNN": (backends.cudnn.benchmark, backends.cudnn.deterministic),
         "deterministic": (torch.get_deterministic_debug_mode(), filling.fill_uninitialized_memory),
-        "gradients": (torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")),
-        "defaults": (torch.get_default_device(), torch.get_default_dtype()),
         "signals": {s: signal.getsignal(s) for s in signal.valid_signals()},
-        "torch's own signal": torch.utils.data._utils.signal_handling._SIGCHLD_handler_set,
         "warnings": (list(warnings.filters), warnings.showwarning),
         "environment": dict(os.environ),
-        "folder": os.getcwd(),
-        "streams": (sys.stdout, sys.stderr),
         "time limit": socket.getdefaulttimeout(),
-        "TensorBoard": "tensorboard.compat.notf" in sys.modules,
         "matplotlib": (matplotlib.get_backend(), dict(matplotlib.rcParams)),
-        "logging": (logging.root.level, list(logging.root.handlers), logging.root.manager.disable),
-        "garbage": (gc.isenabled(), gc.get_threshold()),
-        "gives memory back": gives_memory_back(),
         "net": [(m.training, sorted(vars(m))) for m in net.modules()],
         "frozen": [p.requires_grad for p in net.parameters()],
     }
 
-def check(what, work, error=None, net=None):
-    net = net or Net()
-    before, ended = found(net), None
-    try:
-        work(net)
-    except BaseException as caught:
-        ended = caught
-    after = found(net)
-    changed = [key for key in before if before[key] != after[key]]
-    if changed or type(ended).__name__ != (error or "NoneType"):
-        print(what, changed, repr(ended), file=sys.__stderr__)
 
-out, settings = sys.argv[1], dict(data="sample", device="cpu", epochs=1)
-torch.manual_seed(5)
-torch.set_float32_matmul_precision("medium")
-torch.backends.cudnn.benchmark = True
-torch.use_deterministic_algorithms(True, warn_only=True)
-signal.signal(signal.SIGTERM, lambda *_: None)
-warnings.filterwarnings("ignore", "mine")
-socket.setdefaulttimeout(77)
-
-check("a run", lambda net: train(net=net, freeze="0,1", ema=0.9, deterministic=True,
-                                 out=f"{out}/a", **settings))
-check("a resumed run", lambda net: train(net=net, resume=f"{out}/a", epochs=2))
-check("lenet", lambda _: train(out=f"{out}/b", **settings))
-check("what is not there", lambda net: train(net=net, init="nowhere", **settings),
-      "FileNotFoundError")
-check("NaN", lambda net: train(net=net, deterministic=True, out=f"{out}/c", **settings),
-      "FloatingPointError", Net(lambda y: y * float("nan")))
-check("a signal", lambda net: train(net=net, deterministic=True, out=f"{out}/d", **settings),
-      "Stopped", Net(lambda y: os.kill(os.getpid(), signal.SIGTERM) or y))
-check("evaluate", lambda _: evaluate(Config(checkpoint=f"{out}/b", device="cpu", json=True)))
-def decode(_):
-    images = LazyImages([Path(out, "b", "curves.png")] * 9, 3, 8, "squeeze")
-    next(decode_batches(images, torch.arange(9).split(1), False))
-check("a pass that is left", decode)
-"""
+@pytest.fixture
+def unusual_settings():
+    """Settings of a program that trains as a part of its work."""
+    handler = signal.signal(signal.SIGTERM, lambda *_: None)
+    torch.set_float32_matmul_precision("medium")
+    torch.set_deterministic_debug_mode("warn")
+    torch.backends.cudnn.benchmark = True
+    socket.setdefaulttimeout(77)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+    torch.set_float32_matmul_precision("highest")
+    torch.set_deterministic_debug_mode("default")
+    torch.backends.cudnn.benchmark = False
+    socket.setdefaulttimeout(None)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the memory")
-def test_a_process_is_left_as_it_was(tmp_path):
+@pytest.mark.usefixtures("unusual_settings", "tenth_of_the_sample")
+@pytest.mark.parametrize(
+    ("act", "error"),
+    [
+        (lambda y: y, None),
+        (lambda y: y * float("nan"), FloatingPointError),
+        (lambda y: os.kill(os.getpid(), signal.SIGTERM) or y, Stopped),
+    ],
+)
+def test_a_process_is_left_as_it_was(act, error, tmp_path):
     """However a run ends, from Python."""
-    done = subprocess.run([sys.executable, "-W", "error", "-c", PROCESS, str(tmp_path)],
-                          capture_output=True, text=True, cwd=tmp_path, timeout=300)  # fmt: skip
-    assert done.returncode == 0 and not done.stderr, done.stderr
+    net = Net(act)
+    before = found(net)
+    with pytest.raises(error) if error else nullcontext():
+        train(net=net, freeze="0,1", ema=0.9, deterministic=True, data="sample", device="cpu",
+              epochs=1, out=tmp_path / "r")  # fmt: skip
+    after = found(net)
+    assert [key for key in before if before[key] != after[key]] == []

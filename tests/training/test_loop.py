@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchcnn import BatchNorm, create_model, evaluate_accuracy, load_data_fashion_mnist, train_ch5
@@ -81,14 +80,14 @@ def test_the_loss_is_the_mean_over_images_not_over_batches():
 def test_the_steps_are_those_of_gradient_descent():
     """Two steps by hand: w <- w - lr * dl/dw, each with the gradient of its own batch alone."""
     net, (x, y) = flat(nn.Linear(4, 3)), toy()
-    w, b = (p.detach().clone().requires_grad_() for p in net[1].parameters())
+    twin = copy.deepcopy(net)
     for x_batch, y_batch in batches_of(x, y, 5):
-        loss = F.cross_entropy(F.linear(x_batch.flatten(1), w, b), y_batch)
-        grads = torch.autograd.grad(loss, (w, b))
-        w, b = ((p - 0.5 * g).detach().requires_grad_() for p, g in zip((w, b), grads, strict=True))
+        loss = F.cross_entropy(twin(x_batch), y_batch)
+        grads = torch.autograd.grad(loss, list(twin.parameters()))
+        for p, grad in zip(twin.parameters(), grads, strict=True):
+            p.data -= 0.5 * grad
     train_epoch(net, batches_of(x, y, 5), sgd(net, lr=0.5))
-    torch.testing.assert_close(net[1].weight, w)
-    torch.testing.assert_close(net[1].bias, b)
+    torch.testing.assert_close(net.state_dict(), twin.state_dict())
 
 
 def test_training_is_in_train_mode_whatever_came_before():
@@ -97,10 +96,13 @@ def test_training_is_in_train_mode_whatever_came_before():
     assert net.training and net[1].moving_mean.any()
 
 
-def meta_steps(mix=None, optimizer="sgd", layer=None):
-    """Steps of all kinds, with batches, on the meta device: whatever reads a number there raises.
+@pytest.mark.parametrize(
+    ("mix", "optimizer"), [(None, "sgd"), ("mixup", "adam"), ("cutmix", "adamw")]
+)
+def test_no_step_reads_from_the_device(mix, optimizer):
+    """On the meta device whatever reads a number raises, as the end of an epoch does.
 
-    Fused optimizers do not run on it; the test after the next has those.
+    Fused optimizers do not run on it; the test on a GPU has those.
     """
     images, labels = torch.zeros(20, 1, 12, 12, dtype=torch.uint8), torch.zeros(20).long()
     batches = Batches(
@@ -109,75 +111,19 @@ def meta_steps(mix=None, optimizer="sgd", layer=None):
     )  # fmt: skip
     with torch.device("meta"):
         layers = [nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), BatchNorm(3), nn.Flatten(), nn.Dropout()]
-        net = nn.Sequential(*layers, nn.Linear(3 * 6 * 6, 10), layer or nn.Identity())
-    settings = {"momentum": 0.9, "nesterov": True} if optimizer == "sgd" else {}
-    return train_steps(
-        net,
-        batches,
-        OPTIMIZERS[optimizer](net.parameters(), lr=0.1, weight_decay=0.1, **settings),
-        options=StepOptions(
-            learning_rates=[0.1] * 4,
-            loss=functools.partial(F.cross_entropy, label_smoothing=0.1),
-            clip=1.0,
-            accumulation_steps=2,
-            ema=MovingAverage(net, 0.9),
-        ),
+        net = nn.Sequential(*layers, nn.Linear(3 * 6 * 6, 10))
+    options = StepOptions(
+        learning_rates=[0.1] * 4,
+        loss=functools.partial(F.cross_entropy, label_smoothing=0.1),
+        clip=1.0,
+        accumulation_steps=2,
+        ema=MovingAverage(net, 0.9),
     )
-
-
-@pytest.mark.parametrize(
-    ("mix", "optimizer"), [(None, "sgd"), ("mixup", "adam"), ("cutmix", "adamw")]
-)
-def test_no_step_reads_from_the_device(mix, optimizer):
-    """Augmentation, mixing, clipping, accumulation, moving average; only an epoch's end reads."""
-    steps = list(meta_steps(mix, optimizer))
+    unfused = OPTIMIZERS[optimizer](net.parameters(), lr=0.1, weight_decay=0.1)
+    steps = list(train_steps(net, batches, unfused, options=options))
     assert len(steps) == 4 and all(step.loss.is_meta and step.correct.is_meta for step in steps)
     with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
         epoch_result(steps, began=0.0)
-
-
-READS = {
-    "if": lambda x: 1 if x.sum() > 0 else 0,
-    "cpu": lambda x: x.cpu(),
-    "mask": lambda x: x[x > 0],
-}
-
-
-class Reads(nn.Module):
-    def __init__(self, read):
-        super().__init__()
-        self.read = read
-
-    def forward(self, x):
-        self.read(x.detach())
-        return x
-
-
-@pytest.mark.parametrize("read", READS.values(), ids=READS)
-def test_a_step_that_reads_from_the_device_is_noticed(read):
-    """The test above can fail: such a layer raises in the first step."""
-    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
-        next(meta_steps(layer=Reads(read)))
-
-
-class NoReads(TorchDispatchMode):
-    """Raises where a number is read: `_local_scalar_dense` is what `.item()` calls."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
-            raise RuntimeError(f"a step reads by {function}")
-        return function(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_no_step_of_a_fused_optimizer_reads_a_number(optimizer):
-    net, batches = flat(nn.BatchNorm1d(4), nn.Linear(4, 3)), batches_of(*toy(12), 4)
-    options = StepOptions(clip=1.0, accumulation_steps=2, ema=MovingAverage(net, 0.9))
-    fused = make_optimizer(net, optimizer, lr=0.1, momentum=0.9 * (optimizer == "sgd"))
-    with NoReads():
-        assert len(list(train_steps(net, batches, fused, options=options))) == 3
-        with pytest.raises(RuntimeError, match="a step reads by aten"):
-            next(train_steps(net.append(Reads(READS["if"])), batches, fused))
 
 
 def test_evaluation_gives_the_modes_back():
@@ -258,15 +204,10 @@ def test_train_ch5_prints_the_tutorials_lines_for_any_batches(kind, capsys):
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     history = train_ch5(net, batches, batches, 64, optimizer, torch.device("cpu"), 2)
     first, *lines = capsys.readouterr().out.splitlines()
-    assert first == "training on cpu" and len(lines) == 2
-    for i, line in enumerate(lines, start=1):
-        number = r"(\d\.\d{3})"
-        pattern = (
-            rf"epoch {i}, loss \d\.\d{{4}}, train acc {number}, test acc {number}, time \d+\.\d sec"
-        )
-        assert re.fullmatch(pattern, line), line
-    losses = [float(line.split()[3].rstrip(",")) for line in lines]
-    assert losses[1] < losses[0]
+    acc = r"acc \d\.\d{3}"
+    pattern = rf"epoch [12], loss (\d\.\d{{4}}), train {acc}, test {acc}, time \d+\.\d sec"
+    losses = [float(re.fullmatch(pattern, line)[1]) for line in lines]
+    assert first == "training on cpu" and len(losses) == 2 and losses[1] < losses[0]
     assert [round(epoch["train_loss"], 4) for epoch in history] == losses
     assert history[-1]["test_acc"] == evaluate_accuracy(batches, net)
 
@@ -324,18 +265,3 @@ def test_no_step_makes_the_gpu_wait(flags, graphed):
         train_epoch(net, Guarded(), optimizer, **options)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-
-
-@pytest.mark.gpu
-def test_cuda_and_cpu_train_alike():
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device on this machine")
-    sample = load_data("sample")
-    losses = []
-    for device in ("cpu", "cuda"):
-        torch.manual_seed(0)
-        net = create_model("lenet").double().to(device)
-        batches = Batches(sample.test_images, sample.test_labels, 128, shuffle=True, device=device)
-        doubles = [(x.double(), y) for x, y in batches]
-        losses.append(train_epoch(net, doubles, sgd(net, lr=0.1)).step_losses)
-    torch.testing.assert_close(*losses, rtol=1e-6, atol=1e-6)

@@ -1,6 +1,7 @@
 """What a run will do, decided once: what a recipe becomes, and what a resumed run may change."""
 
 import re
+from functools import partial
 
 import pytest
 from comparing import killed
@@ -9,12 +10,10 @@ from torchcnn import cli, train
 from torchcnn.benchmark.__main__ import Config as BenchmarkConfig
 from torchcnn.run.checkpoint import load_checkpoint
 from torchcnn.run.comparison import read_run
-from torchcnn.run.run import Run
 from torchcnn.training.config import Config
 from torchcnn.training.distributed import World
 from torchcnn.training.plan import Settings, fit, fit_to_few, planned
 from torchcnn.training.recipes import complete
-from torchcnn.training.trainer import Trainer
 
 FLAGS = ["--arch", "softmax_regression", "--data", "sample", "--device", "cpu"]
 FLAGS += ["--batch-size", "500"]
@@ -24,16 +23,8 @@ def rates(path):
     return [record.lr for record in load_checkpoint(path / "last.pt").history]
 
 
-def refused(capsys, *argv):
-    with pytest.raises(SystemExit) as stop:
-        train.main(list(map(str, argv)))
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.count("\n") == 1
-    return error
-
-
 def test_a_plan_has_all_that_a_run_needs_and_writes_nothing(tmp_path, monkeypatch):
-    """No "auto" is left, every value has a source, and the trainer follows it."""
+    """No "auto" is left, and every value has a source."""
     monkeypatch.chdir(tmp_path)
     flags = {"arch": "mlp", "recipe": "fast", "data": "sample", "device": "cpu", "epochs": 1}
     with planned(flags, None, World()) as plan:
@@ -45,15 +36,9 @@ def test_a_plan_has_all_that_a_run_needs_and_writes_nothing(tmp_path, monkeypatc
         assert plan.config.batch_size == 256  # as `recipes.TABLE` has it
         assert len(plan.loaders.train) == 18  # of 4500 images, a tenth of 5000 is held out
         assert not list(tmp_path.iterdir())
-        (tmp_path / "r").mkdir()
-        with Run(tmp_path / "r", vars(plan.config), plan.split) as run:
-            result = Trainer(plan, run, World()).train()
-    stored = load_checkpoint(tmp_path / "r" / "last.pt")
-    assert stored.sources == plan.sources and stored.spec == plan.spec
-    assert (result.epoch, result.checkpoint) == (1, "best.pt")
 
 
-def test_a_jump_of_the_learning_rate_is_said_and_can_be_avoided(tmp_path, capsys):
+def test_a_jump_of_the_learning_rate_is_said_and_can_be_avoided(tmp_path, capsys, refused):
     flags = [*FLAGS, "--schedule", "cosine", "--lr", "0.01", "--epochs", "2"]
     for name in ("a", "b"):
         train.main([*flags, "--out", str(tmp_path / name)])
@@ -69,20 +54,18 @@ def test_a_jump_of_the_learning_rate_is_said_and_can_be_avoided(tmp_path, capsys
     assert rates(tmp_path / "b")[1:] == [last, last]
     config = load_checkpoint(tmp_path / "b" / "last.pt").config
     assert (config["schedule"], config["lr"]) == ("constant", last)
-    train.main(["--resume", str(tmp_path / "b"), "--epochs", "4"])  # and stays so
-    assert rates(tmp_path / "b")[1:] == [last] * 3
     assert "learning rate goes" not in capsys.readouterr().out
-    error = refused(capsys, *FLAGS, "--schedule", "stay", "--out", tmp_path / "s")
+    error = refused(train.main, *FLAGS, "--schedule", "stay", "--out", tmp_path / "s")
     assert "--schedule stay is for --resume; allowed are constant, step" in error
 
 
-def test_an_epoch_that_has_begun_is_not_cut_off(tmp_path, capsys):
+def test_an_epoch_that_has_begun_is_not_cut_off(tmp_path, refused):
     """Killed in epoch 3 of 3: with two epochs its middle would pass for the second's end."""
     path = tmp_path / "r"
     flags = [*FLAGS, "--val-fraction", "0", "--epochs", "3", "--checkpoint-every", "4"]
     with killed(lambda _, checkpoint: len(checkpoint.history) == 2 and checkpoint.progress):
         train.main([*flags, "--out", str(path)])
-    error = refused(capsys, "--resume", path, "--epochs", "2")
+    error = refused(train.main, "--resume", path, "--epochs", "2")
     assert "has begun epoch 3, got --epochs 2" in error
     train.main(["--resume", str(path)])
     assert len(rates(path)) == 3
@@ -139,7 +122,7 @@ def test_few_pictures_are_passed_over_until_they_are_learned():
     assert fit_to_few(settings(recipe), 40, vary=False).config.augment == ()
 
 
-def test_patience_ends_a_run_that_learns_nothing(tmp_path, capsys):
+def test_patience_ends_a_run_that_learns_nothing(tmp_path, capsys, refused):
     """At no learning rate the first epoch stays the best, so that two more are waited for."""
     path = tmp_path / "r"
     train.main([*FLAGS, "--lr", "1e-30", "--epochs", "9", "--patience", "2", "--out", str(path)])
@@ -147,10 +130,12 @@ def test_patience_ends_a_run_that_learns_nothing(tmp_path, capsys):
     assert len(rates(path)) == 3 and out.count(", best so far\n") == 1
     assert "the validation accuracy has not risen for 2 epochs\ntest acc " in out
     assert read_run(path).split == "test"  # a finished run as others
-    assert "has finished 3 epochs; --patience asks for more" in refused(capsys, "--resume", path)
+    assert "has finished 3 epochs; --patience asks for more" in refused(
+        capsys, train.main, "--resume", path
+    )
     train.main(["--resume", str(path), "--patience", "3"])
     assert len(rates(path)) == 4
-    error = refused(capsys, *FLAGS, "--patience", "2", "--val-fraction", "0")
+    error = refused(train.main, *FLAGS, "--patience", "2", "--val-fraction", "0")
     assert "--patience waits for validation images; --val-fraction 0 has none" in error
 
 
@@ -166,22 +151,22 @@ def test_what_the_images_decided_is_said_and_what_was_given_is_not(tmp_path, cap
     assert load_checkpoint(tmp_path / "r" / "last.pt").spec.input_size == 20
 
 
-def test_huge_batches_are_answered_at_once(tmp_path, capsys):
+def test_huge_batches_are_answered_at_once(tmp_path, refused):
     train_on = ["--data", "sample", "--out", tmp_path / "r"]
-    error = refused(capsys, *train_on, "--batch-size", 10**8, "--accumulate", 10**8)
+    error = refused(train.main, *train_on, "--batch-size", 10**8, "--accumulate", 10**8)
     assert "cannot train on a batch of 1" in error
-    error = refused(capsys, *train_on, "--batch-size", "4499")
+    error = refused(train.main, *train_on, "--batch-size", "4499")
     assert "which is what --batch-size 4499 makes of the last batch of 4,500 images" in error
 
 
-def test_flags_that_say_the_same_again_are_no_change(tmp_path, capsys):
+def test_flags_that_say_the_same_again_are_no_change(tmp_path, refused):
     """What a run decided by itself may be left to it again; another value is refused."""
     path = tmp_path / "r"
     train.main([*FLAGS, "--augment", "flip", "--epochs", "1", "--out", str(path)])
     again = cli.parse(Config, "x", [*FLAGS, "--augment", "flip", "--amp", "auto"])
     train.train(resume=path, **(again | {"epochs": 2}))
     assert len(rates(path)) == 2
-    error = refused(capsys, "--resume", path, "--epochs", "3", "--augment", "crop")
+    error = refused(train.main, "--resume", path, "--epochs", "3", "--augment", "crop")
     assert "was run with --augment" in error and "flip" in error and "crop" in error
 
 
@@ -195,15 +180,12 @@ def test_flags_that_say_the_same_again_are_no_change(tmp_path, capsys):
         (BenchmarkConfig, "arch", "lenet, mlp", "lenet,mlp"),
     ],
 )
-def test_blanks_around_commas_count_nowhere(config, name, text, expected, capsys):
+def test_blanks_around_commas_count_nowhere(config, name, text, expected, refused):
     flag = cli.flag(name)
     assert cli.parse(config, "prog", [flag, text]) == {name: expected}
     assert cli.read_keywords(config, {name: text}) == {name: expected}
     for bad in (f"{text},", f",{text}", text.replace(",", ",,"), ","):
-        with pytest.raises(SystemExit) as stop:
-            cli.parse(config, "prog", [flag, bad])
-        error = capsys.readouterr().err
-        assert stop.value.code == 2 and error.count("\n") == 1
+        error = refused(partial(cli.parse, config, "prog"), flag, bad)
         assert f"{flag}: got {bad!r}, allowed are " in error and ", with commas between" in error
 
 

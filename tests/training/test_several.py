@@ -7,7 +7,7 @@ import shutil
 import signal
 
 import pytest
-from comparing import killed, same
+from comparing import same
 
 from torchcnn import train
 from torchcnn.data import datasets
@@ -28,16 +28,6 @@ def run(*argv):
     train.main([*FLAGS, *map(str, argv)])
 
 
-def refused(capsys, *argv):
-    """Run the command as a user would see it refused before the first run: -> the one line."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        train.main([*map(str, argv)])
-    printed = capsys.readouterr()
-    assert stop.value.code == 2 and printed.err.count("\n") == 1 and printed.out == ""
-    return printed.err
-
-
 def contents(path):
     return {p: p.stat().st_mtime_ns for p in path.rglob("*")}
 
@@ -56,9 +46,9 @@ def results(folder):
         (["--arch", "mlp,lenet", "--input-size", "12"], "lenet takes images of at least 16 pixels"),
     ],
 )
-def test_all_are_checked_before_the_first_is_trained(flags, message, capsys, tmp_path):
+def test_all_are_checked_before_the_first_is_trained(flags, message, refused, tmp_path):
     """451 of 500 images train: 450 in the first batch and one in the last."""
-    assert message in refused(capsys, *FLAGS, *flags)
+    assert message in refused(train.main, *FLAGS, *flags)
     assert not list(tmp_path.iterdir())
 
 
@@ -74,42 +64,21 @@ def test_the_data_is_read_once_and_auto_is_the_same_for_all(tmp_path, monkeypatc
     assert len(found) == 4 and len({(c["channels_last"], c["amp"]) for c in found}) == 1
 
 
-def test_one_that_fails_ends_no_other(capsys, tmp_path, monkeypatch):
-    """The loss of one becomes infinite; the folder of another is taken while the first trains.
-
-    At this rate softmax regression and LeNet's sigmoids stay finite; ReLUs do not.
-    """
-    command = ["--arch", "softmax_regression,mlp,lenet", "--optimizer", "sgd", "--lr", "1e20"]
-    open_run, unlock = train.open_run, []
-
-    def open_and_lock(plan, world):
-        if not unlock:
-            (tmp_path / "r/lenet-seed0").mkdir(parents=True)
-            unlock.append(lock(tmp_path / "r/lenet-seed0", capsys))
-        return open_run(plan, world)
-
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
-        patch.setattr(train, "open_run", open_and_lock)
-        run(*command, "--seed", 0)
-    unlock[0]()
+def test_one_that_fails_ends_no_other(capsys, tmp_path):
+    """The loss of ReLUs becomes infinite at this rate; the others stay finite."""
+    with pytest.raises(SystemExit) as stop:
+        run("--arch", "softmax_regression,mlp,lenet", "--optimizer", "sgd", "--lr", "1e20",
+            "--seed", 0)  # fmt: skip
     out, err = capsys.readouterr()
-    diverged, locked, end = err.splitlines()
+    diverged, end = err.splitlines()
     assert stop.value.code == 2 and "mlp, 0 of 1 seeds\n" in out
-    assert re.search(r"train: mlp, seed 0: epoch 1: the loss became (nan|inf) at step", diverged)
-    assert locked.endswith("lenet, seed 0: r/lenet-seed0 is being written by another process")
-    assert end.endswith(
-        "2 of 3 runs have failed (mlp, seed 0; lenet, seed 0); the same command tries them again"
-    )
-    with pytest.raises(SystemExit):
-        run(*command, "--seed", 0)
-    out, err = capsys.readouterr()
-    assert "1 of 3 runs have failed (mlp, seed 0)" in err
-    assert "softmax_regression, seed 0\nit is finished, in r/softmax_regression-seed0" in out
     assert "lenet, 1 seeds: test acc 0." in out
+    assert re.search(r"train: mlp, seed 0: epoch 1: the loss became (nan|inf) at step", diverged)
+    assert end.endswith("1 of 3 runs have failed (mlp, seed 0); the same command tries them again")
     assert results(tmp_path / "r").keys() == {"softmax_regression-seed0", "lenet-seed0"}
 
 
-def test_the_same_command_goes_on_where_it_stopped(tmp_path, capsys):
+def test_the_same_command_goes_on_where_it_stopped(tmp_path, capsys, refused):
     """One is finished, one begun, one died before its first checkpoint, one is missing."""
     command = ["--arch", "mlp", "--seed", "0,1,2,3"]
     run(*command)
@@ -117,7 +86,7 @@ def test_the_same_command_goes_on_where_it_stopped(tmp_path, capsys):
     assert summary.startswith("mlp, 4 seeds: test acc 0.")
     r = tmp_path / "r"
     whole = {k: load_checkpoint(r / f"seed{k}/last.pt").state for k in range(4)}
-    alone = refused(capsys, *FLAGS, "--arch", "mlp", "--out", "r/seed0")
+    alone = refused(train.main, *FLAGS, "--arch", "mlp", "--out", "r/seed0")
     assert "already holds a run; --resume continues it" in alone
     (r / "seed1/result.json").unlink()
     for name in ("result.json", "best.pt", "last.pt", "history.csv", "curves.png", "inputs.png"):
@@ -131,26 +100,14 @@ def test_the_same_command_goes_on_where_it_stopped(tmp_path, capsys):
     assert out.splitlines()[-1] == summary and contents(r / "seed0") == before
     for k in range(4):
         assert same(vars(whole[k]), vars(load_checkpoint(r / f"seed{k}/last.pt").state))
+    run("--arch", "mlp", "--seed", 1, "--out", "alone")  # to the same bits
+    assert same(vars(whole[1]), vars(load_checkpoint(tmp_path / "alone/last.pt").state))
     run(*command, "--epochs", 2)
     assert [result["epochs"] for result in results(r).values()] == [2] * 4
-    assert "r/seed0 has finished 2 epochs" in refused(capsys, *FLAGS, *command)
+    assert "r/seed0 has finished 2 epochs" in refused(train.main, *FLAGS, *command)
 
 
-def test_a_killed_command_goes_on_within_the_epoch(tmp_path):
-    """To the same bits as a single run of each seed."""
-    command = ["--arch", "mlp", "--seed", "0,1", "--batch-size", 50, "--checkpoint-every", 4]
-    with killed(lambda _, checkpoint: checkpoint.config["seed"] == 1 and checkpoint.progress):
-        run(*command)
-    assert results(tmp_path / "r").keys() == {"seed0"}
-    run(*command)
-    for seed in (0, 1):
-        run(*command, "--seed", seed, "--out", f"alone{seed}")
-        a, b = (load_checkpoint(tmp_path / p / "last.pt").state
-                for p in (f"r/seed{seed}", f"alone{seed}"))  # fmt: skip
-        assert same(vars(a), vars(b))
-
-
-def test_a_run_of_other_flags_is_refused_before_anything_starts(tmp_path, capsys):
+def test_a_run_of_other_flags_is_refused_before_anything_starts(tmp_path, capsys, refused):
     run("--arch", "mlp", "--seed", "1", "--out", "r/seed1")
     before = contents(tmp_path)
     command = [*FLAGS, "--arch", "mlp", "--seed", "0,1"]
@@ -159,14 +116,14 @@ def test_a_run_of_other_flags_is_refused_before_anything_starts(tmp_path, capsys
         (["--arch", "lenet"], "with --arch mlp, got lenet"),
         (["--recipe", "fast"], "with --recipe source, got fast"),
     ]:
-        assert message in refused(capsys, *command, *flags)
+        assert message in refused(train.main, *command, *flags)
     fewer = (flag for flag in command if flag not in ("--batch-size", "160"))
-    assert "with --batch-size 160, which is not given now" in refused(capsys, *fewer)
+    assert "with --batch-size 160, which is not given now" in refused(train.main, *fewer)
     unlock = lock(tmp_path / "r/seed1", capsys)
-    assert "r/seed1 is being written by another process" in refused(capsys, *command)
+    assert "r/seed1 is being written by another process" in refused(train.main, *command)
     unlock()
     (tmp_path / "r/seed1/result.json").write_text("{}")
-    assert "r/seed1 is not a run, or is damaged" in refused(capsys, *command)
+    assert "r/seed1 is not a run, or is damaged" in refused(train.main, *command)
     assert contents(tmp_path).keys() == before.keys()
 
 
