@@ -101,17 +101,6 @@ def test_one_warning_says_that_there_is_no_graph(tmp_path):
         load_keras_weights(net, write_keras(tmp_path / "m.keras"))
 
 
-def test_a_rescaling_without_weights_does_not_disturb(tmp_path):
-    net, twin = create_model("mlp"), create_model("mlp")
-
-    def change(file):
-        file.create_group("layers/rescaling/vars").attrs["name"] = "rescaling"
-
-    load_keras_weights(net, write_h5(tmp_path / "m.weights.h5"))
-    load_keras_weights(twin, write_h5(tmp_path / "n.weights.h5", change))
-    assert torch.equal(net.head.weight, twin.head.weight)
-
-
 def test_a_network_deeper_than_the_recursion_limit_loads(tmp_path):
     depth = sys.getrecursionlimit() // 2 + 100  # a dense layer and a ReLU each
     shapes = {f"dense_{i}".removesuffix("_0"): [(4, 4), (4,)] for i in range(depth)}
@@ -220,24 +209,19 @@ def virtual(file):
 
 KERNEL, BIAS = "layers/dense_1/vars/0", "layers/dense_1/vars/1"
 HOSTILE_H5 = {
-    "a wrong shape": (replace(KERNEL, np.zeros((128, 11), "f4")),
-                      r"its layers/dense_1 has kernel \(128, 11\), .* head has \(128, 10\)"),
     "a terabyte": (replace(KERNEL, shape=(2**30, 256), dtype="f4", chunks=(1024, 256)),
-                   r"has kernel \(1073741824, 256\)"),
+                   r"dense_1 has kernel \(1073741824, 256\), .* head has \(128, 10\)"),
     "a wrong bias": (replace(BIAS, np.zeros(11, "f4")), r"\(11,\), allowed is"),
     "a missing layer": (lambda f: f.pop("layers/dense_1"), "no dense layer for the network's head"),
     "a missing array": (lambda f: f.pop(KERNEL), "0 is missing"),
     "a missing bias": (lambda f: f.pop(BIAS), "has use_bias False"),
-    "no layers": (lambda f: f.pop("layers"), "no dense layer for"),
     "a layer too many": (lambda f: f.copy("layers/dense_1", "layers/dense_2"),
                          "no dense layer for its layers/dense_2"),
     "an unknown layer": (lambda f: f.create_dataset("layers/gru/vars/0", (3, 3, 3), "f4"),
                          "layers/gru is no convolution, dense layer, batch norm"),
     "one byte of no type": (replace(KERNEL, np.zeros((128, 10), "V1")),
                             r"a kernel of \|V1, not of a floating-point dtype"),
-    "two fields of a byte": (replace(KERNEL, np.zeros((128, 10), "i1,i1")), "floating-point"),
     "whole numbers": (replace(KERNEL, np.zeros((128, 10), "i4")), "of int32"),
-    "text": (replace(BIAS, np.array([b"x"] * 10)), "floating-point"),
     "an external link": (replace("layers/dense_1", h5py.ExternalLink("/etc/passwd", "/layers")),
                          "a link to another place"),
     "a soft link": (replace(BIAS, h5py.SoftLink("/layers/dense/vars/1")), "link to another place"),
@@ -266,26 +250,14 @@ def test_hostile_h5_files(case, tmp_path, capfd):
 DEEP = json.loads("[" * 900 + "]" * 900)
 HOSTILE_KERAS = {
     "a lambda": ({"config": mlp_config(LAMBDA)}, "its layer evil is a Lambda"),
-    "a nested lambda": ({"config": {"class_name": "Sequential", "config": {"layers": [
-        mlp_config(), LAMBDA | {"inbound_nodes": []}]}}}, "no weights|is a Lambda"),
-    "an unknown layer": ({"config": mlp_config(layer("GRU", "g", after="b"))}, "g is a GRU"),
     "no weights for it": ({"shapes": {"dense": SHAPES["dense"]}}, "no weights of a dense .* b"),
     "another size": ({"shapes": SHAPES | {"dense_1": [(128, 12), (12,)]}},
                      r"its b has kernel \(128, 12\), where the network's head has"),
-    "another order": ({"config": mlp_config(layer("Dense", "c", after="b", use_bias=True)),
-                       "shapes": SHAPES | {"dense_2": [(10, 10), (10,)]}},
-                      "its activation of b has no counterpart"),
-    "another activation": ({"config": json.loads(
-        json.dumps(mlp_config()).replace("relu", "sigmoid"))},
-                           "activation of a is a sigmoid, where the network's hidden.1 is a relu"),
-    "a list for an activation": ({"config": json.loads(
-        json.dumps(mlp_config()).replace('"relu"', "[1]"))}, "damaged"),
     "a traversal": ({"names": ("../config.json", "model.weights.h5")}, "leads out of the archive"),
     "an absolute path": ({"names": ("config.json", "/model.weights.h5")}, "leads out"),
     "no weights": ({"names": ("config.json", "other.h5")}, "has no model.weights.h5"),
     "no config": ({"names": ("other.json", "model.weights.h5")}, "has no config.json"),
     "a list": ({"config": [1]}, "describes no model"),
-    "nonsense": ({"config": {"class_name": "Functional", "config": {"layers": 7}}}, "damaged"),
     "depth": ({"config": mlp_config(layer("Dense", "d", after=DEEP))}, "damaged"),
     "a cycle": ({"config": mlp_config(layer("Dense", "c", after="c"))}, "damaged"),
 }  # fmt: skip
@@ -309,7 +281,7 @@ def test_an_archive_that_unpacks_to_gigabytes_is_refused_unread(tmp_path, capfd)
 
 
 @pytest.mark.parametrize("write", [write_h5, write_keras])
-@pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.999])
 def test_truncated_files(write, share, tmp_path, capfd):
     path = write(tmp_path / "m")
     whole = path.read_bytes()
@@ -327,8 +299,3 @@ def test_other_files(tmp_path, capfd):
         load_keras_weights(create_model("mlp"), tmp_path)
     with pytest.raises(ValueError, match="neither a Keras model nor the path"):
         load_keras_weights(create_model("mlp"), 7)
-
-
-def test_another_network_is_refused_by_its_first_layer(tmp_path, capfd):
-    net = create_model("tf_lenet5")
-    refused(net, write_h5(tmp_path / "m.h5"), "no convolution for the network's stage1.0", capfd)

@@ -115,8 +115,8 @@ def same(one, other, net, x, statistics=True):
 
 @pytest.mark.parametrize(
     ("name", "stage"),
-    [("lenet", "stage2"), ("alexnet", "stage3"), ("resnet18", "stage2"), ("densenet", "transition2"),
-     ("tf_baseline", "stage1"), ("tf_inception10", "stage1")],
+    [("lenet", "stage2"), ("alexnet", "stage3"), ("resnet18", "stage2"),
+     ("densenet", "transition2"), ("tf_baseline", "stage1"), ("tf_inception10", "stage1")],
 )  # fmt: skip
 def test_a_traced_network_by_hand(name, stage):
     net, x = small(name)

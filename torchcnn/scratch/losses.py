@@ -45,14 +45,15 @@ def _check_pair(
     return dtype
 
 
-def _exponent(input: Tensor, dim: int, dtype: torch.dtype | None) -> Tensor:
-    """Return the input of a softmax in its `dtype`, after checking that it has an axis `dim`."""
+def _shifted(input: Tensor, dim: int, dtype: torch.dtype | None) -> tuple[Tensor, torch.dtype]:
+    """Return the input of a softmax minus its maximum along `dim`, and the dtype of the result."""
     x = input if dtype is None else input.to(dtype)
     floating(x)
     axes = max(x.dim(), 1)  # a scalar counts as a vector of one number
     if not whole(dim) or not -axes <= dim < axes:
         raise ValueError(f"dim must lie in [{-axes}, {axes - 1}], got {dim!r}")
-    return x
+    dtype, x = x.dtype, widen(x)
+    return (x - x.detach().amax(dim, keepdim=True) if x.numel() else x), dtype
 
 
 def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -68,12 +69,8 @@ def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Te
     Raises:
         ValueError: if there is no such axis, or the numbers are not floating-point.
     """
-    given = _exponent(input, dim, dtype)
-    if not given.numel():
-        return given.clone()
-    x = widen(given)
-    x = x - x.detach().amax(dim, keepdim=True)
-    return (x - x.exp().sum(dim, keepdim=True).log()).to(given.dtype)
+    x, dtype = _shifted(input, dim, dtype)
+    return (x - x.exp().sum(dim, keepdim=True).log()).to(dtype)
 
 
 def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -88,12 +85,9 @@ def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor
     Raises:
         ValueError: if there is no such axis, or the numbers are not floating-point.
     """
-    given = _exponent(input, dim, dtype)
-    if not given.numel():
-        return given.clone()
-    x = widen(given)
-    e = (x - x.detach().amax(dim, keepdim=True)).exp()
-    return (e / e.sum(dim, keepdim=True)).to(given.dtype)
+    x, dtype = _shifted(input, dim, dtype)
+    e = x.exp()
+    return (e / e.sum(dim, keepdim=True)).to(dtype)
 
 
 def cross_entropy(

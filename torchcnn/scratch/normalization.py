@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.fx
 from torch import Tensor
 
 from torchcnn.scratch.arguments import parameters_fit, shaped, whole
@@ -48,21 +47,6 @@ def batch_norm(
             not have the shape or the dtype that belongs to it, eps is negative, or X has at most
             one value per feature in training mode, so that there is no variance to divide by.
     """
-    return _batch_norm(is_training, X, gamma, beta, moving_mean, moving_var, eps, momentum)
-
-
-@torch.fx.wrap  # torch.fx must not trace into it, because the checks depend on the input's shape
-def _batch_norm(
-    is_training: bool,
-    X: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    moving_mean: Tensor,
-    moving_var: Tensor,
-    eps: float,
-    momentum: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute `batch_norm`."""
     statistics = {"moving_mean": moving_mean, "moving_var": moving_var}
     check_batch_norm(is_training, X, eps, gamma=gamma, beta=beta, **statistics)
     if not is_training:
