@@ -101,7 +101,10 @@ OURS = [
     (lambda: scratch.cross_entropy(LOGITS, CLASSES, label_smoothing=-0.1), "got -0.1"),
     (lambda: scratch.batch_norm(True, ones(2, 3, 4), *STATISTICS, 1e-5, 0.9), r"\(2, 3, 4\)"),
     (lambda: scratch.batch_norm(True, X[:1], *STATISTICS, 1e-5, 0.9), "more than one value"),
-    (lambda: scratch.batch_norm(False, X[:, :1], *STATISTICS, 1e-5, 0.9), "expected statistics"),
+    (
+        lambda: scratch.batch_norm(False, X[:, :1], *STATISTICS, 1e-5, 0.9),
+        r"gamma must have the shape \(1, 1\), got",
+    ),
     (lambda: scratch.batch_norm(True, X.double(), *STATISTICS, 1e-5, 0.9), "be torch.float64 as"),
     (lambda: scratch.batch_norm(True, X, *STATISTICS, -1.0, 0.9), "eps must be at least 0"),
     (lambda: scratch.linear_backward(ones(2, 4), ones(2, 3), ones(4, 2)), r"weight \(q, d\)"),

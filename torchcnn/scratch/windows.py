@@ -8,11 +8,7 @@ Pair = int | tuple[int, ...]  # one value for both axes, or (height, width)
 
 
 def pair(value: Pair, name: str, least: int) -> tuple[int, int]:
-    """Return (height, width) from a number or from a tuple of one or two numbers.
-
-    Raises:
-        ValueError: if `value` is something else, or a number is below `least`.
-    """
+    """Return (height, width) from a number or from a tuple of one or two numbers."""
     numbers = value if isinstance(value, tuple | list) else (value,)
     if len(numbers) not in (1, 2) or not all(whole(i) and i >= least for i in numbers):
         raise ValueError(
@@ -26,9 +22,6 @@ def pad(X: Tensor, sides: tuple[int, int, int, int], value: float = 0.0) -> Tens
 
     `sides` is (left, right, top, bottom), in the order of `torch.nn.functional.pad`; a negative
     number crops that side.
-
-    Raises:
-        ValueError: if more is cropped than there is.
     """
     left, right, top, bottom = sides
     h, w = X.shape[-2:]
@@ -51,9 +44,6 @@ def shifts(
 
     The view for the kernel element (a, b) contains the pixels X[..., s i + d a, s j + d b] that it
     meets in all windows (i, j). The views are in row-major order of (a, b).
-
-    Raises:
-        ValueError: if the window is larger than the image.
     """
     spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
     if X.shape[-2] < spans[0] or X.shape[-1] < spans[1]:
