@@ -173,33 +173,3 @@ def test_max_pooling_of_what_has_no_maximum(values, dilations):
 def test_max_pooling_of_whole_numbers_with_padding():
     x = torch.arange(16).view(1, 1, 4, 4) - 8
     assert torch.equal(scratch.max_pool2d(x, 2, 2, 1), F.max_pool2d(x, 2, 2, 1))
-
-
-# --- second derivatives -------------------------------------------------------------------------
-
-TWICE = {
-    "conv2d, many channels": lambda x, w, b: scratch.conv2d(
-        x.view(1, 20, 5, 1).repeat(1, 1, 1, 2), w.flatten()[:40].view(1, 20, 1, 2), b[:1]
-    ),
-    "conv2d": lambda x, w, b: scratch.conv2d(x, w, b, stride=2, padding=1),
-    "conv_transpose2d": lambda x, w, b: scratch.conv_transpose2d(x, w.transpose(0, 1), b, 2, 1),
-    "max_pool2d": lambda x, w, b: scratch.max_pool2d(x, 3, 2, 1),
-    "avg_pool2d": lambda x, w, b: scratch.avg_pool2d(x, 3, 2, 1),
-    "batch_norm": lambda x, w, b: scratch.batch_norm(
-        True, x, w[:1, :, :1, :1], b[None, :2, None, None], x.new_zeros(1, 2, 1, 1),
-        x.new_ones(1, 2, 1, 1), 1e-5, 0.9,
-    )[0],
-    "instance_norm": lambda x, w, b: scratch.instance_norm(x, weight=w[0, :, 0, 0], bias=b[:2]),
-    "group_norm": lambda x, w, b: scratch.group_norm(x, 2, w[0, :, 0, 0], b[:2]),
-    "layer_norm": lambda x, w, b: scratch.layer_norm(x, (5,), w.flatten()[:5]),
-    "local_response_norm": lambda x, w, b: scratch.local_response_norm(x, 2),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", TWICE)
-def test_second_derivatives(name):
-    x = torch.randn(2, 2, 5, 5, dtype=F64, requires_grad=True)
-    w = torch.randn(3, 2, 3, 3, dtype=F64, requires_grad=True)
-    b = torch.randn(3, dtype=F64, requires_grad=True)
-    assert torch.autograd.gradcheck(TWICE[name], (x, w, b))
-    assert torch.autograd.gradgradcheck(TWICE[name], (x, w, b), fast_mode=True)

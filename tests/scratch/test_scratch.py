@@ -80,21 +80,6 @@ def test_data_iter_shuffles_anew_and_follows_the_seed():
     assert order(1) == order(1) != order(2)
 
 
-def test_linear_regression_from_nothing_finds_the_line():
-    w_true, b_true = torch.tensor([[2.0], [-3.4]]), 4.2
-    features = torch.randn(500, 2)
-    labels = linreg(features, w_true, torch.tensor(b_true)) + 0.01 * torch.randn(500, 1)
-    w, b = torch.zeros(2, 1, requires_grad=True), torch.zeros(1, requires_grad=True)
-    for _ in range(5):
-        for X, y in data_iter(10, features, labels):
-            w.grad = b.grad = None
-            squared_loss(linreg(X, w, b), y).sum().backward()
-            sgd([w, b], 0.05, 10)
-    # The estimate's standard error is 0.01 / sqrt(500), about 0.0005.
-    torch.testing.assert_close(w.detach(), w_true, atol=0.005, rtol=0)
-    assert math.isclose(b.item(), b_true, abs_tol=0.005)
-
-
 def test_doctests():
     tried = 0
     for module in pkgutil.iter_modules(scratch.__path__):
@@ -105,16 +90,6 @@ def test_doctests():
 
 
 # --- operations that torch has under another name, or not at all ---------------------------------
-
-
-def test_the_matrix_of_a_convolution_by_arithmetic():
-    """Source: 16 pixels, a 4×16 matrix, 4 pixels; a row is the kernel, moved along."""
-    K = torch.arange(1.0, 10.0).view(3, 3)
-    W = scratch.conv_matrix(K, (4, 4))
-    row = [1, 2, 3, 0, 4, 5, 6, 0, 7, 8, 9, 0]
-    assert W.tolist() == [
-        [*row, 0, 0, 0, 0], [0, *row, 0, 0, 0], [0, 0, 0, 0, *row], [0, 0, 0, 0, 0, *row[:-1]]
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("size", "stride", "padding"), [((5, 4), 1, 0), ((6, 7), 2, 1)])

@@ -19,7 +19,6 @@ def corr2d(X: Tensor, K: Tensor) -> Tensor:
     respect to X and K.
     Source: Zhang et al. 2021, arXiv:2106.11342.
 
-    >>> import torch
     >>> corr2d(torch.arange(9.0).view(3, 3), torch.arange(4.0).view(2, 2))
     tensor([[19., 25.],
             [37., 43.]])
@@ -133,7 +132,6 @@ def conv2d(
     adds an odd pixel at the bottom and on the right. An unbatched image (c, h, w) is accepted too.
     Source: Dumoulin and Visin 2016, arXiv:1603.07285.
 
-    >>> import torch
     >>> conv2d(torch.arange(9.0).view(1, 1, 3, 3), torch.arange(4.0).view(1, 1, 2, 2))
     tensor([[[[19., 25.],
               [37., 43.]]]])
@@ -182,7 +180,6 @@ def conv_transpose2d(
     convolution with the flipped kernel, after s - 1 zeros are inserted between the input pixels.
     Source: Dumoulin and Visin 2016, arXiv:1603.07285.
 
-    >>> import torch
     >>> conv_transpose2d(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2))
     tensor([[[[1., 2., 1.],
               [2., 4., 2.],
@@ -255,7 +252,6 @@ def conv_matrix(K: Tensor, size: tuple[int, int], stride: int = 1, padding: int 
     maps (h', w') to (h, w), which gives the transposed convolution its name.
     Source: Dumoulin and Visin 2016, arXiv:1603.07285.
 
-    >>> import torch
     >>> W = conv_matrix(torch.ones(3, 3), (4, 4))
     >>> W.shape, (W @ torch.ones(16)).tolist(), (W.T @ torch.ones(4)).view(4, 4)[1].tolist()
     (torch.Size([4, 16]), [9.0, 9.0, 9.0, 9.0], [2.0, 4.0, 4.0, 2.0])

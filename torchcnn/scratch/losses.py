@@ -62,7 +62,6 @@ def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Te
     Subtracting the maximum leaves the result unchanged and prevents e^x from overflowing.
     Source: Goodfellow, Bengio and Courville 2016, section 4.1.
 
-    >>> import torch
     >>> log_softmax(torch.tensor([1000.0, 1000.0]), 0)
     tensor([-0.6931, -0.6931])
 
@@ -78,7 +77,6 @@ def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor
 
     Source: Bridle 1990.
 
-    >>> import torch
     >>> softmax(torch.tensor([0.0, 0.0, 1000.0]), 0)
     tensor([0., 0., 1.])
 
@@ -109,7 +107,6 @@ def cross_entropy(
     count; the mean of nothing is NaN. Logits (k,) without a batch are accepted too.
     Source: Bridle 1990; label smoothing: Szegedy et al. 2015, arXiv:1512.00567.
 
-    >>> import torch
     >>> cross_entropy(torch.zeros(2, 10), torch.tensor([3, 7]))
     tensor(2.3026)
 
@@ -183,7 +180,6 @@ def mse_loss(
     `weight` has the shape of the input; the mean divides by the sum of the weights.
     Source: Zhang et al. 2021, arXiv:2106.11342.
 
-    >>> import torch
     >>> mse_loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 5.0]))
     tensor(4.5000)
 
@@ -204,7 +200,6 @@ def l1_loss(
     `weight` has the shape of the input; the mean divides by the sum of the weights.
     Source: Zhang et al. 2021, arXiv:2106.11342.
 
-    >>> import torch
     >>> l1_loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 5.0]))
     tensor(1.5000)
 

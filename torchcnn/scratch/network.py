@@ -175,7 +175,6 @@ def from_scratch(net: nn.Module) -> nn.Module:
     layers, such as sums and concatenations, are the network's own code and are not replaced.
     `torch.fx` traces the result in its present mode, training or not, which it then stays in.
 
-    >>> import torch
     >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU())
     >>> by_hand = from_scratch(net)
     >>> type(by_hand[0]).__module__, by_hand[0].weight is net[0].weight

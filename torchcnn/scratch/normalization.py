@@ -96,13 +96,8 @@ def instance_norm(
     """
     if input.dim() < 2:
         raise ValueError(f"expected images (n, c, ...), got {tuple(input.shape)}")
-    of_channels = {
-        "running_mean": running_mean,
-        "running_var": running_var,
-        "weight": weight,
-        "bias": bias,
-    }
-    parameters_fit(input, input.shape[1:2], **of_channels)
+    statistics = {"running_mean": running_mean, "running_var": running_var}
+    parameters_fit(input, input.shape[1:2], weight=weight, bias=bias, **statistics)
     if (running_mean is None) != (running_var is None):
         raise ValueError("expected both or neither of running_mean and running_var")
     dims = list(range(2, input.dim()))

@@ -99,7 +99,6 @@ def max_pool2d(
     outside.
     Source: Dumoulin and Visin 2016, arXiv:1603.07285.
 
-    >>> import torch
     >>> max_pool2d(torch.arange(16.0).view(1, 1, 4, 4), 2)
     tensor([[[[ 5.,  7.],
               [13., 15.]]]])
@@ -163,7 +162,6 @@ def avg_pool2d(
     replaces the number of pixels. An unbatched image (c, h, w) is accepted too.
     Source: Dumoulin and Visin 2016, arXiv:1603.07285.
 
-    >>> import torch
     >>> avg_pool2d(torch.arange(16.0).view(1, 1, 4, 4), 2)
     tensor([[[[ 2.5000,  4.5000],
               [10.5000, 12.5000]]]])
