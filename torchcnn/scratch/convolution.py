@@ -5,7 +5,7 @@ from torch import Tensor
 
 from torchcnn.scratch.arguments import same_dtype, shaped, whole
 from torchcnn.scratch.precision import HALF, widen
-from torchcnn.scratch.windows import Pair, pad, pair, shifts
+from torchcnn.scratch.windows import Pair, Two, pad, pair, shifts
 
 MANY_CHANNELS = 16  # from this many on, one product for each kernel element is faster than im2col
 
@@ -43,9 +43,7 @@ def corr2d(X: Tensor, K: Tensor) -> Tensor:
     return Y.to(dtype)
 
 
-def _by_columns(
-    X: Tensor, W: Tensor, stride: tuple[int, int], dilation: tuple[int, int], groups: int
-) -> Tensor:
+def _by_columns(X: Tensor, W: Tensor, stride: Two, dilation: Two, groups: int) -> Tensor:
     """Convolve by one matrix product (im2col), with a column (c kh kw) for each window."""
     o, c_group, kh, kw = W.shape
     X = X.transpose(0, 1).unflatten(0, (groups, c_group))  # (g, c / g, n, h, w)
@@ -54,7 +52,7 @@ def _by_columns(
     return Y.view(o, *columns.shape[3:]).transpose(0, 1)
 
 
-def _by_rows(X: Tensor, W: Tensor, dilation: tuple[int, int]) -> Tensor:
+def _by_rows(X: Tensor, W: Tensor, dilation: Two) -> Tensor:
     """Convolve by kh kw matrix products, without copying the windows.
 
     The images form a matrix with one row (c) for each pixel. The pixel a rows below and b columns
@@ -78,7 +76,7 @@ def _by_rows(X: Tensor, W: Tensor, dilation: tuple[int, int]) -> Tensor:
 
 
 def _sides(
-    padding: Pair | str, kernel: tuple[int, int], stride: Pair, dilation: tuple[int, int]
+    padding: Pair | str, kernel: Two, stride: Pair, dilation: Two
 ) -> tuple[int, int, int, int]:
     """Return the padding (left, right, top, bottom) of a convolution."""
     if isinstance(padding, str) and padding not in ("valid", "same"):

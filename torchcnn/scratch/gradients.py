@@ -13,16 +13,16 @@ from torchcnn.scratch.losses import softmax
 from torchcnn.scratch.normalization import check_batch_norm
 from torchcnn.scratch.pooling import max_pool2d, pool_options, pool_output_size
 from torchcnn.scratch.precision import widen
-from torchcnn.scratch.windows import Pair, pad, pair, shifts
+from torchcnn.scratch.windows import Pair, Two, pad, pair, shifts
 
 
 def _input_backward(
     grad_output: Tensor,
     input: Tensor,
     weight: Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
+    stride: Two,
+    padding: Two,
+    dilation: Two,
     groups: int,
 ) -> Tensor:
     """Return dL/dX of a convolution: (n, o, h', w') -> (n, c, h, w)."""

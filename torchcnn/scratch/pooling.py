@@ -8,12 +8,12 @@ from torch import Tensor
 
 from torchcnn.scratch.arguments import floating, whole
 from torchcnn.scratch.precision import widen
-from torchcnn.scratch.windows import Pair, pad, pair, shifts
+from torchcnn.scratch.windows import Pair, Two, pad, pair, shifts
 
 
 def pool_options(
     kernel_size: Pair, stride: Pair | None, padding: Pair, dilation: Pair = 1
-) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]:
+) -> tuple[Two, Two, Two, Two]:
     """Return (height, width) of the kernel, the stride, the padding and the dilation of a pooling.
 
     With padding of more than half of the kernel, a window would lie entirely in the padding.
@@ -27,13 +27,8 @@ def pool_options(
 
 
 def pool_output_size(
-    size: Sequence[int],
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    ceil: bool = False,
-) -> tuple[int, int]:
+    size: Sequence[int], kernel: Two, stride: Two, padding: Two, dilation: Two, ceil: bool = False
+) -> Two:
     """Return the size (h', w') of the output for images of `size` (h, w).
 
     With `ceil`, a partial window is added unless it starts in the padding at the end.
@@ -49,13 +44,7 @@ def pool_output_size(
 
 
 def _pool_windows(
-    X: Tensor,
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    ceil: bool,
-    value: float,
+    X: Tensor, kernel: Two, stride: Two, padding: Two, dilation: Two, ceil: bool, value: float
 ) -> Tensor:
     """Return the windows of images padded with `value`: (n, c, h, w) -> (kh kw, n, c, h', w')."""
     counts = pool_output_size(X.shape[2:], kernel, stride, padding, dilation, ceil)

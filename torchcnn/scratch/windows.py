@@ -4,10 +4,11 @@ from torch import Tensor
 
 from torchcnn.scratch.arguments import whole
 
+Two = tuple[int, int]  # (height, width)
 Pair = int | tuple[int, ...]  # one value for both axes, or (height, width)
 
 
-def pair(value: Pair, name: str, least: int) -> tuple[int, int]:
+def pair(value: Pair, name: str, least: int) -> Two:
     """Return (height, width) from a number or from a tuple of one or two numbers."""
     numbers = value if isinstance(value, tuple | list) else (value,)
     if len(numbers) not in (1, 2) or not all(whole(i) and i >= least for i in numbers):
@@ -37,9 +38,7 @@ def pad(X: Tensor, sides: tuple[int, int, int, int], value: float = 0.0) -> Tens
     return Y
 
 
-def shifts(
-    X: Tensor, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
-) -> list[Tensor]:
+def shifts(X: Tensor, kernel: Two, stride: Two, dilation: Two) -> list[Tensor]:
     """Return a view of the image for each kernel element: (..., h, w) -> kh kw times (..., h', w').
 
     The view for the kernel element (a, b) contains the pixels X[..., s i + d a, s j + d b] that it
