@@ -210,16 +210,15 @@ class Branches(nn.Module):
         )
 
     def forward(self, x):
-        if len(self.paths) == 2:
-            return self.paths[1](x) + self.paths[0](x)
-        return torch.cat((self.paths[0](x), self.paths[1](x), self.paths[2](x)), 1)
+        ends = [path(x) for path in self.paths]
+        return ends[1] + ends[0] if len(ends) == 2 else torch.cat(ends, 1)
 
 
 def branches(paths, order, swapped=False):
     """The same in Keras, with layers that are made in any order."""
     flat = [k for sizes in paths for k in sizes]
     made = {i: keras.layers.Conv2D(3, flat[i], padding="same") for i in order}
-    layers = iter(made[i] for i in range(len(flat)))
+    layers = (made[i] for i in sorted(made))
     ends = [image := keras.Input((9, 9, 3))] * len(paths)
     for i, sizes in enumerate(paths):
         for _ in sizes:
@@ -259,8 +258,7 @@ def test_layers_land_where_they_belong(paths, order, swapped, ambiguous, tmp_pat
 
 def randomized(name, channels):
     torch.manual_seed(0)
-    options = {"width": 1 / 8} if name.startswith("vgg") else {}
-    net, images = small(name, channels, batch=1, **options)
+    net, images = small(name, channels, batch=1)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.005)
@@ -269,7 +267,7 @@ def randomized(name, channels):
                 norm.weight.uniform_(0.2, 0.6)  # many layers of 1 would end in millions
                 norm.running_mean.normal_(0, 0.1)
                 norm.running_var.uniform_(0.5, 2)
-    return net.eval(), images, small(name, channels, **options)[0]
+    return net.eval(), images, small(name, channels)[0]
 
 
 @torch.no_grad()
