@@ -58,7 +58,7 @@ def baseline(dropout):
     )  # fmt: skip
 
 
-def lenet5():
+def lenet5(dropout):
     return InOrder(
         c1=conv(6, 5, padding="valid", activation="sigmoid"), p1=L.MaxPooling2D(2, 2),
         c2=conv(16, 5, padding="valid", activation="sigmoid"), p2=L.MaxPooling2D(2, 2),
@@ -208,7 +208,7 @@ class InceptionBlk(keras.Model):
         return keras.ops.concatenate(paths, axis=3)
 
 
-def inception10():
+def inception10(dropout):
     first = conv_bn_relu(16)
     blocks = [InceptionBlk(filters, strides) for filters in (16, 32) for strides in (2, 1)]
     return InOrder(c1=first, blocks=keras.Sequential(blocks), p1=L.GlobalAveragePooling2D(),
@@ -234,7 +234,7 @@ class ResnetBlock(keras.Model):
         return self.a2(y + (self.down_b1(self.down_c1(x)) if self.residual_path else x))
 
 
-def resnet18():
+def resnet18(dropout):
     first = {"c1": conv(64, 3, use_bias=False), "b1": L.BatchNormalization(), "a1": relu()}
     blocks = [ResnetBlock(filters, 1 if again or filters == 64 else 2, not again and filters > 64)
               for filters in (64, 128, 256, 512) for again in (False, True)]  # fmt: skip
@@ -259,7 +259,7 @@ class ResBlock(L.Layer):
         return keras.ops.relu(L.add([y, self.downsample(x) if self.downsample else x]))
 
 
-def resnet18_pool():
+def resnet18_pool(dropout):
     stem = keras.Sequential([conv(64, 3, padding="valid"), L.BatchNormalization(), L.ReLU(),
                              L.MaxPooling2D(2, 1, padding="same")])  # fmt: skip
     layers = {f"layer{i}": keras.Sequential([ResBlock(filters, 2 if i > 1 else 1),
@@ -268,11 +268,11 @@ def resnet18_pool():
     return InOrder(stem=stem, **layers, avgpool=L.GlobalAveragePooling2D(), fc=L.Dense(10))
 
 
-def built(kind, *options):
+def built(kind):
     """A subclassed model, once it has seen an image."""
 
     def build(size, channels, dropout):
-        net = kind(dropout) if options else kind()
+        net = kind(dropout)
         net(keras.ops.zeros((1, size, size, channels), dtype=keras.config.floatx()))
         return net
 
@@ -283,12 +283,12 @@ def built(kind, *options):
 NETWORKS = {
     "mlp": (mlp, 1, (28, 27), False),
     "tf_sigmoid_cnn": (sigmoid_cnn, 3, (48, 45), True),
-    "tf_baseline": (built(baseline, "dropout"), 3, (32, 31), True),
+    "tf_baseline": (built(baseline), 3, (32, 31), True),
     "tf_lenet5": (built(lenet5), 3, (32, 35), False),
-    "tf_alexnet8": (built(alexnet8, "dropout"), 3, (32, 27), True),
+    "tf_alexnet8": (built(alexnet8), 3, (32, 27), True),
     "tf_alexnet_half": (alexnet_half, 3, (96, 67), True),
     "tf_vgg13": (vgg13, 3, (32, 19), False),
-    "tf_vgg16": (built(vgg16, "dropout"), 3, (32, 19), True),
+    "tf_vgg16": (built(vgg16), 3, (32, 19), True),
     "tf_nin": (nin, 1, (84, 67), False),
     "tf_nin_dense": (nin_dense, 32, (64, 51), False),
     "tf_googlenet": (googlenet, 1, (48, 33), True),

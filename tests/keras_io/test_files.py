@@ -1,7 +1,6 @@
 """Files of Keras, whole, damaged and hostile, written here by hand: no Keras is needed."""
 
 import io
-import itertools
 import json
 import pickle
 import sys
@@ -25,29 +24,23 @@ SHAPES = {"dense": [(784, 128), (128,)], "dense_1": [(128, 10), (10,)]}
 
 
 def layer(kind, name, **config):
-    nodes = [{"args": [{"class_name": "__keras_tensor__",
-                        "config": {"keras_history": [config.pop("after"), 0, 0]}}]}] \
-        if "after" in config else []  # fmt: skip
-    return {"class_name": kind, "module": "keras.layers", "inbound_nodes": nodes, "name": name,
-            "config": {"name": name, **config}}  # fmt: skip
+    return {"class_name": kind, "module": "keras.layers", "config": {"name": name, **config}}
+
+
+def sequential(*layers):
+    return {"class_name": "Sequential", "config": {"name": "model", "layers": layers}}
 
 
 def mlp_config(*more):
-    layers = [
-        layer("InputLayer", "image", batch_shape=[None, 28, 28, 1]),
-        layer("Flatten", "flatten", after="image"),
-        layer("Dense", "a", after="flatten", use_bias=True, activation="relu"),
-        layer("Dense", "b", after="a", use_bias=True, activation="softmax"),
-        *more,
-    ]
-    return {"class_name": "Functional", "config": {
-        "name": "mlp", "layers": layers, "input_layers": [["image", 0, 0]],
-        "output_layers": [[layers[-1]["name"], 0, 0]],
-    }}  # fmt: skip
+    return sequential(
+        layer("InputLayer", "image", batch_shape=[None, 28, 28, 1]), layer("Flatten", "flatten"),
+        layer("Dense", "a", use_bias=True, activation="relu"),
+        layer("Dense", "b", use_bias=True, activation="softmax"), *more,
+    )  # fmt: skip
 
 
 def weights(file, shapes=None):
-    """As Keras 3 lays out the weights of a functional model; returns the arrays."""
+    """As Keras 3 lays out the weights of a sequential model; returns the arrays."""
     rng, arrays = np.random.default_rng(0), {}
     for name, sizes in (shapes or SHAPES).items():
         group = file.create_group(f"layers/{name}/vars")
@@ -101,51 +94,17 @@ def test_one_warning_says_that_there_is_no_graph(tmp_path):
         load_keras_weights(net, write_keras(tmp_path / "m.keras"))
 
 
-def test_a_rescaling_without_weights_does_not_disturb(tmp_path):
-    net, twin = create_model("mlp"), create_model("mlp")
-
-    def change(file):
-        file.create_group("layers/rescaling/vars").attrs["name"] = "rescaling"
-
-    load_keras_weights(net, write_h5(tmp_path / "m.weights.h5"))
-    load_keras_weights(twin, write_h5(tmp_path / "n.weights.h5", change))
-    assert torch.equal(net.head.weight, twin.head.weight)
-
-
 def test_a_network_deeper_than_the_recursion_limit_loads(tmp_path):
     depth = sys.getrecursionlimit() // 2 + 100  # a dense layer and a ReLU each
     shapes = {f"dense_{i}".removesuffix("_0"): [(4, 4), (4,)] for i in range(depth)}
     layers = [layer("InputLayer", "i", batch_shape=[None, 2, 2, 1]), layer("Flatten", "f")]
     layers += [layer("Dense", name, use_bias=True, activation="relu") for name in shapes]
-    config = {"class_name": "Sequential", "config": {"name": "deep", "layers": layers}}
     net = nn.Sequential(nn.Flatten())
     for _ in range(depth):
         net.extend([nn.Linear(4, 4), nn.ReLU()])
-    path = write_keras(tmp_path / "m.keras", config, shapes=shapes)
-    load_keras_weights(net, path)
+    load_keras_weights(net, write_keras(tmp_path / "m.keras", sequential(*layers), shapes=shapes))
     with h5py.File(tmp_path / "twin", "w") as file:
         assert np.array_equal(net[-2].bias.detach(), weights(file, shapes)[[*shapes][-1], 1])
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-def test_other_floating_point_dtypes_are_converted(dtype, tmp_path):
-    """HDF5 has no bfloat16: Keras writes two bytes of no type."""
-    net, arrays = create_model("mlp"), {}
-
-    def change(file):
-        for layer_, i in itertools.product(("dense", "dense_1"), "01"):
-            path = f"layers/{layer_}/vars/{i}"
-            values = torch.from_numpy(file[path][()]).to(getattr(torch, dtype))
-            arrays[layer_, i] = values.float()
-            del file[path]
-            if dtype == "bfloat16":
-                file[path] = values.view(torch.int16).numpy().view("V2")
-            else:
-                file[path] = values.numpy()
-
-    load_keras_weights(net, write_h5(tmp_path / "m.weights.h5", change))
-    assert torch.equal(net.head.weight.T, arrays["dense_1", "0"])
-    assert torch.equal(net.hidden[0].bias, arrays["dense", "1"])
 
 
 def test_flatten_is_permuted_from_hwc_to_chw(tmp_path):
@@ -197,9 +156,6 @@ class Evil:
         return print, ("EXECUTED",)
 
 
-LAMBDA = layer("Lambda", "evil", after="b", function=["4wAAAAA=", None, None])
-
-
 def replace(name, data=None, **options):
     def change(file):
         del file[name]
@@ -220,24 +176,19 @@ def virtual(file):
 
 KERNEL, BIAS = "layers/dense_1/vars/0", "layers/dense_1/vars/1"
 HOSTILE_H5 = {
-    "a wrong shape": (replace(KERNEL, np.zeros((128, 11), "f4")),
-                      r"its layers/dense_1 has kernel \(128, 11\), .* head has \(128, 10\)"),
     "a terabyte": (replace(KERNEL, shape=(2**30, 256), dtype="f4", chunks=(1024, 256)),
-                   r"has kernel \(1073741824, 256\)"),
+                   r"dense_1 has kernel \(1073741824, 256\), .* head has \(128, 10\)"),
     "a wrong bias": (replace(BIAS, np.zeros(11, "f4")), r"\(11,\), allowed is"),
     "a missing layer": (lambda f: f.pop("layers/dense_1"), "no dense layer for the network's head"),
     "a missing array": (lambda f: f.pop(KERNEL), "0 is missing"),
     "a missing bias": (lambda f: f.pop(BIAS), "has use_bias False"),
-    "no layers": (lambda f: f.pop("layers"), "no dense layer for"),
     "a layer too many": (lambda f: f.copy("layers/dense_1", "layers/dense_2"),
                          "no dense layer for its layers/dense_2"),
     "an unknown layer": (lambda f: f.create_dataset("layers/gru/vars/0", (3, 3, 3), "f4"),
                          "layers/gru is no convolution, dense layer, batch norm"),
     "one byte of no type": (replace(KERNEL, np.zeros((128, 10), "V1")),
                             r"a kernel of \|V1, not of a floating-point dtype"),
-    "two fields of a byte": (replace(KERNEL, np.zeros((128, 10), "i1,i1")), "floating-point"),
     "whole numbers": (replace(KERNEL, np.zeros((128, 10), "i4")), "of int32"),
-    "text": (replace(BIAS, np.array([b"x"] * 10)), "floating-point"),
     "an external link": (replace("layers/dense_1", h5py.ExternalLink("/etc/passwd", "/layers")),
                          "a link to another place"),
     "a soft link": (replace(BIAS, h5py.SoftLink("/layers/dense/vars/1")), "link to another place"),
@@ -263,31 +214,19 @@ def test_hostile_h5_files(case, tmp_path, capfd):
     refused(create_model("mlp"), write_h5(tmp_path / "m.weights.h5", change), match, capfd)
 
 
-DEEP = json.loads("[" * 900 + "]" * 900)
 HOSTILE_KERAS = {
-    "a lambda": ({"config": mlp_config(LAMBDA)}, "its layer evil is a Lambda"),
-    "a nested lambda": ({"config": {"class_name": "Sequential", "config": {"layers": [
-        mlp_config(), LAMBDA | {"inbound_nodes": []}]}}}, "no weights|is a Lambda"),
-    "an unknown layer": ({"config": mlp_config(layer("GRU", "g", after="b"))}, "g is a GRU"),
+    "a lambda": ({"config": mlp_config(layer("Lambda", "evil", function=["4wAAAAA=", None, None]))},
+                 "its layer evil is a Lambda"),
     "no weights for it": ({"shapes": {"dense": SHAPES["dense"]}}, "no weights of a dense .* b"),
     "another size": ({"shapes": SHAPES | {"dense_1": [(128, 12), (12,)]}},
                      r"its b has kernel \(128, 12\), where the network's head has"),
-    "another order": ({"config": mlp_config(layer("Dense", "c", after="b", use_bias=True)),
-                       "shapes": SHAPES | {"dense_2": [(10, 10), (10,)]}},
-                      "its activation of b has no counterpart"),
-    "another activation": ({"config": json.loads(
-        json.dumps(mlp_config()).replace("relu", "sigmoid"))},
-                           "activation of a is a sigmoid, where the network's hidden.1 is a relu"),
-    "a list for an activation": ({"config": json.loads(
-        json.dumps(mlp_config()).replace('"relu"', "[1]"))}, "damaged"),
     "a traversal": ({"names": ("../config.json", "model.weights.h5")}, "leads out of the archive"),
     "an absolute path": ({"names": ("config.json", "/model.weights.h5")}, "leads out"),
     "no weights": ({"names": ("config.json", "other.h5")}, "has no model.weights.h5"),
     "no config": ({"names": ("other.json", "model.weights.h5")}, "has no config.json"),
     "a list": ({"config": [1]}, "describes no model"),
-    "nonsense": ({"config": {"class_name": "Functional", "config": {"layers": 7}}}, "damaged"),
-    "depth": ({"config": mlp_config(layer("Dense", "d", after=DEEP))}, "damaged"),
-    "a cycle": ({"config": mlp_config(layer("Dense", "c", after="c"))}, "damaged"),
+    "a cycle": ({"config": mlp_config(layer("Dense", "c") | {"inbound_nodes": [[["c", 0, 0]]]})},
+                "damaged"),
 }  # fmt: skip
 
 
@@ -309,7 +248,7 @@ def test_an_archive_that_unpacks_to_gigabytes_is_refused_unread(tmp_path, capfd)
 
 
 @pytest.mark.parametrize("write", [write_h5, write_keras])
-@pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.999])
 def test_truncated_files(write, share, tmp_path, capfd):
     path = write(tmp_path / "m")
     whole = path.read_bytes()
@@ -327,8 +266,3 @@ def test_other_files(tmp_path, capfd):
         load_keras_weights(create_model("mlp"), tmp_path)
     with pytest.raises(ValueError, match="neither a Keras model nor the path"):
         load_keras_weights(create_model("mlp"), 7)
-
-
-def test_another_network_is_refused_by_its_first_layer(tmp_path, capfd):
-    net = create_model("tf_lenet5")
-    refused(net, write_h5(tmp_path / "m.h5"), "no convolution for the network's stage1.0", capfd)

@@ -55,7 +55,7 @@ def test_batch_norm_equals_torch_over_training_and_in_eval(shape):
 def test_batch_norm_refuses_other_dimensions():
     with pytest.raises(ValueError, match="got 3"):
         BatchNorm(3, num_dims=3)
-    with pytest.raises(ValueError, match="expected statistics"):
+    with pytest.raises(ValueError, match="gamma must have the shape"):
         BatchNorm(3, num_dims=4)(torch.zeros(2, 3))
 
 

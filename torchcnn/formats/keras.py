@@ -14,14 +14,12 @@ def write(net: nn.Module, example: Tensor, spec: str, path: Path) -> None:
     import keras
 
     _, c, h, w = example.shape
+    model = to_keras(net.net if isinstance(net, Normalized) else net, (c, h, w))
     if isinstance(net, Normalized):
-        model = to_keras(net.net, (c, h, w))
         variance = net.std.square().flatten().tolist()
         normalize = keras.layers.Normalization(mean=net.mean.flatten().tolist(), variance=variance)
         images = keras.Input((h, w, c))
         model = keras.Model(images, model(normalize(images)))
-    else:
-        model = to_keras(net, (c, h, w))
     model.save(path)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("torchcnn.json", spec)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from torchcnn.scratch import batch_norm, global_avg_pool2d, network
 
+torch.fx.wrap("batch_norm")  # its checks depend on the shape, which tracing does not know
 NormLayer = Callable[[int], nn.Module]  # num_features -> a layer for (n, num_features, h, w)
 
 

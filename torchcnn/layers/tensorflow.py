@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from torchcnn.scratch import batch_norm, network
 
+torch.fx.wrap("batch_norm")  # as in common.py
+
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
     """Return how many pixels SAME adds before and after an axis of `size` pixels.

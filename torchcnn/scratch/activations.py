@@ -12,7 +12,6 @@ from torchcnn.scratch.precision import widen
 def relu(input: Tensor) -> Tensor:
     """Apply max(x, 0), with gradient 0 at 0: (...) -> (...). Source: Nair and Hinton 2010.
 
-    >>> import torch
     >>> relu(torch.tensor([-2.0, 0.0, 3.0]))
     tensor([0., 0., 3.])
 
@@ -29,7 +28,6 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
 
     Source: Maas, Hannun and Ng 2013.
 
-    >>> import torch
     >>> leaky_relu(torch.tensor([-2.0, 3.0]), 0.5)
     tensor([-1.,  3.])
 
@@ -47,7 +45,6 @@ def sigmoid(input: Tensor) -> Tensor:
     is computed in float32, whose range is large enough for every y that float16 can hold.
     Source: LeCun, Bottou, Orr and Müller 1998.
 
-    >>> import torch
     >>> sigmoid(torch.tensor([0.0, 1e4]))
     tensor([0.5000, 1.0000])
     """
@@ -63,7 +60,6 @@ def tanh(input: Tensor) -> Tensor:
     precision is computed in float32, because e^12 - 1 overflows in float16.
     Source: LeCun, Bottou, Orr and Müller 1998.
 
-    >>> import torch
     >>> tanh(torch.tensor([-1e4, 0.0, 1e-8]))
     tensor([-1.0000e+00,  0.0000e+00,  1.0000e-08])
     """

@@ -14,11 +14,7 @@ def whole(value: object) -> bool:
 
 
 def same_dtype(**tensors: Tensor | None) -> None:
-    """Check that tensors have numbers of one dtype; under autocast, PyTorch converts them itself.
-
-    Raises:
-        ValueError: if the dtypes differ, or are boolean.
-    """
+    """Check that tensors have numbers of one dtype, which autocast sees to by itself."""
     present = {name: t for name, t in tensors.items() if t is not None}
     dtypes = {t.dtype for t in present.values()}
     mixed = len(dtypes) > 1 and not _autocast(next(iter(present.values())))
@@ -27,15 +23,13 @@ def same_dtype(**tensors: Tensor | None) -> None:
         raise ValueError(f"expected numbers of one dtype, got {got}")
 
 
-def parameters_fit(input: Tensor, **parameters: Tensor | None) -> None:
-    """Check the dtypes of a normalisation.
+def parameters_fit(input: Tensor, shape: Sequence[int], **parameters: Tensor | None) -> None:
+    """Check the shape and the dtypes of a normalisation's parameters.
 
     The input must be floating-point, and the parameters of its dtype; with a half-precision input
     they may be float32, too.
-
-    Raises:
-        ValueError: if a dtype is another one.
     """
+    shaped(shape, **parameters)
     floating(input)
     for name, t in parameters.items():
         allowed = {input.dtype, torch.float32} if input.dtype in HALF else {input.dtype}
@@ -50,27 +44,21 @@ def _autocast(x: Tensor) -> bool:
 
 
 def floating(x: Tensor) -> None:
-    """Check that a tensor has real floating-point numbers.
-
-    Raises:
-        ValueError: if it has others.
-    """
+    """Check that a tensor has real floating-point numbers."""
     if not x.is_floating_point():
         raise ValueError(f"expected floating-point numbers, got {x.dtype}")
 
 
 def shaped(shape: Sequence[int], **tensors: Tensor | None) -> None:
-    """Check that tensors, where given, have a shape.
-
-    Raises:
-        ValueError: if one has another shape.
-    """
+    """Check that tensors, where given, have a shape."""
     for name, t in tensors.items():
         if t is not None and tuple(t.shape) != tuple(shape):
             raise ValueError(f"{name} must have the shape {tuple(shape)}, got {tuple(t.shape)}")
 
 
-def broadcasts(small: Sequence[int], large: Sequence[int]) -> bool:
-    """Return whether a shape broadcasts to another without changing it."""
-    pairs = zip(reversed(small), reversed(large), strict=False)
-    return len(small) <= len(large) and all(a in (1, b) for a, b in pairs)
+def biased(y: Tensor, bias: Tensor) -> Tensor:
+    """Return y + bias, after checking that the bias broadcasts to the shape of y."""
+    pairs = zip(reversed(bias.shape), reversed(y.shape), strict=False)
+    if bias.dim() > y.dim() or not all(a in (1, b) for a, b in pairs):
+        raise ValueError(f"a bias {tuple(bias.shape)} does not fit an output {tuple(y.shape)}")
+    return y + bias

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from torchcnn.scratch.arguments import same_dtype, shaped, whole
 from torchcnn.scratch.precision import HALF, widen
-from torchcnn.scratch.windows import Pair, pad, pair, shifts
+from torchcnn.scratch.windows import Pair, Two, pad, pair, shifts
 
 MANY_CHANNELS = 16  # from this many on, one product for each kernel element is faster than im2col
 
@@ -19,7 +19,6 @@ def corr2d(X: Tensor, K: Tensor) -> Tensor:
     respect to X and K.
     Source: Zhang et al. 2021, arXiv:2106.11342.
 
-    >>> import torch
     >>> corr2d(torch.arange(9.0).view(3, 3), torch.arange(4.0).view(2, 2))
     tensor([[19., 25.],
             [37., 43.]])
@@ -44,9 +43,7 @@ def corr2d(X: Tensor, K: Tensor) -> Tensor:
     return Y.to(dtype)
 
 
-def _by_columns(
-    X: Tensor, W: Tensor, stride: tuple[int, int], dilation: tuple[int, int], groups: int
-) -> Tensor:
+def _by_columns(X: Tensor, W: Tensor, stride: Two, dilation: Two, groups: int) -> Tensor:
     """Convolve by one matrix product (im2col), with a column (c kh kw) for each window."""
     o, c_group, kh, kw = W.shape
     X = X.transpose(0, 1).unflatten(0, (groups, c_group))  # (g, c / g, n, h, w)
@@ -55,7 +52,7 @@ def _by_columns(
     return Y.view(o, *columns.shape[3:]).transpose(0, 1)
 
 
-def _by_rows(X: Tensor, W: Tensor, dilation: tuple[int, int]) -> Tensor:
+def _by_rows(X: Tensor, W: Tensor, dilation: Two) -> Tensor:
     """Convolve by kh kw matrix products, without copying the windows.
 
     The images form a matrix with one row (c) for each pixel. The pixel a rows below and b columns
@@ -79,7 +76,7 @@ def _by_rows(X: Tensor, W: Tensor, dilation: tuple[int, int]) -> Tensor:
 
 
 def _sides(
-    padding: Pair | str, kernel: tuple[int, int], stride: Pair, dilation: tuple[int, int]
+    padding: Pair | str, kernel: Two, stride: Pair, dilation: Two
 ) -> tuple[int, int, int, int]:
     """Return the padding (left, right, top, bottom) of a convolution."""
     if isinstance(padding, str) and padding not in ("valid", "same"):
@@ -133,7 +130,6 @@ def conv2d(
     adds an odd pixel at the bottom and on the right. An unbatched image (c, h, w) is accepted too.
     Source: Dumoulin and Visin 2016, arXiv:1603.07285.
 
-    >>> import torch
     >>> conv2d(torch.arange(9.0).view(1, 1, 3, 3), torch.arange(4.0).view(1, 1, 2, 2))
     tensor([[[[19., 25.],
               [37., 43.]]]])
@@ -182,7 +178,6 @@ def conv_transpose2d(
     convolution with the flipped kernel, after s - 1 zeros are inserted between the input pixels.
     Source: Dumoulin and Visin 2016, arXiv:1603.07285.
 
-    >>> import torch
     >>> conv_transpose2d(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2))
     tensor([[[[1., 2., 1.],
               [2., 4., 2.],
@@ -255,7 +250,6 @@ def conv_matrix(K: Tensor, size: tuple[int, int], stride: int = 1, padding: int 
     maps (h', w') to (h, w), which gives the transposed convolution its name.
     Source: Dumoulin and Visin 2016, arXiv:1603.07285.
 
-    >>> import torch
     >>> W = conv_matrix(torch.ones(3, 3), (4, 4))
     >>> W.shape, (W @ torch.ones(16)).tolist(), (W.T @ torch.ones(4)).view(4, 4)[1].tolist()
     (torch.Size([4, 16]), [9.0, 9.0, 9.0, 9.0], [2.0, 4.0, 4.0, 2.0])

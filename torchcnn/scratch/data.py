@@ -37,7 +37,6 @@ def k_fold(
     out once. The examples are not shuffled; if their order matters, shuffle them first.
     Source: Stone 1974.
 
-    >>> import torch
     >>> [held.tolist() for _, _, held, _ in k_fold(3, torch.arange(5), torch.arange(5))]
     [[0, 1], [2, 3], [4]]
 

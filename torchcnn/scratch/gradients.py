@@ -4,8 +4,6 @@ Each function takes `grad_output`, the gradient g of a scalar L with respect to 
 layer, and returns the gradients of L with respect to its inputs and parameters.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -15,22 +13,25 @@ from torchcnn.scratch.losses import softmax
 from torchcnn.scratch.normalization import check_batch_norm
 from torchcnn.scratch.pooling import max_pool2d, pool_options, pool_output_size
 from torchcnn.scratch.precision import widen
-from torchcnn.scratch.windows import Pair, pad, pair, shifts
+from torchcnn.scratch.windows import Pair, Two, pad, pair, shifts
 
 
-def _unreached(
-    size: Sequence[int],
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int] = (1, 1),
-) -> tuple[int, int]:
-    """Return how many pixels at the bottom and on the right are not reached by any window."""
-    h, w = (
-        (i + 2 * p - (d * (k - 1) + 1)) % s
-        for i, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
-    )
-    return h, w
+def _input_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    stride: Two,
+    padding: Two,
+    dilation: Two,
+    groups: int,
+) -> Tensor:
+    """Return dL/dX of a convolution: (n, o, h', w') -> (n, c, h, w)."""
+    kernel = (weight.shape[2], weight.shape[3])
+    options = (input.shape[2:], kernel, stride, padding, dilation)
+    shaped((len(input), len(weight), *pool_output_size(*options)), grad_output=grad_output)
+    # How many pixels at the bottom and on the right are not reached by any window.
+    rest = tuple((i + 2 * p - d * (k - 1) - 1) % s for i, k, s, p, d in zip(*options, strict=True))
+    return conv_transpose2d(grad_output, weight, None, stride, padding, rest, groups, dilation)
 
 
 def linear_backward(
@@ -84,13 +85,10 @@ def conv2d_backward(
             f"{tuple(input.shape)}, {tuple(weight.shape)} and {groups} groups"
         )
     steps, spread = pair(stride, "stride", 1), pair(dilation, "dilation", 1)
-    kernel, padded = (weight.shape[2], weight.shape[3]), pair(padding, "padding", 0)
-    size = pool_output_size(input.shape[2:], kernel, steps, padded, spread)
-    shaped((len(input), len(weight), *size), grad_output=grad_output)
-    rest = _unreached(input.shape[2:], kernel, steps, padded, spread)
-    grad_input = conv_transpose2d(grad_output, weight, None, steps, padded, rest, groups, spread)
-    (ph, pw), (_, _, h, w) = padded, grad_output.shape
-    X = torch.stack(shifts(pad(input, (pw, pw, ph, ph)), kernel, steps, spread))
+    ph, pw = pair(padding, "padding", 0)
+    grad_input = _input_backward(grad_output, input, weight, steps, (ph, pw), spread, groups)
+    (_, _, kh, kw), (_, _, h, w) = weight.shape, grad_output.shape
+    X = torch.stack(shifts(pad(input, (pw, pw, ph, ph)), (kh, kw), steps, spread))
     X = X[..., :h, :w].unflatten(2, (groups, -1))  # (kh kw, n, g, c / g, h', w')
     g = grad_output.unflatten(1, (groups, -1))
     grad_weight = torch.einsum("ngohw,kngchw->gock", g, X).reshape(weight.shape)
@@ -140,13 +138,10 @@ def avg_pool2d_backward(
         ValueError: if the shapes do not fit, or as for `avg_pool2d`.
     """
     _check_images(input)
-    kernel, steps, padded, _ = pool_options(kernel_size, stride, padding)
-    n, c = input.shape[:2]
-    size = pool_output_size(input.shape[2:], kernel, steps, padded)
-    shaped((n, c, *size), grad_output=grad_output)
+    kernel, steps, padded, spread = pool_options(kernel_size, stride, padding)
+    c = input.shape[1]
     weight = input.new_full((c, 1, *kernel), 1 / (kernel[0] * kernel[1]))
-    rest = _unreached(input.shape[2:], kernel, steps, padded)
-    return conv_transpose2d(grad_output, weight, None, steps, padded, rest, groups=c)
+    return _input_backward(grad_output, input, weight, steps, padded, spread, c)
 
 
 def _check_images(input: Tensor) -> None:

@@ -41,11 +41,12 @@ def _gain(nonlinearity: str, a: float) -> float:
     return gains[nonlinearity]
 
 
-def _fan(tensor: Tensor, mode: str) -> int:
-    """Return fan_in or fan_out, as `mode` says."""
+def _kaiming_std(tensor: Tensor, a: float, mode: str, nonlinearity: str) -> float:
+    """Return gain / sqrt(fan), where the fan is fan_in or fan_out, as `mode` says."""
     if mode not in ("fan_in", "fan_out"):
         raise ValueError(f"expected the mode fan_in or fan_out, got {mode!r}")
-    return _fans(tensor)[mode == "fan_out"]
+    fan = max(_fans(tensor)[mode == "fan_out"], 1)  # 0 for a tensor without elements
+    return _gain(nonlinearity, a) / math.sqrt(fan)
 
 
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
@@ -134,10 +135,7 @@ def kaiming_uniform_(
         ValueError: if the tensor has fewer than two axes or is not floating-point, or the mode, the
             nonlinearity or its slope is unknown.
     """
-    gain, fan = _gain(nonlinearity, a), _fan(tensor, mode)
-    if not tensor.numel():
-        return tensor
-    bound = gain * math.sqrt(3 / fan)
+    bound = math.sqrt(3) * _kaiming_std(tensor, a, mode, nonlinearity)
     return uniform_(tensor, -bound, bound)
 
 
@@ -149,7 +147,4 @@ def kaiming_normal_(
     Raises:
         ValueError: as for `kaiming_uniform_`.
     """
-    gain, fan = _gain(nonlinearity, a), _fan(tensor, mode)
-    if not tensor.numel():
-        return tensor
-    return normal_(tensor, 0.0, gain / math.sqrt(fan))
+    return normal_(tensor, 0.0, _kaiming_std(tensor, a, mode, nonlinearity))

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from torchcnn.scratch.arguments import broadcasts, same_dtype
+from torchcnn.scratch.arguments import biased, same_dtype
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -30,8 +30,4 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         )
     same_dtype(input=input, weight=weight, bias=bias)
     y = input @ weight.t()
-    if bias is None:
-        return y
-    if not broadcasts(bias.shape, y.shape):
-        raise ValueError(f"a bias {tuple(bias.shape)} does not fit an output {tuple(y.shape)}")
-    return y + bias
+    return y if bias is None else biased(y, bias)

@@ -45,14 +45,15 @@ def _check_pair(
     return dtype
 
 
-def _exponent(input: Tensor, dim: int, dtype: torch.dtype | None) -> Tensor:
-    """Return the input of a softmax in its `dtype`, after checking that it has an axis `dim`."""
+def _shifted(input: Tensor, dim: int, dtype: torch.dtype | None) -> tuple[Tensor, torch.dtype]:
+    """Return the input of a softmax minus its maximum along `dim`, and the dtype of the result."""
     x = input if dtype is None else input.to(dtype)
     floating(x)
     axes = max(x.dim(), 1)  # a scalar counts as a vector of one number
     if not whole(dim) or not -axes <= dim < axes:
         raise ValueError(f"dim must lie in [{-axes}, {axes - 1}], got {dim!r}")
-    return x
+    dtype, x = x.dtype, widen(x)
+    return (x - x.detach().amax(dim, keepdim=True) if x.numel() else x), dtype
 
 
 def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -61,19 +62,14 @@ def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Te
     Subtracting the maximum leaves the result unchanged and prevents e^x from overflowing.
     Source: Goodfellow, Bengio and Courville 2016, section 4.1.
 
-    >>> import torch
     >>> log_softmax(torch.tensor([1000.0, 1000.0]), 0)
     tensor([-0.6931, -0.6931])
 
     Raises:
         ValueError: if there is no such axis, or the numbers are not floating-point.
     """
-    given = _exponent(input, dim, dtype)
-    if not given.numel():
-        return given.clone()
-    x = widen(given)
-    x = x - x.detach().amax(dim, keepdim=True)
-    return (x - x.exp().sum(dim, keepdim=True).log()).to(given.dtype)
+    x, dtype = _shifted(input, dim, dtype)
+    return (x - x.exp().sum(dim, keepdim=True).log()).to(dtype)
 
 
 def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -81,19 +77,15 @@ def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor
 
     Source: Bridle 1990.
 
-    >>> import torch
     >>> softmax(torch.tensor([0.0, 0.0, 1000.0]), 0)
     tensor([0., 0., 1.])
 
     Raises:
         ValueError: if there is no such axis, or the numbers are not floating-point.
     """
-    given = _exponent(input, dim, dtype)
-    if not given.numel():
-        return given.clone()
-    x = widen(given)
-    e = (x - x.detach().amax(dim, keepdim=True)).exp()
-    return (e / e.sum(dim, keepdim=True)).to(given.dtype)
+    x, dtype = _shifted(input, dim, dtype)
+    e = x.exp()
+    return (e / e.sum(dim, keepdim=True)).to(dtype)
 
 
 def cross_entropy(
@@ -115,7 +107,6 @@ def cross_entropy(
     count; the mean of nothing is NaN. Logits (k,) without a batch are accepted too.
     Source: Bridle 1990; label smoothing: Szegedy et al. 2015, arXiv:1512.00567.
 
-    >>> import torch
     >>> cross_entropy(torch.zeros(2, 10), torch.tensor([3, 7]))
     tensor(2.3026)
 
@@ -189,7 +180,6 @@ def mse_loss(
     `weight` has the shape of the input; the mean divides by the sum of the weights.
     Source: Zhang et al. 2021, arXiv:2106.11342.
 
-    >>> import torch
     >>> mse_loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 5.0]))
     tensor(4.5000)
 
@@ -210,7 +200,6 @@ def l1_loss(
     `weight` has the shape of the input; the mean divides by the sum of the weights.
     Source: Zhang et al. 2021, arXiv:2106.11342.
 
-    >>> import torch
     >>> l1_loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 5.0]))
     tensor(1.5000)
 

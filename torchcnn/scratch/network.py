@@ -1,7 +1,7 @@
 """Hand-written layers with the interface of `torch.nn`, and a function that converts networks.
 
 Each layer is a subclass of its counterpart in `torch.nn`, with the same parameters, names and
-options; only `forward` is replaced.
+options; only `forward` is replaced: it calls the function of that name.
 """
 
 import copy
@@ -22,31 +22,18 @@ from torchcnn.scratch.windows import pad
 
 # torch.fx records these functions as they are, as it records the layers of torch.nn. It must not
 # trace into them, because they check and use the shapes of their arguments.
-for _name in (
-    "linear",
-    "conv2d",
-    "max_pool2d",
-    "avg_pool2d",
-    "dropout",
-    "pad",
-    "relu",
-    "leaky_relu",
-    "sigmoid",
-    "tanh",
-):
-    torch.fx.wrap(_name)
+for _by_hand in (linear, conv2d, max_pool2d, avg_pool2d, dropout, pad):
+    torch.fx.wrap(_by_hand.__name__)
+for _activation in (relu, leaky_relu, sigmoid, tanh):
+    torch.fx.wrap(_activation.__name__)
 
 
 class Linear(nn.Linear):
-    """Applies `linear`: (..., d) -> (..., q)."""
-
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
 
 
 class Conv2d(nn.Conv2d):
-    """Applies `conv2d`: (n, c, h, w) -> (n, o, h', w')."""
-
     def forward(self, x: Tensor) -> Tensor:
         return conv2d(
             x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
@@ -54,16 +41,12 @@ class Conv2d(nn.Conv2d):
 
 
 class MaxPool2d(nn.MaxPool2d):
-    """Applies `max_pool2d`: (n, c, h, w) -> (n, c, h', w')."""
-
     def forward(self, x: Tensor) -> Any:
         window = (self.kernel_size, self.stride, self.padding, self.dilation)
         return max_pool2d(x, *window, self.ceil_mode, self.return_indices)
 
 
 class AvgPool2d(nn.AvgPool2d):
-    """Applies `avg_pool2d`: (n, c, h, w) -> (n, c, h', w')."""
-
     def forward(self, x: Tensor) -> Tensor:
         window = (self.kernel_size, self.stride, self.padding, self.ceil_mode)
         return avg_pool2d(x, *window, self.count_include_pad, self.divisor_override)
@@ -115,8 +98,6 @@ def _batch_norm(
 
 
 class BatchNorm1d(nn.BatchNorm1d):
-    """Applies `batch_norm`: (n, c) -> (n, c), or (n, c, l) -> (n, c, l)."""
-
     def forward(self, x: Tensor) -> Tensor:
         statistics = (self.running_mean, self.running_var, self.num_batches_tracked)
         options = (self.training, self.momentum, self.eps)
@@ -124,8 +105,6 @@ class BatchNorm1d(nn.BatchNorm1d):
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Applies `batch_norm`: (n, c, h, w) -> (n, c, h, w)."""
-
     def forward(self, x: Tensor) -> Tensor:
         statistics = (self.running_mean, self.running_var, self.num_batches_tracked)
         options = (self.training, self.momentum, self.eps)
@@ -133,44 +112,32 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 class ZeroPad2d(nn.ZeroPad2d):
-    """Applies `pad`: (n, c, h, w) -> (n, c, top + h + bottom, left + w + right)."""
-
     def forward(self, x: Tensor) -> Tensor:
         left, right, top, bottom = self.padding
         return pad(x, (left, right, top, bottom))
 
 
 class Dropout(nn.Dropout):
-    """Applies `dropout`: (...) -> (...)."""
-
     def forward(self, x: Tensor) -> Tensor:
         return dropout(x, self.p, self.training)
 
 
 class ReLU(nn.ReLU):
-    """Applies `relu`: (...) -> (...)."""
-
     def forward(self, x: Tensor) -> Tensor:
         return relu(x)
 
 
 class LeakyReLU(nn.LeakyReLU):
-    """Applies `leaky_relu`: (...) -> (...)."""
-
     def forward(self, x: Tensor) -> Tensor:
         return leaky_relu(x, self.negative_slope)
 
 
 class Sigmoid(nn.Sigmoid):
-    """Applies `sigmoid`: (...) -> (...)."""
-
     def forward(self, x: Tensor) -> Tensor:
         return sigmoid(x)
 
 
 class Tanh(nn.Tanh):
-    """Applies `tanh`: (...) -> (...)."""
-
     def forward(self, x: Tensor) -> Tensor:
         return tanh(x)
 
@@ -208,7 +175,6 @@ def from_scratch(net: nn.Module) -> nn.Module:
     layers, such as sums and concatenations, are the network's own code and are not replaced.
     `torch.fx` traces the result in its present mode, training or not, which it then stays in.
 
-    >>> import torch
     >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU())
     >>> by_hand = from_scratch(net)
     >>> type(by_hand[0]).__module__, by_hand[0].weight is net[0].weight

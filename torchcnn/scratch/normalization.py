@@ -4,10 +4,9 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.fx
 from torch import Tensor
 
-from torchcnn.scratch.arguments import parameters_fit, shaped, whole
+from torchcnn.scratch.arguments import parameters_fit, whole
 from torchcnn.scratch.precision import widen
 
 
@@ -48,21 +47,6 @@ def batch_norm(
             not have the shape or the dtype that belongs to it, eps is negative, or X has at most
             one value per feature in training mode, so that there is no variance to divide by.
     """
-    return _batch_norm(is_training, X, gamma, beta, moving_mean, moving_var, eps, momentum)
-
-
-@torch.fx.wrap  # torch.fx must not trace into it, because the checks depend on the input's shape
-def _batch_norm(
-    is_training: bool,
-    X: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    moving_mean: Tensor,
-    moving_var: Tensor,
-    eps: float,
-    momentum: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute `batch_norm`."""
     statistics = {"moving_mean": moving_mean, "moving_var": moving_var}
     check_batch_norm(is_training, X, eps, gamma=gamma, beta=beta, **statistics)
     if not is_training:
@@ -78,18 +62,10 @@ def _batch_norm(
 
 
 def check_batch_norm(is_training: bool, X: Tensor, eps: float, **of_features: Tensor) -> None:
-    """Check the arguments of `batch_norm`; `of_features` are tensors with a number per feature.
-
-    Raises:
-        ValueError: as `batch_norm` does.
-    """
+    """Check the arguments of `batch_norm`; `of_features` are tensors with a number per feature."""
     if X.dim() not in (2, 4):
         raise ValueError(f"expected X of shape (n, c) or (n, c, h, w), got {tuple(X.shape)}")
-    shape = (1, X.shape[1], 1, 1)[: X.dim()]
-    got = {name: tuple(t.shape) for name, t in of_features.items()}
-    if any(other != shape for other in got.values()):
-        raise ValueError(f"for X of shape {tuple(X.shape)} expected statistics {shape}, got {got}")
-    parameters_fit(X, **of_features)
+    parameters_fit(X, (1, X.shape[1], 1, 1)[: X.dim()], **of_features)
     if not eps >= 0:
         raise ValueError(f"eps must be at least 0, got {eps}")
     if is_training and X.numel() <= X.shape[1]:
@@ -120,14 +96,8 @@ def instance_norm(
     """
     if input.dim() < 2:
         raise ValueError(f"expected images (n, c, ...), got {tuple(input.shape)}")
-    of_channels = {
-        "running_mean": running_mean,
-        "running_var": running_var,
-        "weight": weight,
-        "bias": bias,
-    }
-    shaped(input.shape[1:2], **of_channels)
-    parameters_fit(input, **of_channels)
+    statistics = {"running_mean": running_mean, "running_var": running_var}
+    parameters_fit(input, input.shape[1:2], weight=weight, bias=bias, **statistics)
     if (running_mean is None) != (running_var is None):
         raise ValueError("expected both or neither of running_mean and running_var")
     dims = list(range(2, input.dim()))
@@ -174,8 +144,7 @@ def group_norm(
         raise ValueError(f"expected images (n, c, ...) with pixels, got {tuple(input.shape)}")
     if not whole(num_groups) or num_groups < 1 or input.shape[1] % num_groups:
         raise ValueError(f"{input.shape[1]} channels do not make {num_groups} groups")
-    shaped(input.shape[1:2], weight=weight, bias=bias)
-    parameters_fit(input, weight=weight, bias=bias)
+    parameters_fit(input, input.shape[1:2], weight=weight, bias=bias)
     if input.numel() == num_groups:
         raise ValueError(f"expected more than one value per group, got {tuple(input.shape)}")
     X = widen(input).unflatten(1, (num_groups, -1))
@@ -206,8 +175,7 @@ def layer_norm(
     shape = tuple(normalized_shape)
     if not shape or tuple(input.shape[-len(shape) :]) != shape or not all(map(whole, shape)):
         raise ValueError(f"expected the last axes {shape}, got {tuple(input.shape)}")
-    shaped(shape, weight=weight, bias=bias)
-    parameters_fit(input, weight=weight, bias=bias)
+    parameters_fit(input, shape, weight=weight, bias=bias)
     mean, var = _moments(input, list(range(-len(shape), 0)))
     X_hat = (widen(input) - mean) / torch.sqrt(var + eps)
     return _scale_and_shift(X_hat, weight, bias, shape).to(input.dtype)

@@ -8,17 +8,15 @@ from torch import Tensor
 
 from torchcnn.scratch.arguments import floating, whole
 from torchcnn.scratch.precision import widen
-from torchcnn.scratch.windows import Pair, pad, pair, shifts
+from torchcnn.scratch.windows import Pair, Two, pad, pair, shifts
 
 
 def pool_options(
     kernel_size: Pair, stride: Pair | None, padding: Pair, dilation: Pair = 1
-) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]:
+) -> tuple[Two, Two, Two, Two]:
     """Return (height, width) of the kernel, the stride, the padding and the dilation of a pooling.
 
-    Raises:
-        ValueError: if one of them is not a whole number or too small, or the padding is more than
-            half of the kernel, so that a window would lie entirely in the padding.
+    With padding of more than half of the kernel, a window would lie entirely in the padding.
     """
     kernel = pair(kernel_size, "kernel_size", 1)
     steps = kernel if stride is None or stride == () else pair(stride, "stride", 1)
@@ -29,54 +27,34 @@ def pool_options(
 
 
 def pool_output_size(
-    size: Sequence[int],
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int] = (1, 1),
-    ceil: bool = False,
-) -> tuple[int, int]:
+    size: Sequence[int], kernel: Two, stride: Two, padding: Two, dilation: Two, ceil: bool = False
+) -> Two:
     """Return the size (h', w') of the output for images of `size` (h, w).
-
-    Raises:
-        ValueError: if the window does not fit the images.
-    """
-    numbers = zip(size, kernel, stride, padding, dilation, strict=True)
-    h, w = (_outputs(*along, ceil) for along in numbers)
-    if h < 1 or w < 1:
-        raise ValueError(f"a window of {kernel} does not fit an image of {tuple(size)}")
-    return h, w
-
-
-def _outputs(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> int:
-    """Return the output size along one axis.
 
     With `ceil`, a partial window is added unless it starts in the padding at the end.
     """
-    span = dilation * (kernel - 1) + 1
-    if not ceil:
-        return (size + 2 * padding - span) // stride + 1
-    count = math.ceil((size + 2 * padding - span) / stride) + 1
-    return count - 1 if (count - 1) * stride >= size + padding else count
+    counts = []
+    for i, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True):
+        room = i + 2 * p - d * (k - 1) - 1  # for steps
+        count = room // s + 1
+        counts.append(count + (ceil and room % s > 0 and count * s < i + p))
+    if min(counts) < 1:
+        raise ValueError(f"a window of {kernel} does not fit an image of {tuple(size)}")
+    return counts[0], counts[1]
 
 
 def _pool_windows(
-    X: Tensor,
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    ceil: bool,
-    value: float,
+    X: Tensor, kernel: Two, stride: Two, padding: Two, dilation: Two, ceil: bool, value: float
 ) -> Tensor:
     """Return the windows of images padded with `value`: (n, c, h, w) -> (kh kw, n, c, h', w')."""
     counts = pool_output_size(X.shape[2:], kernel, stride, padding, dilation, ceil)
-    sides: list[int] = []
-    for axis in (1, 0):  # width first, in the order of `pad`
-        k, s, p, d = (numbers[axis] for numbers in (kernel, stride, padding, dilation))
-        sides += [p, (counts[axis] - 1) * s + d * (k - 1) + 1 - X.shape[2 + axis] - p]
-    left, right, top, bottom = sides
-    X = pad(X, (left, right, top, bottom), value)
+    bottom, right = (
+        (count - 1) * s + d * (k - 1) + 1 - i - p
+        for count, i, k, s, p, d in zip(
+            counts, X.shape[2:], kernel, stride, padding, dilation, strict=True
+        )
+    )
+    X = pad(X, (padding[1], right, padding[0], bottom), value)
     return torch.stack(shifts(X, kernel, stride, dilation))
 
 
@@ -110,7 +88,6 @@ def max_pool2d(
     outside.
     Source: Dumoulin and Visin 2016, arXiv:1603.07285.
 
-    >>> import torch
     >>> max_pool2d(torch.arange(16.0).view(1, 1, 4, 4), 2)
     tensor([[[[ 5.,  7.],
               [13., 15.]]]])
@@ -174,7 +151,6 @@ def avg_pool2d(
     replaces the number of pixels. An unbatched image (c, h, w) is accepted too.
     Source: Dumoulin and Visin 2016, arXiv:1603.07285.
 
-    >>> import torch
     >>> avg_pool2d(torch.arange(16.0).view(1, 1, 4, 4), 2)
     tensor([[[[ 2.5000,  4.5000],
               [10.5000, 12.5000]]]])

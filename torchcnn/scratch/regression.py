@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from torchcnn.scratch.activations import relu
-from torchcnn.scratch.arguments import broadcasts
+from torchcnn.scratch.arguments import biased
 
 
 def linreg(X: Tensor, w: Tensor, b: Tensor) -> Tensor:
@@ -20,10 +20,7 @@ def linreg(X: Tensor, w: Tensor, b: Tensor) -> Tensor:
             f"expected features (n, d) and a weight (d, q), got {tuple(X.shape)} and "
             f"{tuple(w.shape)}"
         )
-    y = X @ w
-    if not broadcasts(b.shape, y.shape):
-        raise ValueError(f"a bias {tuple(b.shape)} does not fit an output {tuple(y.shape)}")
-    return y + b
+    return biased(X @ w, b)
 
 
 def perceptron(X: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:

@@ -4,15 +4,12 @@ from torch import Tensor
 
 from torchcnn.scratch.arguments import whole
 
+Two = tuple[int, int]  # (height, width)
 Pair = int | tuple[int, ...]  # one value for both axes, or (height, width)
 
 
-def pair(value: Pair, name: str, least: int) -> tuple[int, int]:
-    """Return (height, width) from a number or from a tuple of one or two numbers.
-
-    Raises:
-        ValueError: if `value` is something else, or a number is below `least`.
-    """
+def pair(value: Pair, name: str, least: int) -> Two:
+    """Return (height, width) from a number or from a tuple of one or two numbers."""
     numbers = value if isinstance(value, tuple | list) else (value,)
     if len(numbers) not in (1, 2) or not all(whole(i) and i >= least for i in numbers):
         raise ValueError(
@@ -26,9 +23,6 @@ def pad(X: Tensor, sides: tuple[int, int, int, int], value: float = 0.0) -> Tens
 
     `sides` is (left, right, top, bottom), in the order of `torch.nn.functional.pad`; a negative
     number crops that side.
-
-    Raises:
-        ValueError: if more is cropped than there is.
     """
     left, right, top, bottom = sides
     h, w = X.shape[-2:]
@@ -44,16 +38,11 @@ def pad(X: Tensor, sides: tuple[int, int, int, int], value: float = 0.0) -> Tens
     return Y
 
 
-def shifts(
-    X: Tensor, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
-) -> list[Tensor]:
+def shifts(X: Tensor, kernel: Two, stride: Two, dilation: Two) -> list[Tensor]:
     """Return a view of the image for each kernel element: (..., h, w) -> kh kw times (..., h', w').
 
     The view for the kernel element (a, b) contains the pixels X[..., s i + d a, s j + d b] that it
     meets in all windows (i, j). The views are in row-major order of (a, b).
-
-    Raises:
-        ValueError: if the window is larger than the image.
     """
     spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
     if X.shape[-2] < spans[0] or X.shape[-1] < spans[1]:
