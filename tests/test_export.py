@@ -93,7 +93,9 @@ def check(to, arch, folder):
     assert sorted(p.name for p in folder.iterdir()) == sorted(["best.pt", path.name])
 
 
-@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize(
+    "to", [pytest.param(to, marks=[pytest.mark.extra] * (to in PACKAGES)) for to in FORMATS]
+)
 def test_a_file_loads_where_it_is_for(to, tmp_path):
     check(to, "lenet", tmp_path)
 

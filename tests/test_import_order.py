@@ -32,6 +32,7 @@ tf.function(lambda x: x + 1, jit_compile=True)(tf.ones(2))  # TensorFlow's own L
 }
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize("order", ORDERS)
 def test_no_order_of_imports_ends_the_process(order):
     for name in ("tensorflow", "triton", "keras", "h5py"):

@@ -27,6 +27,7 @@ def test_a_missing_keras_is_named_with_its_extra(monkeypatch, capsys):
     assert 'pip install -e ".[keras]"' in error
 
 
+@pytest.mark.extra
 def test_versions_are_those_of_the_packages():
     keras, tensorflow = (pytest.importorskip(name) for name in ("keras", "tensorflow"))
     assert versus.versions() == {"keras": keras.__version__, "tensorflow": tensorflow.__version__}
@@ -47,6 +48,7 @@ def keras(monkeypatch):
     return SimpleNamespace(Model=keras.Model, threads=threads)
 
 
+@pytest.mark.extra
 def test_keras_fits_the_same_network_on_the_same_images(keras, monkeypatch):
     """The weights and images of `prepare`, 3 full batches; each epoch is timed within `fit`."""
     fits, fit = [], keras.Model.fit

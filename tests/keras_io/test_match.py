@@ -17,6 +17,7 @@ from torchcnn.layers import GlobalAvgPool2d, SameAvgPool2d
 from torchcnn.scratch import from_scratch
 
 keras = pytest.importorskip("keras", reason="Keras is not installed: pip install .[keras]")
+pytestmark = pytest.mark.extra
 L = keras.layers
 
 pytestmark = [

@@ -8,6 +8,7 @@ from torch.profiler import profile
 from torchcnn.layers import KerasBatchNorm2d, SameAvgPool2d, SameConv2d, SameMaxPool2d
 
 tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed: pip install .[keras]")
+pytestmark = pytest.mark.extra
 
 SIZES = [(7, 8), (8, 13), (14, 11), (28, 5)]
 F64 = torch.float64
