@@ -1,4 +1,4 @@
-"""What `test_ranks` runs under torchrun, and by itself for one rank; prints JSON."""
+"""What `test_distributed` runs under torchrun, and by itself for one rank; prints JSON."""
 
 import json
 import os
