@@ -124,8 +124,8 @@ def test_answers_are_marked_if_a_folder_says_so(monkeypatch):
     """The top answer is bold, and below a wrong one is the class that the folder names."""
     drawn, image = [], torch.zeros(1, 8, 8, dtype=torch.uint8)
     monkeypatch.setattr(predict, "save_figure", lambda figure, path: drawn.append(figure))
-    answers = [predict.Answer(f"{folder}/1.png", image, [("cat", 0.9), ("dog", 0.1)])
-               for folder in ("any", "cat", "dog")]  # fmt: skip
+    top = [{"class": "cat", "probability": 0.9}, {"class": "dog", "probability": 0.1}]
+    answers = [predict.Answer(f"{folder}/1.png", image, top) for folder in ("any", "cat", "dog")]
     predict.draw(answers, ["cat", "dog"], Path("a.png"))
     assert texts(drawn[0]) == [
         "cat 90%", "dog 10%", "1.png", "✓ cat 90%", "dog 10%", "1.png",

@@ -135,7 +135,7 @@ def test_the_reference_says_what_was_trained():
             f"{parameters:,}", f"{mean:.4f}{spread}", f"{statistics.mean(row['seconds']):,.0f}",
         ]  # fmt: skip
         given = cli.parse(Config, "train", shlex.split(command)) | {"seed": 0}
-        config, _ = fit(begin(given)[0], given, pixels=28, n=54_000, world_size=1)
+        config = fit(begin(given), pixels=28, n=54_000, world_size=1).config
         assert (config.arch, config.recipe, config.epochs, config.input_size) == (
             row["arch"], row["recipe"], row["epochs"], pixels,
         )  # fmt: skip

@@ -28,9 +28,10 @@ def in_this_process(monkeypatch):
 
     monkeypatch.setattr(ways, "TUTORIAL_WORKERS", 0)
     monkeypatch.setattr(accuracy, "own_process", here)
-    named = dict(datasets.DATASETS)  # what a process adds to them ends with it
-    for module in (datasets, accuracy):
-        monkeypatch.setattr(module, "DATASETS", named)
+    named = dict(datasets.DATASETS)
+    yield
+    datasets.DATASETS.clear()  # what a process adds to them ends with it
+    datasets.DATASETS.update(named)
 
 
 def test_the_same_accuracy_reaches_the_target():

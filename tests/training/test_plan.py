@@ -131,7 +131,7 @@ def test_patience_ends_a_run_that_learns_nothing(tmp_path, capsys, refused):
     assert "the validation accuracy has not risen for 2 epochs\ntest acc " in out
     assert read_run(path).split == "test"  # a finished run as others
     assert "has finished 3 epochs; --patience asks for more" in refused(
-        capsys, train.main, "--resume", path
+        train.main, "--resume", path
     )
     train.main(["--resume", str(path), "--patience", "3"])
     assert len(rates(path)) == 4
