@@ -55,6 +55,12 @@ def test_the_norm_by_hand_has_the_numbers_of_the_networks_own(arch, eps, kept):
     assert not any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
 
 
+@pytest.mark.parametrize("arch", ["mlp", "vgg11", "googlenet"])
+def test_the_norm_by_hand_is_not_put_where_there_was_none(arch):
+    with pytest.raises(ValueError, match=f"{arch} has no batch norm"):
+        describe(arch, input_size=224, norm="scratch").build()
+
+
 def test_a_picture_is_prepared_as_torchvision_does():
     image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
     expected = torchvision.transforms.functional.normalize(image / 255, *IMAGENET.values())

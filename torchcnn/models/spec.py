@@ -120,9 +120,15 @@ class ModelSpec:
 
 
 def norm_by_hand(arch: str) -> Any:
-    """Return the hand-written batch norm with the settings of the network's own."""
+    """Return the hand-written batch norm with the settings of the network's own.
+
+    Raises:
+        ValueError: If it has none.
+    """
     own = inspect.signature(find_model(arch).builder).parameters.get("norm_layer")
-    like_keras = own is not None and own.default is KerasBatchNorm2d
+    if own is None or own.default is None:
+        raise ValueError(f"{arch} has no batch norm for which the hand-written one could stand")
+    like_keras = own.default is KerasBatchNorm2d
     return partial(BatchNorm, eps=1e-3, momentum=0.99) if like_keras else BatchNorm
 
 
