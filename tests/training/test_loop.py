@@ -213,14 +213,17 @@ def test_train_ch5_prints_the_tutorials_lines_for_any_batches(kind, capsys):
 
 
 @pytest.mark.slow
-def test_lenet_reaches_the_tutorials_accuracy(real_fashion_mnist):
-    """The tutorial's recipe: Adam 1e-3, batch 256, 5 epochs, all images; its log ends at 0.859."""
+def test_lenet_learns_as_fast_as_the_tutorials(real_fashion_mnist):
+    """By its recipe, Adam at 1e-3 in batches of 256, on all images; its log is of two networks,
+    with the norm by hand and with torch's, and begins with the training accuracies below.
+    """
     torch.manual_seed(0)
     train_iter, test_iter = load_data_fashion_mnist(256)
     net = create_model("lenet")
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
-    history = train_ch5(net, train_iter, test_iter, 256, optimizer, "cpu", 5)
-    assert history[-1]["test_acc"] >= 0.84  # five seeds of the command: 0.872 ± 0.012
+    history = train_ch5(net, train_iter, test_iter, 256, optimizer, "cpu", 2)
+    first, second = (epoch["train_acc"] for epoch in history)
+    assert 0.767 - 0.02 < first < 0.790 + 0.02 and 0.851 - 0.01 < second < 0.866 + 0.01
 
 
 @pytest.mark.gpu
