@@ -174,7 +174,8 @@ def make_way(way: str, task: Task) -> Way:
     amp, chose = "off", ""
     if "auto" in way:
         amp, channels_last = choose_precision("auto", "auto", task.arch, device)
-        net.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        if channels_last:  # else as it was built, which GoogLeNet is in this format
+            net.to(memory_format=torch.channels_last)
         options, chose = {"autocast": autocast(amp, device)}, describe(amp, channels_last)
     if device.type == "cuda" and way in ("torchcnn", "torchcnn, auto"):
         net = GraphedNetwork(net, next(iter(batches))[0].shape, amp)
