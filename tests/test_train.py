@@ -71,7 +71,8 @@ def test_a_network_of_each_family_trains_by_the_command(arch, tmp_path, monkeypa
     """A few steps on a part of the sample, at a size that a CPU can bear."""
     sample = data.load_data("sample")
     few = replace(sample, train_images=sample.train_images[:32],
-                  train_labels=sample.train_labels[:32])  # fmt: skip
+                  train_labels=sample.train_labels[:32], test_images=sample.test_images[:10],
+                  test_labels=sample.test_labels[:10])  # fmt: skip
     monkeypatch.setattr(plan, "load_images", lambda *_: few)
     size = SIZES.get(arch, 32)
     # SGD: to write Adam's state would take longer than to train.
