@@ -4,6 +4,7 @@ import ast
 import functools
 import graphlib
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,15 @@ def test_each_test_file_is_of_a_module():
         place = path.relative_to(tests)
         stem = place.stem.removeprefix("test_").replace("main", "__main__")
         assert str(place) in ACROSS or (PACKAGE / place.parent / f"{stem}.py").exists(), place
+
+
+def test_what_is_skipped_without_keras_is_run_where_keras_is():
+    """CI runs it by the marker `extra`, which a second `pytestmark` would replace."""
+    for path in Path(__file__).parent.rglob("test_*.py"):
+        text = path.read_text()
+        needed = re.search(r'^\w+ = pytest.importorskip\("(keras|tensorflow|onnx)', text, re.M)
+        marks = re.findall(r"^pytestmark = (?:\[.*?^\]|.*?$)", text, re.M | re.S)
+        assert len(marks) <= 1 and (not needed or "mark.extra" in marks[0]), path
 
 
 LIGHT = """

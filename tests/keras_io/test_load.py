@@ -13,13 +13,13 @@ from torchcnn import create_model, list_models, scratch
 from torchcnn.keras_io import load_keras_weights, save_keras_weights, to_keras
 
 keras = pytest.importorskip("keras", reason="Keras is not installed: pip install .[keras]")
-pytestmark = pytest.mark.extra
 from keras.src.backend.common import dtypes  # noqa: E402
 from keras_networks import NETWORKS  # noqa: E402  after the check that Keras is there
 from small_networks import WHOLE_REGISTRY, small  # noqa: E402
 
 # Keras's own: on TensorFlow it hands its variables to NumPy in a way that NumPy 2 deprecates.
 pytestmark = [
+    pytest.mark.extra,
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:activations and poolings were not compared:UserWarning"),
 ]

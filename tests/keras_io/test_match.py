@@ -17,10 +17,10 @@ from torchcnn.layers import GlobalAvgPool2d, SameAvgPool2d
 from torchcnn.scratch import from_scratch
 
 keras = pytest.importorskip("keras", reason="Keras is not installed: pip install .[keras]")
-pytestmark = pytest.mark.extra
 L = keras.layers
 
 pytestmark = [
+    pytest.mark.extra,
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5:UserWarning"),
 ]
