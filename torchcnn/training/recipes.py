@@ -26,6 +26,7 @@ LONG_LENET = {"epochs": 40, "ema": 0.9995}
 # Images of twice their size with the usual stem: a quarter of the work of the small stem.
 DENSENET = {"epochs": 3, "input_size": 56, "small_input": False}
 RESNET20 = {"epochs": 3, "lr": 0.2, "label_smoothing": 0.1}
+LONG_RESNET20 = {"epochs": 24, "augment": ("crop", "flip")}  # the paper's augmentation
 CROPPED = {"augment": ("random-resized-crop", "flip")}
 FINETUNE: Flags = ADAMW | COMMON | CROPPED | {"body_lr": 0.1, "schedule": "one-cycle"}
 # Of a module that is not registered.
@@ -65,7 +66,7 @@ TABLE = {
     "resnet50":           Recipes("adam 1e-3   64  5  96"),
     "resnet101":          Recipes("adam 1e-3   64  5  96"),
     "resnet152":          Recipes("adam 1e-3   64  5  96"),
-    "resnet20":           Recipes("adam 1e-3  128  5  32", fast=RESNET20, shrunk=20),
+    "resnet20":           Recipes("adam 1e-3  128  5  32", fast=RESNET20, best=LONG_RESNET20, shrunk=20),
     "resnet32":           Recipes("adam 1e-3  128  5  32"),
     "resnet44":           Recipes("adam 1e-3  128  5  32"),
     "resnet56":           Recipes("adam 1e-3  128  5  32"),
