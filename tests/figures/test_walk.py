@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import random
 import re
 import shutil
@@ -20,6 +21,7 @@ from torchcnn import create_model, explain
 from torchcnn.figures import walk as module
 from torchcnn.layers import SameAvgPool2d, SameConv2d, SameMaxPool2d
 from torchcnn.models.analysis import layer_graph
+from torchcnn.models.attention import attention
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 CLASSES = ["<script>alert(1)</script>", "b&amp;", "裙子", "</script>", "e"]
@@ -230,6 +232,35 @@ def test_a_network_of_ones_own(show):
     assert page.locator("img").count() == 0
     found = check(page, net, image[None], 60, skip="mul")
     assert found >= {"stem", "norm", "act", "same", "pool", "add", "getitem", "pad", "cat"}
+
+
+class Ceiled(nn.Module):
+    """Max pooling of photos as with `ceil_mode`: what is padded never is the largest."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.conv = nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding=1)
+        self.pad, self.pool = nn.ConstantPad2d((0, 1, 0, 1), -math.inf), nn.MaxPool2d(3, 2)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x):
+        x = self.pool(self.pad(self.conv(self.norm(x))))
+        return self.head(self.pool(F.pad(x, (0, 1, 0, 1), value=-math.inf)).mean((2, 3)))
+
+
+def test_a_photo_that_is_not_square_and_numbers_that_are_not_finite(show, monkeypatch):
+    """In float64; and the three channels of a photo stay together, however few are shown."""
+    monkeypatch.setattr(module, "MOST_BYTES", 2_500)
+    net, image = Ceiled().double(), picture(3, 12)[:, :8]
+    walked = torchcnn.walk(net, image, CLASSES)
+    channels = [step.get("channels") for step in data_of(walked)["steps"]]
+    assert sorted(channels[0]) == [0, 1, 2] and len(channels[2]) < 4
+    assert {p.dtype for p in net.parameters()} == {torch.float64}
+    page = show(walked)
+    page.locator(".heat button").nth(1).click()
+    assert page.locator("canvas.smooth").evaluate("canvas => [canvas.width, canvas.height]") == (
+        [*attention(net.eval(), image[None].double() / 255, 0).heat.shape[::-1]]
+    )
 
 
 # --- the page ------------------------------------------------------------------------------------

@@ -124,6 +124,19 @@ def test_grad_cam_takes_the_last_layer_with_seven_pixels_a_side_or_one_that_is_n
             attention(net, torch.randn(1, 1, 28, 28), layer=layer)
 
 
+def test_a_layer_on_which_the_logits_do_not_depend_is_refused():
+    class Auxiliary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.main, self.side = nn.Conv2d(1, 2, 3), nn.Conv2d(1, 2, 3)
+
+        def forward(self, x):
+            return self.main(x).mean((2, 3)) + 0 * len(self.side(x))
+
+    with pytest.raises(ValueError, match="the logits do not depend on layer side"):
+        attention(Auxiliary(), torch.randn(1, 1, 8, 8), 0, layer="side")
+
+
 def test_what_the_next_layer_overwrites_is_seen_as_it_was():
     layers, x = (
         [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)],

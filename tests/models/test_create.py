@@ -34,6 +34,14 @@ def test_what_does_not_fit_is_refused(arguments, message):
         create_model(**arguments, pretrained=True)
 
 
+def test_a_network_with_other_options_is_built_again_by_its_description():
+    net = create_model("resnet20", pretrained=True, plain=True).eval()
+    again = net.spec.build().eval()
+    again.load_state_dict(net.state_dict())
+    x = torch.rand(2, 1, 28, 28)
+    assert torch.equal(again(x), net(x))
+
+
 def test_the_hub_loads_them():
     root = Path(__file__).parent.parent.parent
     net = torch.hub.load(str(root), "lenet", pretrained=True, source="local")

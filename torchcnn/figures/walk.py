@@ -6,6 +6,7 @@ one picture, the weights, and the order in which they are drawn.
 """
 
 import base64
+import copy
 import html
 import itertools
 import json
@@ -89,6 +90,7 @@ def walk(
     spec = getattr(net, "spec", None)
     spec = spec if isinstance(spec, ModelSpec) else None
     x, shown = _prepare(image, spec)
+    net = copy.deepcopy(net).cpu().float()
     found = attention(net, x)
     if not found.logits.isfinite().all():
         raise ValueError("the network computes NaN or infinity for the picture")
@@ -109,7 +111,12 @@ def walk(
         "shown": shown,
         "parameters": sum(p.numel() for p in net.parameters()),
         "heats": [
-            {"target": heat.target, "method": heat.method, "map": _packed(heat.heat[None])}
+            {
+                "target": heat.target,
+                "method": heat.method,
+                "shape": tuple(heat.heat.shape),
+                "map": _packed(heat.heat),
+            }
             for heat in heats
         ],
         "steps": [_step(walked, i, channels) for i in range(len(walked))],
@@ -133,7 +140,7 @@ def _prepare(image: Tensor, spec: ModelSpec | None) -> tuple[Tensor, dict[str, l
 
 def _fill(data: dict[str, Any]) -> str:
     """Put the data into the template; a < in a name ends no script."""
-    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     page = TEMPLATE.read_text(encoding="utf-8")
     page = page.replace("{{language}}", data["language"])
     page = page.replace("{{title}}", html.escape(f"{data['net']} {data['title']}".strip()))
@@ -197,7 +204,7 @@ def _sets(
     joins = [i for i, step in enumerate(walked) if step.op == "concat"]
     chosen: dict[int, set[int]] = {}
     for group, order in orders.items():
-        whole = _is_end(walked, group) or (group == 0 and len(order) <= 4)
+        whole = _is_end(walked, group) or (group == groups[0] and len(order) <= 4)
         count = len(order) if whole else max(1, int(budget / math.sqrt(areas[group])))
         chosen[group] = set(order[:count])
     chosen |= {groups[i]: set() for i in joins}
@@ -260,7 +267,8 @@ def _step(walked: list[Step], i: int, channels: list[list[int]]) -> dict[str, An
     if step.value is None:
         return data
     data |= {"shape": tuple(step.value.shape), "channels": taken}
-    data["range"] = [float(step.value.min()), float(step.value.max())]
+    finite = step.value[step.value.isfinite()]
+    data["range"] = [float(finite.min()), float(finite.max())] if len(finite) else [0.0, 0.0]
     if step.op not in DERIVED:
         data["values"] = _packed(step.value[taken])
     return data | _operands(walked, i, channels)

@@ -24,7 +24,11 @@ class Config:
     input_size: int = option(
         "height and width of the image (default: the network's)", type=cli.pixels, default=0
     )
-    json: bool = option("print JSON instead of a table", default=False, action="store_true")
+    json: bool = option(
+        "print JSON instead of a table; a receptive field of null is the whole image",
+        default=False,
+        action="store_true",
+    )
     graph: str = option(
         "draw the network, stage by stage with its shapes, to this .svg or .png file",
         default="",
@@ -79,7 +83,8 @@ def show_layers(config: Config) -> None:
         save_figure(plot_network(net, (channels, size, size)), path)
     layers = summary(net, (channels, size, size))
     if config.json:
-        print(json.dumps([asdict(row) for row in layers], indent=1, default=str))
+        text = json.dumps([asdict(row) for row in layers], indent=1)
+        print(text.replace("Infinity", "null"))  # which JSON does not have
     else:
         print(layers)
 

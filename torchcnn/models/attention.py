@@ -81,7 +81,10 @@ def attention(
         if not maps:
             stages = [name for name, y in stage_outputs(net, x).items() if is_map(y)]
             raise ValueError(f"no feature maps of layer {layer}, allowed are {', '.join(stages)}")
-        heat, method = _grad_cam(logits[0, target], maps[-1]), GRAD_CAM
+        try:
+            heat, method = _grad_cam(logits[0, target], maps[-1]), GRAD_CAM
+        except RuntimeError as error:
+            raise ValueError(f"the logits do not depend on layer {layer}") from error
     return Attention(heat.detach(), logits[0].detach(), target, method, layer)
 
 

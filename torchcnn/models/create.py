@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from torchcnn.models.build import build
+from torchcnn.models.build import USUAL, build
 from torchcnn.models.imagenet import read_imagenet
 from torchcnn.models.registry import find_model
 from torchcnn.models.weights import for_channels, read_pretrained, start_from
@@ -27,9 +27,10 @@ def create_model(
         pretrained: Load the weights for Fashion-MNIST that are in this package, see
             `list_pretrained`; with "imagenet", torchvision's weights for ImageNet, from the cache
             of `torch.hub` or else the internet. The network has the size, channels, classes, stem
-            and options with which they were trained, and the attribute `spec` of `load_model`. With
-            another `num_classes` the last layer is new; with `in_channels=1` in place of 3 the
-            first convolution sums its kernels, and reads gray images.
+            and options with which they were trained, and the attribute `spec` of `load_model`,
+            which does not know another `norm_layer`. With another `num_classes` the last layer is
+            new; with `in_channels=1` in place of 3 the first convolution sums its kernels, and
+            reads gray images.
         options: Keyword arguments of the network's builder, such as `in_channels`, `num_classes`
             and, if the network has norms, `norm_layer`. The defaults are those of its source.
 
@@ -50,5 +51,7 @@ def create_model(
     classes = spec.classes if count == spec.num_classes else tuple(map(str, range(count)))
     channels = given["in_channels"]
     mean, std = (for_channels(values, channels) for values in (spec.mean, spec.std))
-    spec = replace(spec, input_size=size, classes=classes, in_channels=channels)
-    return replace(spec, mean=mean, std=std).attach(net)
+    own = {name: value for name, value in given.items() if name not in USUAL}
+    small = given.get("small_input", False)
+    spec = replace(spec, input_size=size, small_input=small, options=own, mean=mean, std=std)
+    return replace(spec, classes=classes, in_channels=channels).attach(net)

@@ -60,6 +60,8 @@ class Step:
 def steps(net: nn.Module, x: Tensor) -> list[Step]:
     """Run a network in eval mode on an image (1, c, h, w), and return all that it computed.
 
+    Both are on the CPU.
+
     The first step is the image, the last one the output. What returns its input as it is, as
     dropout does in eval mode, is left out.
 
@@ -67,7 +69,7 @@ def steps(net: nn.Module, x: Tensor) -> list[Step]:
         ValueError: As for `summary`, or if the output is not (1, num_classes).
     """
     graph = trace(net, (x.shape[1], x.shape[2], x.shape[3]))
-    recorder = _Recorder(torch.fx.GraphModule(copy.deepcopy(net).cpu().float().eval(), graph))
+    recorder = _Recorder(torch.fx.GraphModule(copy.deepcopy(net).eval(), graph))
     with torch.no_grad():
         output = recorder.run(x)
     if not isinstance(output, Tensor) or output.dim() != 2:
@@ -145,7 +147,9 @@ class _Recorder(torch.fx.Interpreter):
         )
         source, maps = _maps(getattr(super(), n.op)(n.target, args, kwargs)), _maps(y)
         units = torch.cat([x.new_zeros(1), x.flatten()])
-        if source is None or maps is None or not torch.equal(units[source.long()], maps):
+        if source is None or maps is None or not ((source >= 0) & (source <= x.numel())).all():
+            return None  # also what is padded with another number than 0
+        if not torch.equal(units[source.long()], maps):
             return None
         return source.long() - 1
 

@@ -1,7 +1,7 @@
 """Everything that the tutorials write by hand, in plain tensor algebra, with one file per topic.
 
 Functions with a counterpart in `torch.nn.functional` take the same arguments and return the same
-values and gradients.
+values and gradients, but for `batch_norm`, which is the tutorial's.
 """
 
 from torchcnn.scratch.activations import leaky_relu, relu, sigmoid, tanh
