@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from torchcnn.files import printable, whole
 from torchcnn.models import ModelSpec
-from torchcnn.models.attention import attention
+from torchcnn.models.attention import Attention, attention
 from torchcnn.models.steps import (
     Step,
     convolve,
@@ -110,15 +110,7 @@ def walk(
         "classes": [printable(name) for name in names],
         "shown": shown,
         "parameters": sum(p.numel() for p in net.parameters()),
-        "heats": [
-            {
-                "target": heat.target,
-                "method": heat.method,
-                "shape": tuple(heat.heat.shape),
-                "map": _packed(heat.heat),
-            }
-            for heat in heats
-        ],
+        "heats": [_heat(found) for found in heats],
         "steps": [_step(walked, i, channels) for i in range(len(walked))],
         "root": _group("", "", _tree(walked, range(len(walked)), 0), walked),
     }
@@ -136,6 +128,11 @@ def _prepare(image: Tensor, spec: ModelSpec | None) -> tuple[Tensor, dict[str, l
     low, high = (0.0, 1.0) if is_photo else (float(x.min()), float(x.max()))
     scale = 1 / ((high - low) or 1.0)
     return x, {"scale": [scale] * len(image), "shift": [-low * scale] * len(image)}
+
+
+def _heat(found: Attention) -> dict[str, Any]:
+    shape, values = tuple(found.heat.shape), _packed(found.heat)
+    return {"target": found.target, "method": found.method, "shape": shape, "map": values}
 
 
 def _fill(data: dict[str, Any]) -> str:
