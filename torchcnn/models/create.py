@@ -43,7 +43,7 @@ def create_model(
         return build(name, input_size, **options)
     find_model(name)  # an unknown name has an error of its own
     spec, weights = (read_imagenet if pretrained == "imagenet" else read_pretrained)(name)
-    given = {"in_channels": spec.in_channels, "num_classes": spec.num_classes}
+    given: dict[str, Any] = {"in_channels": spec.in_channels, "num_classes": spec.num_classes}
     given |= spec.options | ({"small_input": True} if spec.small_input else {}) | options
     size, count = input_size or spec.input_size, given["num_classes"]
     net = build(name, size, **given)
