@@ -1,5 +1,6 @@
 """A run that was stopped anywhere, by anything, ends with the bits of one that was not."""
 
+import json
 import os
 import random
 import re
@@ -111,13 +112,14 @@ def test_killed_at_random_moments(tmp_path):
              "--ema", "0.99", "--batch-size", "100", "--epochs", "2", "--checkpoint-every", "3",
              "--device", "cpu", "--data", "sample", "--seed", "7"]  # fmt: skip
     train.main([*flags, "--out", str(tmp_path / "whole")])
+    seconds = json.loads((tmp_path / "whole" / "result.json").read_text())["seconds"]
     dice, folder, kills = random.Random(0), tmp_path / "r", 0
     while not (folder / "result.json").exists():
         again = ["--resume", str(folder)] if (folder / "last.pt").exists() else [
             *flags, "--out", str(folder)]  # fmt: skip
         life = begin(train.main, again)
         if kills < 4:
-            life.join(dice.uniform(0.2, 2))
+            life.join(dice.uniform(0.1, 1) * seconds / 3)
             life.kill()
         life.join()
         assert life.exitcode in (0, -signal.SIGKILL)
